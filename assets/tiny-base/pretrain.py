@@ -1,0 +1,325 @@
+"""Make the tiny base: a Qwen2.5-VL of 3 M parameters, pretrained on perception and never on scores.
+
+It plays the part that Qwen2.5-VL-7B-Instruct plays in the full profile. It learns to name things, colours,
+places, backgrounds and damage, and to say what differs between two pictures, on scenes made as it goes.
+
+    python assets/tiny-base/pretrain.py --steps 4000        # about an hour on 2 CPU cores
+    python assets/tiny-base/pretrain.py --steps 4000        # killed? the same command goes on from there
+
+State is kept in runs/tiny-base; the checkpoint is written beside this file at the end, and at every --save.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from critic.minibench.editors import EDITORS, Outcome, Request, draw_edit, random_request
+from critic.minibench.scenes import Scene, random_scene, render
+from critic.rationales import write_rationale
+
+HERE = Path(__file__).parent
+STATE = Path("runs/tiny-base/state.pt")
+SIDE = 112
+SPECIAL_TOKENS = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<|vision_start|><|image_pad|>"
+    "<|vision_end|>{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Qwen2.5's own split: words with one leading mark, single digits, runs of marks, white space.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+
+
+# --- what it is taught -------------------------------------------------------------------------------
+
+
+def describe(scene: Scene) -> str:
+    """The things on a scene, from left to right, and what they lie on."""
+    things = sorted((t for t in scene.things if t.opacity > 0.5), key=lambda t: (round(t.x, 1), t.y))
+    return f"{', '.join(f'{t.name} {t.place}' for t in things)}, on {scene.backdrop.photo}"
+
+
+def amount(severity: float) -> str:
+    """A severity in 0..1 in words."""
+    return ("no", "slight", "some", "strong", "heavy")[math.ceil(severity * 4 - 1e-9)]
+
+
+def describe_damage(outcome: Outcome) -> str:
+    return f"{amount(outcome.damage_severity)} {outcome.damage}" if outcome.damage else "clean"
+
+
+def describe_edit(scene: Scene, request: Request, outcome: Outcome) -> str:
+    """How far the request was carried out, what else changed, and the damage."""
+    if outcome.wrong_thing is not None:
+        done = f"wrong one, {scene.things[outcome.wrong_thing].name}"
+    else:
+        done = ("not done", "barely done", "half done", "mostly done", "all done")[
+            round(outcome.degree * 4)
+        ]
+    change = "nothing else"
+    if outcome.side_change:
+        change = f"{amount(outcome.side_severity)} {outcome.side_change}"
+        if outcome.side_change in ("fade", "recolour"):
+            change += f" of {scene.things[outcome.bystander].name}"
+    return f"{done}; {change}; {describe_damage(outcome)}"
+
+
+def example(rng: np.random.Generator, naming: float) -> tuple[list[Image.Image], str, str]:
+    """One lesson: pictures, question, answer. `naming` is the share of single-picture lessons."""
+    scene = random_scene(rng)
+    request = random_request(scene, rng)
+    editor = EDITORS[int(rng.integers(len(EDITORS)))]
+    outcome = editor.attempt(scene, request, rng)
+    before = render(scene, SIDE)
+    after = draw_edit(scene, request, outcome, SIDE, rng)
+    kind = rng.random()
+    if kind < naming / 2:
+        return [before], "What is there?", describe(scene)
+    if kind < naming:
+        return [before, after], "What was there?", f"{describe(scene)}; {describe_damage(outcome)}"
+    question = f"Edit: {request.instruction}. What was done?"
+    return [before, after], question, describe_edit(scene, request, outcome)
+
+
+# --- tokenizer and model -----------------------------------------------------------------------------
+
+
+def train_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like Qwen2.5's, trained on instructions, descriptions and rationales."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for _ in range(8000):
+        scene = random_scene(rng)
+        request = random_request(scene, rng)
+        outcome = EDITORS[int(rng.integers(len(EDITORS)))].attempt(scene, request, rng)
+        scores = {axis: float(rng.uniform(1, 5)) for axis in ("alignment", "fidelity", "quality")}
+        texts += [
+            f"Edit: {request.instruction}. What was done?", describe(scene),
+            describe_edit(scene, request, outcome), "What is there?", "What was there?",
+            f"<think>{write_rationale(scores, rng)}</think>\n<answer>3.50</answer>",
+            "user\n", "assistant\n", "Think, then score.", "Score.",
+        ]  # fmt: skip
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")],
+        model_max_length=4096,
+    )
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
+    limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
+    tokenizer.image_token, tokenizer.video_token = "<|image_pad|>", "<|video_pad|>"
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**limits),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**limits),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    def token(text: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(text))
+
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": token("<|im_end|>"),
+        "pad_token_id": token("<|endoftext|>"),
+    }  # fmt: skip
+    vision = {
+        "depth": 4, "hidden_size": 128, "intermediate_size": 384, "num_heads": 4, "out_hidden_size": 192,
+        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+        "fullatt_block_indexes": [1, 3], "tokens_per_second": 2,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [token("<|im_end|>"), token("<|endoftext|>")]
+    model.generation_config.pad_token_id = token("<|endoftext|>")
+    return model
+
+
+@torch.no_grad()
+def start_from_patches(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, seed: int
+) -> None:
+    """Set the patch embedding to the leading principal components of picture patches, whitened."""
+    rng = np.random.default_rng(seed)
+    images = [picture for _ in range(150) for picture in example(rng, naming=0)[0]]
+    patches = processor.image_processor(images, return_tensors="pt")["pixel_values"].double()
+    patches = patches - patches.mean(0)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    weight = model.model.visual.patch_embed.proj.weight
+    top = vectors[:, -weight.shape[0] :] / values[-weight.shape[0] :].clamp_min(1e-4).sqrt()
+    weight.copy_(0.5 * top.T.reshape(weight.shape).float())
+
+
+# --- training ----------------------------------------------------------------------------------------
+
+
+class Lessons(IterableDataset):
+    """Batches of lessons from step `start` on; the same step always holds the same lessons."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, start: int, args: argparse.Namespace):
+        self.processor, self.start, self.args = processor, start, args
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        torch.set_num_threads(1)
+        for step in range(self.start, self.args.steps):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.args.seed, 1, step])
+        naming = 0.8 if step < self.args.naming_steps else 0.25
+        pictures, prompts, answers = [], [], []
+        for _ in range(self.args.batch):
+            images, question, answer = example(rng, naming)
+            pictures.append(images)
+            vision = "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
+            prompts.append(f"<|im_start|>user\n{vision}{question}<|im_end|>\n<|im_start|>assistant\n")
+            answers.append(f"{answer}<|im_end|>")
+        return collate(self.processor, pictures, prompts, answers)
+
+
+def collate(
+    processor: Qwen2_5_VLProcessor, pictures: list[list[Image.Image]], prompts: list[str], answers: list[str]
+) -> dict[str, torch.Tensor]:
+    """Right-padded ids, and labels on the answers only."""
+    tokenizer = processor.tokenizer
+    inputs = processor(images=pictures, text=prompts, padding=True, padding_side="left", return_tensors="pt")
+    tail = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt")
+    ids = torch.cat([inputs["input_ids"], tail["input_ids"]], 1)
+    mask = torch.cat([inputs["attention_mask"], tail["attention_mask"]], 1)
+    ignored = torch.full_like(inputs["input_ids"], -100)
+    labels = torch.cat([ignored, tail["input_ids"].masked_fill(tail["attention_mask"] == 0, -100)], 1)
+    types = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(tail["input_ids"])], 1)
+    return {
+        "input_ids": ids, "attention_mask": mask, "labels": labels, "mm_token_type_ids": types,
+        "pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"],
+    }  # fmt: skip
+
+
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Linear warm-up, flat, then a straight line down to a tenth over the last half."""
+    decay = max(0.0, (step / args.steps - 0.5) / 0.5)
+    return args.lr * min(1.0, (step + 1) / 100) * (1 - 0.9 * decay)
+
+
+def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, log: dict) -> None:
+    """Write the checkpoint in bfloat16, which halves it; training goes on in float32."""
+    weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    model.save_pretrained(HERE, state_dict=weights)
+    config = json.loads((HERE / "config.json").read_text())
+    config["dtype"] = "bfloat16"
+    (HERE / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    processor.save_pretrained(HERE)
+    (HERE / "pretraining.json").write_text(json.dumps(log, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--naming-steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=int, default=250, help="write state and checkpoint every so many steps")
+    parser.add_argument("--stop", type=int, help="stop after this step (the schedule still ends at --steps)")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    tokenizer = train_tokenizer(args.seed)
+    processor = make_processor(tokenizer)
+    model = make_model(tokenizer)
+    start_from_patches(model, processor, args.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    start, losses = 0, []
+    if STATE.exists():
+        state = torch.load(STATE, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, losses = state["step"], state["losses"]
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, from step {start}", flush=True)
+
+    loader = DataLoader(Lessons(processor, start, args), batch_size=None, num_workers=1, prefetch_factor=4)
+    model.train()
+    began, recent = time.time(), []
+    for step, batch in enumerate(loader, start):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args)
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent.append(loss.item())
+        done = step + 1
+        if done % 25 == 0:
+            losses.append([done, round(float(np.mean(recent)), 4)])
+            pace = (time.time() - began) / (done - start)
+            print(f"step {done}/{args.steps} loss {losses[-1][1]:.4f} {pace:.2f} s a step", flush=True)
+            recent = []
+        if done % args.save == 0 or done == args.steps or done == args.stop:
+            STATE.parent.mkdir(parents=True, exist_ok=True)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            torch.save({**state, "losses": losses}, STATE.with_suffix(".tmp"))
+            STATE.with_suffix(".tmp").replace(STATE)
+            save(model, processor, {"arguments": vars(args), "parameters": parameters, "losses": losses})
+        if done == args.stop:
+            break
+
+
+if __name__ == "__main__":
+    main()

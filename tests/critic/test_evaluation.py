@@ -1,0 +1,168 @@
+"""Numbers of the report: who is measured, on what, and what becomes of failures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from critic.baselines import BASELINES
+from critic.evaluation import SMALLEST_GROUP, Evaluation, compute_metrics
+from critic.metrics import correlations
+
+EDITS = 60
+
+
+@pytest.fixture
+def edits() -> pd.DataFrame:
+    """Two edits of each source image, three edit types, one of them rare."""
+    rng = np.random.default_rng(0)
+    quality = rng.uniform(1, 5, EDITS)
+    return pd.DataFrame(
+        {
+            "id": [f"e{i:02}" for i in range(EDITS)],
+            "source_id": [f"s{i // 2:02}" for i in range(EDITS)],
+            "mos": quality,
+            "edit_type": ["rare"] * (SMALLEST_GROUP - 1) + ["colour", "add"] * 25 + ["add"],
+            "ratings": list(np.clip(quality[:, None] + rng.normal(0, 0.7, (EDITS, 6)), 1, 5)),
+        }
+    )
+
+
+@pytest.fixture
+def predictions(edits: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A base that never answers, a fair SFT and a better GRPO that fails once."""
+    rng = np.random.default_rng(1)
+    mos = edits["mos"].to_numpy(float)
+    scores = {
+        "base": np.full(EDITS, np.nan),
+        "sft": np.clip(mos + rng.normal(0, 1.5, EDITS), 1, 5),
+        "grpo": np.clip(mos + rng.normal(0, 0.4, EDITS), 1, 5),
+    }
+    scores["grpo"][0] = np.nan
+    return {
+        name: pd.DataFrame({"id": edits["id"], "score": values}).astype({"score": "Float64"})
+        for name, values in scores.items()
+    }
+
+
+@pytest.fixture
+def baselines(edits: pd.DataFrame) -> pd.DataFrame:
+    """Classic metrics that order the edits perfectly, each in its own direction."""
+    return pd.DataFrame(
+        {"id": edits["id"]}
+        | {
+            name: edits["mos"] * (7 if baseline.higher_is_better else -7)
+            for name, baseline in BASELINES.items()
+        }
+    )
+
+
+def evaluate(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> Evaluation:
+    return compute_metrics(predictions, baselines, edits, train_mean=3.0, n_boot=50)
+
+
+def test_metrics_json_holds_every_metric_of_every_model(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    metrics = evaluate(predictions, baselines, edits).to_metrics()
+    assert list(metrics) == ["base", "sft", "grpo"]
+    for scores in metrics.values():
+        assert {"plcc", "srcc", "krcc", "mae", "main_score", "main_score_fitted"} <= set(scores)
+        assert all(set(estimate) == {"value", "low", "high"} for estimate in scores.values())
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_a_number_that_is_not_defined_is_null_in_metrics_json(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    evaluation = compute_metrics(
+        {"base": predictions["base"]}, baselines, edits, train_mean=3, policy="dropped", n_boot=9
+    )
+    assert evaluation.to_metrics()["base"]["mae"]["value"] is None
+
+
+def test_coverage_counts_answers_whatever_the_policy(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    models = evaluate(predictions, baselines, edits).models
+    assert models["base"]["coverage"].value == 0
+    assert models["sft"]["coverage"].value == 1
+    assert models["grpo"]["coverage"].value == pytest.approx(1 - 1 / EDITS)
+
+
+def test_a_model_that_never_answers_is_no_better_than_a_guess(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    evaluation = evaluate(predictions, baselines, edits)
+    assert evaluation.models["base"]["main_score"].value == 0
+    assert evaluation.policies["base"]["worst"].value < 0
+
+
+def test_order_of_a_table_does_not_matter(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    shuffled = {name: table[::-1] for name, table in predictions.items()}
+    one = evaluate(predictions, baselines, edits)
+    other = evaluate(shuffled, baselines[::-1], edits)
+    assert one.models == other.models
+    assert one.baselines == other.baselines
+
+
+def test_the_difference_is_of_the_last_two_models(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    evaluation = evaluate(predictions, baselines, edits)
+    sft, grpo = (evaluation.models[name]["main_score"].value for name in ("sft", "grpo"))
+    assert evaluation.difference is not None
+    assert evaluation.difference.value == pytest.approx(grpo - sft)
+    assert evaluate({"sft": predictions["sft"]}, baselines, edits).difference is None
+
+
+def test_classic_metrics_are_turned_the_right_way_and_have_no_errors_in_mos(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    for scores in evaluate(predictions, baselines, edits).baselines.values():
+        assert scores["main_score"].value == pytest.approx(1)
+        assert not {"mae", "rmse"} & set(scores)
+
+
+def test_people_predict_people_and_need_ratings_for_it(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    ceiling = evaluate(predictions, baselines, edits).ceiling
+    assert ceiling["panel"]["main_score"].value > ceiling["rater"]["main_score"].value > 0.5
+    assert evaluate(predictions, baselines, edits.drop(columns="ratings")).ceiling == {}
+
+
+def test_groups_measure_their_own_edits_and_leave_the_rare_out(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    groups = evaluate(predictions, baselines, edits).groups
+    assert set(groups["group"]) == {"add", "colour"}
+    of_add = (edits["edit_type"] == "add").to_numpy()
+    expected = correlations(
+        predictions["sft"]["score"].to_numpy(float)[of_add], edits["mos"][of_add], n_boot=0
+    )
+    [row] = groups[(groups["group"] == "add") & (groups["model"] == "sft")].to_dict("records")
+    assert row["n"] == of_add.sum()
+    assert row["value"] == pytest.approx(expected["main_score"].value)
+
+
+@pytest.mark.parametrize("broken", [slice(1, None), [0, *range(EDITS)]], ids=["missing", "twice"])
+def test_ids_that_do_not_match_are_named(
+    predictions: dict[str, pd.DataFrame],
+    baselines: pd.DataFrame,
+    edits: pd.DataFrame,
+    broken: slice | list[int],
+) -> None:
+    predictions["sft"] = predictions["sft"].iloc[broken]
+    with pytest.raises(ValueError, match="sft and the edits differ at id 'e00'"):
+        evaluate(predictions, baselines, edits)
+
+
+def test_no_model_is_an_error(baselines: pd.DataFrame, edits: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="no model"):
+        evaluate({}, baselines, edits)

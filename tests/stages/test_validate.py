@@ -1,0 +1,194 @@
+"""The validate stage writes a good benchmark whole, and stops at a bad one with its rows named."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from critic import params
+from critic.edits import edits_from_table, read_table, write_table
+from stages.validate import InvalidBenchmark, main, validate
+
+SECTION = params.Validate(
+    phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25
+)
+EDITS = 8
+DEFAULT_IDS = [f"test-{row:05d}" for row in range(EDITS)]
+
+
+def picture(seed: int) -> dict[str, Any]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (72, 72, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def hub_table(first_source: int) -> pd.DataFrame:
+    """Two edits of each of four source images, with the hub's columns only."""
+    return pd.DataFrame(
+        {
+            "images": [
+                [picture(first_source + row // 2), picture(100 + row)] for row in range(EDITS)
+            ],
+            "edit_inst": "make it red",
+            "problem": "Rate this edit.",
+            "answer": np.linspace(1, 5, EDITS),
+        }
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder that holds a good raw benchmark as the hub has it: train and test."""
+    write_table(hub_table(0), tmp_path / "data/raw/train.parquet")
+    write_table(hub_table(10), tmp_path / "data/raw/test.parquet")
+    return tmp_path / "data"
+
+
+def spoil(data: Path, split: str, change: Callable[[pd.DataFrame], object]) -> None:
+    table = read_table(data / f"raw/{split}.parquet")
+    change(table)
+    write_table(table, data / f"raw/{split}.parquet")
+
+
+def outputs(data: Path) -> dict[str, bytes]:
+    """What lies beside raw: path to bytes."""
+    files = [path for path in data.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(data)): path.read_bytes()
+        for path in files
+        if path.parent != data / "raw"
+    }
+
+
+def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(
+    data: Path, tmp_path: Path
+) -> None:
+    validate(data, tmp_path / "docs", SECTION)
+    splits = {
+        split: read_table(data / f"validated/{split}.parquet")
+        for split in ("train", "validation", "test")
+    }
+    assert [len(table) for table in splits.values()] == [EDITS - 2, 2, EDITS]
+    assert {*splits["train"]["source_id"]}.isdisjoint(splits["validation"]["source_id"])
+    assert [*splits["test"]] == ["id", "source_id", "images", "instruction", "problem", "mos"]
+    assert splits["test"]["id"][3] == "test-00003"
+    first = next(edits_from_table(splits["test"]))
+    assert (first.instruction, first.mos) == ("make it red", 1.0)
+
+
+def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> None:
+    validate(data, tmp_path / "docs", SECTION)
+    report = json.loads((data / "validation.json").read_text())
+    assert report["splits"]["test"] == {
+        "edits": EDITS,
+        "sources": 4,
+        "lowest_mos": 1.0,
+        "mean_mos": 3.0,
+        "highest_mos": 5.0,
+    }
+    assert {
+        "table": "edits",
+        "column": "answer",
+        "expected": "the score is from 1 to 5",
+    } in report["checks"]
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_the_same_benchmark_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    validate(data, tmp_path / "docs", SECTION)
+    once = outputs(data)
+    validate(data, tmp_path / "docs", SECTION)
+    assert outputs(data) == once
+    assert {*once} == {
+        "validation.json",
+        *(f"validated/{split}.parquet" for split in ("train", "validation", "test")),
+    }
+
+
+def test_a_validation_split_that_is_there_is_kept(data: Path, tmp_path: Path) -> None:
+    write_table(hub_table(20), data / "raw/validation.parquet")
+    validate(data, tmp_path / "docs", SECTION)
+    assert len(read_table(data / "validated/train.parquet")) == EDITS
+    assert len(read_table(data / "validated/validation.parquet")) == EDITS
+
+
+def test_what_a_killed_run_left_is_cleared(data: Path, tmp_path: Path) -> None:
+    write_table(hub_table(0), data / ".validated.partial/stale.parquet")
+    validate(data, tmp_path / "docs", SECTION)
+    assert not {*outputs(data)} & {"validated/stale.parquet", ".validated.partial/stale.parquet"}
+
+
+def set_cell(table: pd.DataFrame, row: int, column: str, value: Any) -> None:
+    table.at[row, column] = value
+
+
+CORRUPT = {"bytes": picture(50)["bytes"][:700], "path": None}
+BAD_INPUT: dict[str, tuple[Callable[[pd.DataFrame], object], str, list[int]]] = {
+    "a missing image": (lambda t: set_cell(t, 2, "images", [picture(50)]), "images", [2]),
+    "a corrupt JPEG": (lambda t: set_cell(t, 3, "images", [CORRUPT, picture(51)]), "images", [3]),
+    "a MOS of 7": (lambda t: set_cell(t, 4, "answer", 7.0), "answer", [4]),
+    "a duplicate id": (
+        lambda t: t.insert(0, "id", ["a", "b", "c", "d", "e", "f", "b", "h"]),
+        "id",
+        [1, 6],
+    ),
+    "an empty instruction": (lambda t: set_cell(t, 5, "edit_inst", ""), "edit_inst", [5]),
+    "a shared source image": (
+        lambda t: set_cell(t, 7, "images", [picture(0), picture(50)]),
+        "images",
+        [7],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "column", "rows"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_named_and_leaves_nothing_downstream(
+    data: Path,
+    tmp_path: Path,
+    change: Callable[[pd.DataFrame], object],
+    column: str,
+    rows: list[int],
+) -> None:
+    validate(data, tmp_path / "docs", SECTION)
+    spoil(data, "test", change)
+    with pytest.raises(InvalidBenchmark) as failure:
+        validate(data, tmp_path / "docs", SECTION)
+    message = str(failure.value)
+    assert f"\n{column}: expected that " in message
+    assert "data/raw/<split>.parquet" in message
+    for row in rows:
+        assert f"test row {row}, id " in message
+    assert "    -> " in message
+    assert outputs(data) == {}
+    pages = "".join(page.read_text() for page in (tmp_path / "docs/validations").rglob("*.html"))
+    for row in rows:
+        assert read_table(data / "raw/test.parquet").get("id", DEFAULT_IDS)[row] in pages
+
+
+def test_run_as_a_stage_bad_input_ends_in_a_message(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(params, "load", lambda section: SECTION)
+    main()
+    assert (data / "validation.json").exists()
+    spoil(data, "test", lambda table: set_cell(table, 4, "answer", 7.0))
+    with pytest.raises(SystemExit, match=r"data/raw can't be used(.|\n)*test row 4.*: 7\.0\n"):
+        main()
+    assert (tmp_path / "runs/data_docs/index.html").exists()
+    assert outputs(data) == {}
+
+
+def test_a_table_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
+    validate(data, tmp_path / "docs", SECTION)
+    (data / "raw/test.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"raw/test\.parquet"):
+        validate(data, tmp_path / "docs", SECTION)
+    assert outputs(data) == {}
