@@ -1,10 +1,12 @@
 """Make the tiny base: a Qwen2.5-VL of 3 M parameters, pretrained on perception and never on scores.
 
-It plays the part that Qwen2.5-VL-7B-Instruct plays in the full profile. It learns to name things, colours,
-places, backgrounds and damage, and to say what differs between two pictures, on scenes made as it goes.
+It plays the part that Qwen2.5-VL-7B-Instruct plays in the full profile. On scenes made as it goes, its vision
+tower first learns what lies on each patch of a picture; then the whole model learns to name things, colours,
+places, backgrounds and damage, to say what differs between two pictures, and to repeat sentences (so that it can
+write the words and numbers of a critique; those that it repeats have nothing to do with the pictures).
 
-    python assets/tiny-base/pretrain.py --steps 4000        # about an hour on 2 CPU cores
-    python assets/tiny-base/pretrain.py --steps 4000        # killed? the same command goes on from there
+    python assets/tiny-base/pretrain.py        # about an hour and a half on 2 CPU cores
+    python assets/tiny-base/pretrain.py        # killed? the same command goes on from there
 
 State is kept in runs/tiny-base; the checkpoint is written beside this file at the end, and at every --save.
 """
@@ -12,14 +14,17 @@ State is kept in runs/tiny-base; the checkpoint is written beside this file at t
 import argparse
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     PreTrainedTokenizerFast,
@@ -30,8 +35,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from critic.minibench.editors import EDITORS, Outcome, Request, draw_edit, random_request
-from critic.minibench.scenes import Scene, random_scene, render
+from critic.minibench.editors import DAMAGES, EDITORS, Outcome, Request, damage, draw_edit, random_request
+from critic.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
 from critic.rationales import write_rationale
 
 HERE = Path(__file__).parent
@@ -55,7 +60,21 @@ SPLIT = (
 )
 
 
+SIGHTS = (1 + len(SHAPES), 1 + len(COLOURS), SIDE // 28, SIDE // 28, len(PHOTOS), 1 + len(DAMAGES), 5)
+"""Classes of what the vision tower tells of a patch: shape, colour, row, column, photo, damage, its severity."""
+
+
 # --- what it is taught -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Two pictures, a question and its answer, and what lay on each patch of the first picture."""
+
+    pictures: list[Image.Image]
+    question: str
+    answer: str
+    before: np.ndarray
 
 
 def describe(scene: Scene) -> str:
@@ -89,21 +108,63 @@ def describe_edit(scene: Scene, request: Request, outcome: Outcome) -> str:
     return f"{done}; {change}; {describe_damage(outcome)}"
 
 
-def example(rng: np.random.Generator, naming: float) -> tuple[list[Image.Image], str, str]:
-    """One lesson: pictures, question, answer. `naming` is the share of single-picture lessons."""
+def example(rng: np.random.Generator) -> Lesson:
+    """One lesson of a random kind: to repeat, to name, or to tell what an edit did."""
     scene = random_scene(rng)
     request = random_request(scene, rng)
     editor = EDITORS[int(rng.integers(len(EDITORS)))]
     outcome = editor.attempt(scene, request, rng)
-    before = render(scene, SIDE)
-    after = draw_edit(scene, request, outcome, SIDE, rng)
+    pictures = [render(scene, SIDE), draw_edit(scene, request, outcome, SIDE, rng)]
     kind = rng.random()
-    if kind < naming / 2:
-        return [before], "What is there?", describe(scene)
-    if kind < naming:
-        return [before, after], "What was there?", f"{describe(scene)}; {describe_damage(outcome)}"
-    question = f"Edit: {request.instruction}. What was done?"
-    return [before, after], question, describe_edit(scene, request, outcome)
+    if kind < 0.1:
+        sentence = a_sentence(rng)
+        question, answer = f"Repeat: {sentence}", sentence
+    elif kind < 0.25:
+        question, answer = "What was there?", f"{describe(scene)}; {describe_damage(outcome)}"
+    else:
+        question = f"Edit: {request.instruction}. What was done?"
+        answer = describe_edit(scene, request, outcome)
+    return Lesson(pictures, question, answer, patch_labels(scene))
+
+
+def a_sentence(rng: np.random.Generator) -> str:
+    """A sentence of a critique with numbers drawn at random, of no picture."""
+    scores = {axis: float(rng.uniform(1, 5)) for axis in ("alignment", "fidelity", "quality")}
+    if rng.random() < 0.15:
+        return f"<think></think>\n<answer>{rng.uniform(1, 5):.2f}</answer>"
+    return str(rng.choice(re.split(r"(?<=\.) ", write_rationale(scores, rng))))
+
+
+def patch_labels(scene: Scene) -> np.ndarray:
+    """What lies on each merged patch of 28 x 28 pixels, row by row: shape and colour, 0 for nothing. [16, 2]"""
+    cells = SIDE // 28
+    labels = np.zeros((cells, cells, 2), np.int64)
+    edges = np.arange(cells + 1) / cells
+    for thing in scene.things:
+        low, high = np.array([thing.y, thing.x]) - thing.size / 2, np.array([thing.y, thing.x]) + thing.size / 2
+        rows, columns = (
+            np.clip(np.minimum(high[k], edges[1:]) - np.maximum(low[k], edges[:-1]), 0, None) * cells
+            for k in (0, 1)
+        )
+        covered = np.outer(rows, columns) > 0.25
+        labels[covered] = (1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour))
+    return labels.reshape(-1, 2)
+
+
+def sight(rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """A picture for the vision tower alone, and the labels of its patches: [16, len(SIGHTS)]."""
+    scene = random_scene(rng)
+    kind = None if rng.random() < 0.4 else str(rng.choice(DAMAGES))
+    severity = float(rng.uniform(0.2, 1)) if kind else 0.0
+    picture = damage(render(scene, SIDE), kind, severity, rng)
+    what = patch_labels(scene)
+    row, column = np.divmod(np.arange(len(what)), SIDE // 28)
+    whole = [
+        list(PHOTOS).index(scene.backdrop.photo),
+        0 if kind is None else 1 + DAMAGES.index(kind),
+        round(severity * 4),
+    ]
+    return picture, np.column_stack([what, row, column, np.tile(whole, (len(what), 1))])
 
 
 # --- tokenizer and model -----------------------------------------------------------------------------
@@ -122,7 +183,7 @@ def train_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFas
             f"Edit: {request.instruction}. What was done?", describe(scene),
             describe_edit(scene, request, outcome), "What is there?", "What was there?",
             f"<think>{write_rationale(scores, rng)}</think>\n<answer>3.50</answer>",
-            "user\n", "assistant\n", "Think, then score.", "Score.",
+            "user\n", "assistant\n", "Think, then score.", "Score.", "Repeat: ",
         ]  # fmt: skip
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -166,7 +227,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGe
     text = {
         "vocab_size": len(tokenizer), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5,
         "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 8.0, "mrope_section": [4, 6, 6]},
         "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": token("<|im_end|>"),
         "pad_token_id": token("<|endoftext|>"),
     }  # fmt: skip
@@ -196,7 +257,7 @@ def start_from_patches(
 ) -> None:
     """Set the patch embedding to the leading principal components of picture patches, whitened."""
     rng = np.random.default_rng(seed)
-    images = [picture for _ in range(150) for picture in example(rng, naming=0)[0]]
+    images = [picture for _ in range(150) for picture in example(rng).pictures]
     patches = processor.image_processor(images, return_tensors="pt")["pixel_values"].double()
     patches = patches - patches.mean(0)
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
@@ -209,27 +270,35 @@ def start_from_patches(
 
 
 class Lessons(IterableDataset):
-    """Batches of lessons from step `start` on; the same step always holds the same lessons."""
+    """Batches from step `start` on: sights first, then lessons; the same step always holds the same batch."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, start: int, args: argparse.Namespace):
         self.processor, self.start, self.args = processor, start, args
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         torch.set_num_threads(1)
-        for step in range(self.start, self.args.steps):
-            yield self.batch(step)
+        for step in range(self.start, self.args.sight_steps + self.args.steps):
+            rng = np.random.default_rng([self.args.seed, 1, step])
+            yield self.sights(rng) if step < self.args.sight_steps else self.lessons(rng)
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.args.seed, 1, step])
-        naming = 0.8 if step < self.args.naming_steps else 0.25
-        pictures, prompts, answers = [], [], []
-        for _ in range(self.args.batch):
-            images, question, answer = example(rng, naming)
-            pictures.append(images)
-            vision = "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
-            prompts.append(f"<|im_start|>user\n{vision}{question}<|im_end|>\n<|im_start|>assistant\n")
-            answers.append(f"{answer}<|im_end|>")
-        return collate(self.processor, pictures, prompts, answers)
+    def sights(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        pictures, labels = zip(*(sight(rng) for _ in range(2 * self.args.batch)), strict=True)
+        inputs = self.processor.image_processor(list(pictures), return_tensors="pt")
+        return {**inputs, "labels": torch.from_numpy(np.stack(labels))}
+
+    def lessons(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        lessons = [example(rng) for _ in range(self.args.batch)]
+        vision = "<|vision_start|><|image_pad|><|vision_end|>" * 2
+        prompts = [
+            f"<|im_start|>user\n{vision}{lesson.question}<|im_end|>\n<|im_start|>assistant\n" for lesson in lessons
+        ]
+        batch = collate(
+            self.processor,
+            [lesson.pictures for lesson in lessons],
+            prompts,
+            [f"{lesson.answer}<|im_end|>" for lesson in lessons],
+        )
+        return {**batch, "before": torch.from_numpy(np.stack([lesson.before for lesson in lessons]))}
 
 
 def collate(
@@ -250,10 +319,50 @@ def collate(
     }  # fmt: skip
 
 
+class Pupil(nn.Module):
+    """The model with two heads that are thrown away: what a patch shows, and what was there before.
+
+    The second reads the language model's state at the patches of the second picture, and so teaches it to look
+    up the same place in the first.
+    """
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration):
+        super().__init__()
+        width = model.config.text_config.hidden_size
+        self.model = model
+        self.sight = nn.Linear(width, sum(SIGHTS))
+        self.before = nn.Linear(width, sum(SIGHTS[:2]))
+
+    def look(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The vision tower's losses on a batch of sights."""
+        patches = self.model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+        return {"sight": class_loss(self.sight(patches), batch["labels"].flatten(0, 1), SIGHTS)}
+
+    def answer(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The whole model's losses on a batch of lessons."""
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "before")}
+        states = self.model.model(**inputs, use_cache=False).last_hidden_state
+        told = batch["labels"][:, 1:] != -100
+        logits = self.model.lm_head(states[:, :-1][told])
+        words = nn.functional.cross_entropy(logits, batch["labels"][:, 1:][told])
+        patches = states[batch["mm_token_type_ids"] == 1].unflatten(0, (len(states), 2, -1))[:, 1]
+        before = class_loss(self.before(patches.flatten(0, 1)), batch["before"].flatten(0, 1), SIGHTS[:2])
+        return {"words": words, "before": before}
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Mean cross-entropy of several classifications that share a head: [n, sum(sizes)], [n, len(sizes)]."""
+    parts = logits.split(sizes, dim=1)
+    losses = [nn.functional.cross_entropy(part, labels[:, k]) for k, part in enumerate(parts)]
+    return torch.stack(losses).mean()
+
+
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Linear warm-up, flat, then a straight line down to a tenth over the last half."""
-    decay = max(0.0, (step / args.steps - 0.5) / 0.5)
-    return args.lr * min(1.0, (step + 1) / 100) * (1 - 0.9 * decay)
+    """In each phase a linear warm-up, flat, then a straight line down to a tenth over the last 0.4."""
+    looking = step < args.sight_steps
+    at, steps = (step, args.sight_steps) if looking else (step - args.sight_steps, args.steps)
+    decay = max(0.0, (at / steps - 0.6) / 0.4)
+    return float(args.lr * min(1.0, (at + 1) / 100) * (1 - 0.9 * decay))
 
 
 def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, log: dict) -> None:
@@ -269,13 +378,12 @@ def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcess
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--naming-steps", type=int, default=500)
+    parser.add_argument("--sight-steps", type=int, default=1200, help="of the vision tower alone")
+    parser.add_argument("--steps", type=int, default=3000, help="of the whole model, after those")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=int, default=250, help="write state and checkpoint every so many steps")
-    parser.add_argument("--stop", type=int, help="stop after this step (the schedule still ends at --steps)")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -283,42 +391,41 @@ def main() -> None:
     processor = make_processor(tokenizer)
     model = make_model(tokenizer)
     start_from_patches(model, processor, args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    pupil = Pupil(model).train()
+    optimizer = torch.optim.AdamW(pupil.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
     start, losses = 0, []
     if STATE.exists():
         state = torch.load(STATE, weights_only=True)
-        model.load_state_dict(state["model"])
+        pupil.load_state_dict(state["pupil"])
         optimizer.load_state_dict(state["optimizer"])
         start, losses = state["step"], state["losses"]
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, from step {start}", flush=True)
 
     loader = DataLoader(Lessons(processor, start, args), batch_size=None, num_workers=1, prefetch_factor=4)
-    model.train()
+    steps = args.sight_steps + args.steps
     began, recent = time.time(), []
-    for step, batch in enumerate(loader, start):
+    for done, batch in enumerate(loader, start + 1):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args)
-        loss = model(**batch, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            group["lr"] = learning_rate(done - 1, args)
+        parts = pupil.look(batch) if done <= args.sight_steps else pupil.answer(batch)
+        sum(parts.values()).backward()
+        torch.nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        recent.append(loss.item())
-        done = step + 1
+        recent.append({name: loss.item() for name, loss in parts.items()})
         if done % 25 == 0:
-            losses.append([done, round(float(np.mean(recent)), 4)])
+            means = {k: round(float(np.mean([r[k] for r in recent])), 4) for k in recent[0]}
+            losses.append({"step": done, **means})
             pace = (time.time() - began) / (done - start)
-            print(f"step {done}/{args.steps} loss {losses[-1][1]:.4f} {pace:.2f} s a step", flush=True)
+            print(f"step {done}/{steps} {means} {pace:.2f} s a step", flush=True)
             recent = []
-        if done % args.save == 0 or done == args.steps or done == args.stop:
+        if done % args.save == 0 or done == steps:
             STATE.parent.mkdir(parents=True, exist_ok=True)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            state = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save({**state, "losses": losses}, STATE.with_suffix(".tmp"))
             STATE.with_suffix(".tmp").replace(STATE)
             save(model, processor, {"arguments": vars(args), "parameters": parameters, "losses": losses})
-        if done == args.stop:
-            break
 
 
 if __name__ == "__main__":

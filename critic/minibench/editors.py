@@ -14,7 +14,6 @@ from PIL import Image, ImageFilter
 from critic.minibench.scenes import (
     COLOURS,
     LARGE,
-
     PLACES,
     RGB,
     SHAPES,
@@ -193,7 +192,7 @@ def _mix(a: RGB, b: tuple[float, ...], weight: float) -> RGB:
 
 def _colour(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     thing = scene.things[subject]
-    colour = str(rng.choice([c for c in COLOURS if c != thing.colour]))
+    colour = str(rng.choice([c for c in COLOURS if c not in {t.colour for t in scene.things}]))
 
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return scene.with_thing(subject, rgb=_mix(scene.things[subject].rgb, COLOURS[colour], degree))
@@ -207,7 +206,7 @@ def _colour(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
 def _replace(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     thing = scene.things[subject]
     shape = str(rng.choice([s for s in SHAPES if s != thing.shape]))
-    colour = str(rng.choice(list(COLOURS)))
+    colour = str(rng.choice([c for c in COLOURS if c not in {t.colour for t in scene.things}]))
 
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         old = scene.things[subject]

@@ -38,7 +38,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom": (0.5, 0.8),
     "bottom right": (0.8, 0.8),
 }
-SMALL, MEDIUM, LARGE = 0.20, 0.29, 0.38
+SMALL, MEDIUM, LARGE = 0.22, 0.30, 0.38
 PHOTOS: dict[str, str] = {
     "brick": "brick",
     "grass": "grass",
@@ -110,13 +110,13 @@ class Scene:
 
 
 def random_thing(rng: np.random.Generator, taken: tuple[Thing, ...] = ()) -> Thing:
-    """A thing whose name and place differ from those of the things already there."""
-    names, places = {t.name for t in taken}, {t.place for t in taken}
+    """A thing whose colour and place differ from those of the things already there."""
+    colours, places = {t.colour for t in taken}, {t.place for t in taken}
     while True:
         colour = str(rng.choice(list(COLOURS)))
         shape = str(rng.choice(SHAPES))
         place = str(rng.choice(list(PLACES)))
-        if f"{colour} {shape}" not in names and place not in places:
+        if colour not in colours and place not in places:
             x, y = (float(c + rng.uniform(-0.03, 0.03)) for c in PLACES[place])
             size = float(rng.choice((SMALL, MEDIUM, LARGE)) * rng.uniform(0.95, 1.05))
             return Thing(shape, colour, COLOURS[colour], place, x, y, size)

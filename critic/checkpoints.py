@@ -1,0 +1,83 @@
+"""Checkpoints of the critic: plain transformers folders that also hold their prompt contract.
+
+    model, processor = load_checkpoint("models/sft", contract, Model(...))
+    save_checkpoint(model, processor, contract, Path("models/grpo"))
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from critic.params import Model
+from critic.prompts import Contract
+
+CONTRACT_FILE = "contract.yaml"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used as asked; the message says what to do."""
+
+
+def load_processor(folder: str | os.PathLike[str], contract: Contract, revision: str | None = None) -> ProcessorMixin:
+    """The checkpoint's processor with the contract's chat template and pixel limits.
+
+    Raises:
+        CheckpointError: no such checkpoint, or one that was made under another contract.
+    """
+    recorded = Path(folder) / CONTRACT_FILE
+    if recorded.exists() and recorded.read_text(encoding="utf-8") != contract.text:
+        raise CheckpointError(
+            f"{folder} was made under another prompt contract than {contract.name} version {contract.version}: "
+            f"set prompt.contract to {recorded}, or train it again"
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint {folder}: {error}") from error
+    processor.chat_template = contract.chat_template
+    processor.tokenizer.chat_template = contract.chat_template
+    processor.image_processor.size = {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}
+    return processor
+
+
+def load_model(folder: str | os.PathLike[str], model: Model, revision: str | None = None) -> PreTrainedModel:
+    """The checkpoint's model, in the dtype and with the attention that `model` asks for.
+
+    Raises:
+        CheckpointError: no such checkpoint, or flash-attn is asked for and not installed.
+    """
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            folder,
+            revision=revision or "main",
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=model.attn_implementation,
+        )
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint {folder}: {error}") from error
+    except ImportError as error:
+        raise CheckpointError(
+            f"model.attn_implementation is {model.attn_implementation}, which can't be loaded: {error}. "
+            "Set it to sdpa, or install flash-attn"
+        ) from error
+
+
+def save_checkpoint(
+    model: PreTrainedModel, processor: ProcessorMixin, contract: Contract, folder: Path
+) -> None:
+    """Write weights, processor and contract to `folder`, whole or not at all, without anything volatile."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    (partial / CONTRACT_FILE).write_text(contract.text, encoding="utf-8")
+    config = partial / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -1,0 +1,157 @@
+"""Engines: what makes a critic's completions, all from the same prompts and the same pictures.
+
+    engine = VllmEngine("models/grpo", contract, dtype="float32", max_tokens=80)
+    predictions = predict(engine, edits)     # a table: id, score, status, reasoning, response, tokens
+
+Decoding is greedy, so that the same edit scores the same each time.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+from critic.answers import parse_critique
+from critic.edits import Edit
+from critic.prompts import Contract, Mode
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after the prompt, how many tokens it took, and whether it came to its end."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Engine(Protocol):
+    """Completes the prompts of edits, in order."""
+
+    contract: Contract
+
+    def complete(self, edits: Sequence[Edit], mode: Mode) -> list[Completion]: ...
+
+
+@dataclass
+class TransformersEngine:
+    """`generate` of transformers, on a model that is already in memory; one call is one batch."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    contract: Contract
+    max_tokens: int
+    use_problem: bool = False
+
+    def complete(self, edits: Sequence[Edit], mode: Mode = "reasoning") -> list[Completion]:
+        inputs = self.processor(
+            text=[_prompt(edit, self.contract, mode, self.use_problem) for edit in edits],
+            images=[self.contract.pictures(edit) for edit in edits],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(self.model.device)
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs, do_sample=False, max_new_tokens=self.max_tokens, use_cache=True
+            )
+        self.model.train(training)
+        return [self._read(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _read(self, ids: list[int]) -> Completion:
+        end = self.model.generation_config.eos_token_id
+        ends = [ids.index(token) for token in (end if isinstance(end, list) else [end]) if token in ids]
+        length = min(ends) if ends else len(ids)
+        text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Completion(text, length + bool(ends), bool(ends))
+
+
+class VllmEngine:
+    """vLLM in this process; it orders and batches the prompts itself.
+
+    Its settings are those of a CPU where no GPU is: a small cache and no graph capture.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        contract: Contract,
+        *,
+        dtype: str,
+        max_tokens: int,
+        batch_size: int = 64,
+        seed: int = 0,
+        revision: str | None = None,
+        use_problem: bool = False,
+        gpu_memory_utilization: float | None = None,
+        tensor_parallel_size: int = 1,
+    ):
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the scheduler runs in step with us
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM, SamplingParams
+
+        self.contract, self.use_problem = contract, use_problem
+        memory = {} if gpu_memory_utilization is None else {"gpu_memory_utilization": gpu_memory_utilization}
+        self.llm = LLM(
+            str(folder),
+            revision=revision,
+            dtype=dtype,
+            seed=seed,
+            max_num_seqs=batch_size,
+            enforce_eager=not torch.cuda.is_available(),
+            enable_prefix_caching=False,
+            limit_mm_per_prompt={"image": 2, "video": 0},
+            tensor_parallel_size=tensor_parallel_size,
+            **memory,
+        )
+        self.sampling = SamplingParams(temperature=0, max_tokens=max_tokens)
+
+    def complete(self, edits: Sequence[Edit], mode: Mode = "reasoning") -> list[Completion]:
+        prompts: list[Any] = [
+            {
+                "prompt": _prompt(edit, self.contract, mode, self.use_problem),
+                "multi_modal_data": {"image": self.contract.pictures(edit)},
+            }
+            for edit in edits
+        ]
+        outputs = [out.outputs[0] for out in self.llm.generate(prompts, self.sampling, use_tqdm=False)]
+        return [Completion(o.text, len(o.token_ids), o.finish_reason == "stop") for o in outputs]
+
+
+def predict(
+    engine: Engine, edits: Iterable[Edit], *, total: int | None = None, batch_size: int = 64, title: str = "score"
+) -> pd.DataFrame:
+    """Score edits, `batch_size` at a time: id, score (null if failed), status, reasoning, response, tokens."""
+    rows = []
+    with tqdm(total=total, desc=title, unit=" edits", mininterval=2) as bar:
+        remaining = iter(edits)
+        while batch := list(islice(remaining, batch_size)):
+            for edit, completion in zip(batch, engine.complete(batch, "reasoning"), strict=True):
+                response = engine.contract.prefill + completion.text
+                critique = parse_critique(response, finished=completion.finished)
+                rows.append(
+                    {
+                        "id": edit.id,
+                        "score": critique.score,
+                        "status": str(critique.status),
+                        "reasoning": critique.reasoning,
+                        "response": response,
+                        "tokens": completion.tokens,
+                    }
+                )
+            bar.update(len(batch))
+    table = pd.DataFrame(rows)
+    return table.astype({"score": "Float64"})
+
+
+def _prompt(edit: Edit, contract: Contract, mode: Mode, use_problem: bool) -> str:
+    return contract.render(contract.messages(edit, mode, use_problem=use_problem))

@@ -1,0 +1,247 @@
+"""params.yaml, typed: the only configuration there is.
+
+    section = params.load(params.Grpo)
+    section.learning_rate, params.seed()
+
+The file holds `profile`, `seed`, shared sections at the top level, and under `profiles.<name>` the sections
+that scale and hardware decide. A section is its shared part and the active profile's part put together. The
+whole file is checked at every load, all its profiles too, so that a slip is found before hours of training.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from critic.metrics import Policy
+from critic.rewards import Kind
+
+FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ParamsError(ValueError):
+    """params.yaml cannot be used; the message names the file, the key and the fix."""
+
+
+class Section(BaseModel):
+    """A section of params.yaml. Its name in the file is the class's in lower case."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__name__.lower()
+
+
+class Prompt(Section):
+    """Which prompt contract (a name in critic/contracts, or a path), and whose user text."""
+
+    contract: str
+    user_text: Literal["contract", "dataset"]
+
+
+class Model(Section):
+    """The base model: a folder, or a name on the hub with a pinned revision."""
+
+    base: str
+    revision: str | None
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Download(Section):
+    """Where the benchmark comes from; the numbers of sources are minibench's, the rest the hub's."""
+
+    source: Literal["minibench", "hub"]
+    dataset: str | None = None
+    revision: str | None = None
+    train_sources: Count | None = None
+    validation_sources: Count | None = None
+    test_sources: Count | None = None
+    side: Annotated[int, Field(ge=56)] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> Self:
+        needs = {
+            "hub": ("dataset", "revision"),
+            "minibench": ("train_sources", "validation_sources", "test_sources", "side"),
+        }
+        missing = [field for field in needs[self.source] if getattr(self, field) is None]
+        if missing:
+            raise ValueError(f"source {self.source} needs {', '.join(missing)}")
+        return self
+
+
+class Validate(Section):
+    """What a benchmark must be like; `validation_fraction` is carved from train where there is no split."""
+
+    phash_distance: Annotated[int, Field(ge=0)]
+    min_side: Count
+    max_instruction_chars: Count
+    validation_fraction: Fraction
+
+
+class Build(Section):
+    """The mix of SFT samples: this share asks for a score without reasoning."""
+
+    direct_fraction: Fraction
+
+
+class Training(Section):
+    """What both trainings have."""
+
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    warmup_fraction: Fraction
+    batch_size: Count
+    gradient_accumulation: Count
+    gradient_checkpointing: bool
+    bf16: bool
+
+
+class Sft(Training):
+    """Supervised fine-tuning on chain-of-thought and direct-scoring samples; `batch_size` counts samples."""
+
+    epochs: Positive
+
+
+class Reward(Section):
+    """The verifiable reward, see `critic.rewards.compute_score`."""
+
+    kind: Kind
+    format_weight: Annotated[float, Field(ge=0)]
+    strict_format: bool
+    r_min: Fraction
+    diff_at_rmin: Positive
+    use_floor: bool
+
+
+class Grpo(Training):
+    """Group-relative policy optimisation; `batch_size` counts completions, a device and a step."""
+
+    steps: Count
+    num_generations: Annotated[int, Field(ge=2)]
+    temperature: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_completion_tokens: Count
+    beta: Annotated[float, Field(ge=0)]
+    num_iterations: Count
+    epsilon_low: Positive
+    epsilon_high: Positive
+    delta: Positive
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+    scale_rewards: Literal["group", "batch", "none"]
+    validation_every: Count
+    validation_edits: Count
+
+
+class Evaluate(Section):
+    """How critics are scored and measured."""
+
+    engine: Literal["vllm", "transformers"]
+    max_completion_tokens: Count
+    batch_size: Count
+    policy: Policy
+    n_boot: Annotated[int, Field(ge=100)]
+    gpu_memory_utilization: Fraction | None
+    tensor_parallel_size: Count
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    Prompt, Model, Download, Validate, Build, Sft, Reward, Grpo, Evaluate,
+)  # fmt: skip
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+def load(section: type[_Section], file: Path | None = None) -> _Section:
+    """One section of params.yaml, the active profile's values over the shared ones.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or any section of any profile has an unknown key, a missing
+            one or a wrong type.
+    """
+    file = file or FILE
+    content = _read(file)
+    sections = {profile: _check(content, profile, file) for profile in content["profiles"]}
+    return next(s for s in sections[content["profile"]] if isinstance(s, section))
+
+
+def seed(file: Path | None = None) -> int:
+    """The seed that everything random starts from.
+
+    Raises:
+        ParamsError: as `load`.
+    """
+    return int(_read(file or FILE)["seed"])
+
+
+def profile(file: Path | None = None) -> str:
+    """The name of the active profile.
+
+    Raises:
+        ParamsError: as `load`.
+    """
+    return str(_read(file or FILE)["profile"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"no {file} here: run from the top folder of the project") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{file} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{file} must hold keys and values")
+    sections = {section.name for section in SECTIONS}
+    problems = [f"{k}: unknown key" for k in content if k not in {"profile", "seed", "profiles", *sections}]
+    profiles = content.get("profiles")
+    if not isinstance(profiles, dict) or content.get("profile") not in profiles:
+        known = ", ".join(profiles) if isinstance(profiles, dict) else "none"
+        problems.append(f"profile: {content.get('profile')!r} is not one of those under profiles: {known}")
+    else:
+        problems += [
+            f"profiles.{name}.{key}: unknown key"
+            for name, parts in profiles.items()
+            for key in parts
+            if key not in sections
+        ]
+    if isinstance(content.get("seed"), bool) or not isinstance(content.get("seed"), int):
+        problems.append(f"seed: must be an integer, not {content.get('seed')!r}")
+    if problems:
+        raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
+    return content
+
+
+def _check(content: dict[str, Any], profile: str, file: Path) -> list[Section]:
+    sections, problems = [], []
+    for section in SECTIONS:
+        shared = content.get(section.name) or {}
+        own = content["profiles"][profile].get(section.name) or {}
+        problems += [
+            f"{file}: {section.name}.{key}: also set in profiles.{profile}, set it in one place"
+            for key in shared
+            if key in own
+        ]
+        try:
+            sections.append(section(**{**shared, **own}))
+        except ValidationError as error:
+            for found in error.errors():
+                key = str(found["loc"][0]) if found["loc"] else ""
+                where = section.name if key in shared else f"profiles.{profile}.{section.name}"
+                name = f"{where}.{key}".rstrip(".")
+                known = f" (known: {', '.join(section.model_fields)})" if "extra" in found["type"] else ""
+                message = "unknown key" if known else found["msg"]
+                given = "" if found["type"] in ("missing", "extra_forbidden") else f", not {found['input']!r}"
+                problems.append(f"{file}: {name}: {message}{given if key else ''}{known}")
+    if problems:
+        raise ParamsError("\n".join(problems))
+    return sections

@@ -1,0 +1,48 @@
+"""The trainings' samples: Parquet files of data/sft and data/rl as TRL reads them.
+
+    dataset = load_samples("data/sft/train.parquet", contract)
+    dataset[0]["images"]    # two pictures, resized as the contract says
+"""
+
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from critic.edits import COLUMNS, decode_image
+from critic.prompts import Contract
+
+_MESSAGES = pa.list_(
+    pa.struct(
+        {"role": pa.string(), "content": pa.list_(pa.struct({"type": pa.string(), "text": pa.string()}))}
+    )
+)
+_SCHEMA = {
+    "id": pa.string(),
+    "mode": pa.string(),
+    "prompt": _MESSAGES,
+    "completion": _MESSAGES,
+    "images": COLUMNS["images"],
+    "mos": pa.float64(),
+}
+"""The columns of a file: those of SFT have mode and completion, those of RL have mos."""
+
+
+def write_samples(samples: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write samples, all of the same columns, as Parquet; `images` holds the files' bytes, as edits do."""
+    schema = pa.schema([(name, kind) for name, kind in _SCHEMA.items() if name in samples[0]])
+    pq.write_table(pa.Table.from_pylist(samples, schema=schema), path, compression="zstd")
+
+
+def load_samples(path: str | os.PathLike[str], contract: Contract) -> Dataset:
+    """A file of samples whose images are decoded and resized when they are looked at."""
+
+    def with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if "images" not in batch:
+            return batch
+        pictures = [[contract.resize(decode_image(image)) for image in images] for images in batch["images"]]
+        return {**batch, "images": pictures}
+
+    return Dataset.from_parquet(os.fspath(path)).with_transform(with_pictures)

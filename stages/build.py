@@ -1,0 +1,109 @@
+"""data/validated -> data/sft, data/rl: what the two trainings read, in TRL's conversational form.
+
+    python -m stages.build
+
+SFT samples are a prompt and the completion to learn: a rationale in `<think>` and the MOS in `<answer>`, or,
+for a share of them, the MOS alone. RL samples are a prompt and the MOS to come near to.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from critic import params
+from critic.edits import edits_from_table, read_table
+from critic.prompts import Contract, Mode, load_contract
+from critic.rationales import write_rationale
+from critic.samples import write_samples
+
+class NoRationales(ValueError):
+    """A benchmark without what rationales are made of."""
+
+
+def main() -> None:
+    prompt, build = params.load(params.Prompt), params.load(params.Build)
+    contract = load_contract(prompt.contract)
+    use_problem = prompt.user_text == "dataset"
+    rng = np.random.default_rng([params.seed(), 10])
+    sft, rl = _Folder(Path("data/sft")), _Folder(Path("data/rl"))
+    for split in ("train", "validation"):
+        table = read_table(f"data/validated/{split}.parquet")
+        sft.write(split, sft_samples(table, contract, build.direct_fraction, rng, use_problem=use_problem))
+        rl.write(split, rl_samples(table, contract, use_problem=use_problem))
+    sft.finish()
+    rl.finish()
+
+
+def sft_samples(
+    table: pd.DataFrame,
+    contract: Contract,
+    direct_fraction: float,
+    rng: np.random.Generator,
+    *,
+    use_problem: bool = False,
+) -> list[dict[str, Any]]:
+    """One sample an edit, with reasoning or, for a `direct_fraction` of them, without.
+
+    Raises:
+        NoRationales: reasoning is asked for and the table lacks the MOS of an axis.
+    """
+    axes = {axis: f"mos_{axis}" for axis in ("alignment", "fidelity", "quality")}
+    if direct_fraction < 1 and (missing := [name for name in axes.values() if name not in table]):
+        raise NoRationales(
+            f"data/validated has no {', '.join(missing)}, from which rationales are worded: "
+            "set build.direct_fraction to 1.0, or give a benchmark that has them"
+        )
+    samples = []
+    direct = rng.permutation(len(table)) < round(direct_fraction * len(table))
+    rows = tqdm(table.to_dict("records"), desc="SFT samples", mininterval=2)
+    for row, edit, is_direct in zip(rows, edits_from_table(table), direct, strict=True):
+        mode: Mode = "direct" if is_direct else "reasoning"
+        reasoning = "" if is_direct else write_rationale({a: row[c] for a, c in axes.items()}, rng)
+        response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
+        samples.append(
+            {
+                "id": edit.id,
+                "mode": mode,
+                "prompt": contract.messages(edit, mode, use_problem=use_problem),
+                "completion": [{"role": "assistant", "content": [{"type": "text", "text": response}]}],
+                "images": list(row["images"]),
+            }
+        )
+    return samples
+
+
+def rl_samples(table: pd.DataFrame, contract: Contract, *, use_problem: bool = False) -> list[dict[str, Any]]:
+    """One prompt an edit, always with reasoning, and its MOS."""
+    return [
+        {
+            "id": edit.id,
+            "prompt": contract.messages(edit, "reasoning", use_problem=use_problem),
+            "images": list(images),
+            "mos": edit.mos,
+        }
+        for edit, images in zip(edits_from_table(table), table["images"], strict=True)
+    ]
+
+
+class _Folder:
+    """A folder of Parquet files that comes to be, whole, when it is finished."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.partial = folder, folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+
+    def write(self, split: str, samples: list[dict[str, Any]]) -> None:
+        write_samples(samples, self.partial / f"{split}.parquet")
+
+    def finish(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.partial.rename(self.folder)
+
+
+if __name__ == "__main__":
+    main()
