@@ -1,7 +1,8 @@
 """Engines: what makes a critic's completions, all from the same prompts and the same pictures.
 
-    engine = VllmEngine("models/grpo", contract, dtype="float32", max_tokens=80)
-    predictions = predict(engine, edits)     # a table: id, score, status, reasoning, response, tokens
+    engine = VllmEngine("models/grpo", dtype="float32", max_tokens=80)
+    requests = [request(contract, edit) for edit in edits]
+    predictions = predict(engine, ids, requests)    # a table: id, score, status, reasoning, response, tokens
 
 Decoding is greedy, so that the same edit scores the same each time.
 """
@@ -14,12 +15,21 @@ from typing import Any, Protocol
 
 import pandas as pd
 import torch
+from PIL import Image
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from critic.answers import parse_critique
 from critic.edits import Edit
 from critic.prompts import Contract, Mode
+
+
+@dataclass(frozen=True)
+class Request:
+    """A rendered prompt and its pictures, in the contract's order and size."""
+
+    prompt: str
+    pictures: list[Image.Image]
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,19 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Completes the prompts of edits, in order."""
+    """Completes requests, in order."""
 
-    contract: Contract
+    def complete(self, requests: Sequence[Request]) -> list[Completion]: ...
 
-    def complete(self, edits: Sequence[Edit], mode: Mode) -> list[Completion]: ...
+
+def request(contract: Contract, edit: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> Request:
+    """What a critic under `contract` is given to judge `edit`.
+
+    Raises:
+        ContractError: `use_problem` for an edit without a `problem`.
+    """
+    messages = contract.messages(edit, mode, use_problem=use_problem)
+    return Request(contract.render(messages), contract.pictures(edit))
 
 
 @dataclass
@@ -45,14 +63,12 @@ class TransformersEngine:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    contract: Contract
     max_tokens: int
-    use_problem: bool = False
 
-    def complete(self, edits: Sequence[Edit], mode: Mode = "reasoning") -> list[Completion]:
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
         inputs = self.processor(
-            text=[_prompt(edit, self.contract, mode, self.use_problem) for edit in edits],
-            images=[self.contract.pictures(edit) for edit in edits],
+            text=[request.prompt for request in requests],
+            images=[request.pictures for request in requests],
             padding=True,
             padding_side="left",
             return_tensors="pt",
@@ -83,14 +99,12 @@ class VllmEngine:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        contract: Contract,
         *,
         dtype: str,
         max_tokens: int,
         batch_size: int = 64,
         seed: int = 0,
         revision: str | None = None,
-        use_problem: bool = False,
         gpu_memory_utilization: float | None = None,
         tensor_parallel_size: int = 1,
     ):
@@ -99,7 +113,6 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm import LLM, SamplingParams
 
-        self.contract, self.use_problem = contract, use_problem
         memory = {} if gpu_memory_utilization is None else {"gpu_memory_utilization": gpu_memory_utilization}
         self.llm = LLM(
             str(folder),
@@ -115,32 +128,38 @@ class VllmEngine:
         )
         self.sampling = SamplingParams(temperature=0, max_tokens=max_tokens)
 
-    def complete(self, edits: Sequence[Edit], mode: Mode = "reasoning") -> list[Completion]:
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
         prompts: list[Any] = [
-            {
-                "prompt": _prompt(edit, self.contract, mode, self.use_problem),
-                "multi_modal_data": {"image": self.contract.pictures(edit)},
-            }
-            for edit in edits
+            {"prompt": request.prompt, "multi_modal_data": {"image": request.pictures}} for request in requests
         ]
         outputs = [out.outputs[0] for out in self.llm.generate(prompts, self.sampling, use_tqdm=False)]
         return [Completion(o.text, len(o.token_ids), o.finish_reason == "stop") for o in outputs]
 
 
 def predict(
-    engine: Engine, edits: Iterable[Edit], *, total: int | None = None, batch_size: int = 64, title: str = "score"
+    engine: Engine,
+    ids: Sequence[str],
+    requests: Iterable[Request],
+    *,
+    prefill: str,
+    batch_size: int,
+    title: str = "scoring",
 ) -> pd.DataFrame:
-    """Score edits, `batch_size` at a time: id, score (null if failed), status, reasoning, response, tokens."""
+    """Score requests, `batch_size` at a time; `prefill` is what their prompts end in.
+
+    Returns:
+        One row a request: id, score (1..5, null if there is none), status, reasoning, response (the prefill
+        included), tokens (of the completion).
+    """
     rows = []
-    with tqdm(total=total, desc=title, unit=" edits", mininterval=2) as bar:
-        remaining = iter(edits)
+    remaining = iter(requests)
+    with tqdm(total=len(ids), desc=title, unit=" edits", mininterval=2) as bar:
         while batch := list(islice(remaining, batch_size)):
-            for edit, completion in zip(batch, engine.complete(batch, "reasoning"), strict=True):
-                response = engine.contract.prefill + completion.text
+            for completion in engine.complete(batch):
+                response = prefill + completion.text
                 critique = parse_critique(response, finished=completion.finished)
                 rows.append(
                     {
-                        "id": edit.id,
                         "score": critique.score,
                         "status": str(critique.status),
                         "reasoning": critique.reasoning,
@@ -149,9 +168,6 @@ def predict(
                     }
                 )
             bar.update(len(batch))
-    table = pd.DataFrame(rows)
-    return table.astype({"score": "Float64"})
-
-
-def _prompt(edit: Edit, contract: Contract, mode: Mode, use_problem: bool) -> str:
-    return contract.render(contract.messages(edit, mode, use_problem=use_problem))
+    table = pd.DataFrame(rows).astype({"score": "Float64"})
+    table.insert(0, "id", list(ids))
+    return table

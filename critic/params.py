@@ -14,9 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from critic.metrics import Policy
-from critic.rewards import Kind
-
 FILE = Path("params.yaml")
 
 Count = Annotated[int, Field(gt=0)]
@@ -115,7 +112,7 @@ class Sft(Training):
 class Reward(Section):
     """The verifiable reward, see `critic.rewards.compute_score`."""
 
-    kind: Kind
+    kind: Literal["l1", "l2", "laplace", "gaussian"]
     format_weight: Annotated[float, Field(ge=0)]
     strict_format: bool
     r_min: Fraction
@@ -148,7 +145,7 @@ class Evaluate(Section):
     engine: Literal["vllm", "transformers"]
     max_completion_tokens: Count
     batch_size: Count
-    policy: Policy
+    policy: Literal["dropped", "worst", "train_mean"]
     n_boot: Annotated[int, Field(ge=100)]
     gpu_memory_utilization: Fraction | None
     tensor_parallel_size: Count
@@ -226,17 +223,12 @@ def _check(content: dict[str, Any], profile: str, file: Path) -> list[Section]:
     for section in SECTIONS:
         shared = content.get(section.name) or {}
         own = content["profiles"][profile].get(section.name) or {}
-        problems += [
-            f"{file}: {section.name}.{key}: also set in profiles.{profile}, set it in one place"
-            for key in shared
-            if key in own
-        ]
         try:
             sections.append(section(**{**shared, **own}))
         except ValidationError as error:
             for found in error.errors():
                 key = str(found["loc"][0]) if found["loc"] else ""
-                where = section.name if key in shared else f"profiles.{profile}.{section.name}"
+                where = section.name if key in shared and key not in own else f"profiles.{profile}.{section.name}"
                 name = f"{where}.{key}".rstrip(".")
                 known = f" (known: {', '.join(section.model_fields)})" if "extra" in found["type"] else ""
                 message = "unknown key" if known else found["msg"]

@@ -1,0 +1,158 @@
+"""The base, models/sft, models/grpo and the test split -> reports: metrics, predictions, plots, the page.
+
+    python -m stages.evaluate
+
+The only stage that reads the test split.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from critic import params
+from critic.baselines import baseline_scores
+from critic.checkpoints import load_model, load_processor
+from critic.edits import edits_from_table, read_table
+from critic.engines import Engine, TransformersEngine, VllmEngine, predict, request
+from critic.evaluation import Evaluation, compute_metrics
+from critic.metrics import apply_policy, measure
+from critic.prompts import load_contract
+from critic.report import build_report
+
+REPORTS = Path("reports")
+CURVES = REPORTS / "curves/grpo"
+
+
+def main() -> None:
+    section, model = params.load(params.Evaluate), params.load(params.Model)
+    edits = read_table("data/validated/test.parquet")
+    train_mean = float(read_table("data/validated/train.parquet")["mos"].mean())
+    checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
+    predictions = {name: score(checkpoint, name, edits) for name, checkpoint in checkpoints.items()}
+    evaluation = compute_metrics(
+        predictions,
+        baseline_scores(edits_from_table(edits)),
+        edits,
+        train_mean=train_mean,
+        policy=section.policy,
+        n_boot=section.n_boot,
+        seed=params.seed(),
+    )
+    training = training_curve(CURVES)
+    validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
+    page = build_report(
+        evaluation, predictions, edits, training=training, validation=validation, meta=facts(edits)
+    )
+    write(predictions, evaluation, edits, validation, page)
+    for name, metrics in evaluation.models.items():
+        main_score = metrics["main_score"]
+        print(f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})")
+    print(f"The report: {REPORTS / 'report.html'}")
+
+
+def score(checkpoint: str, name: str, edits: pd.DataFrame) -> pd.DataFrame:
+    """A checkpoint's predictions of a validated table."""
+    section, prompt = params.load(params.Evaluate), params.load(params.Prompt)
+    contract = load_contract(prompt.contract)
+    use_problem = prompt.user_text == "dataset"
+    return predict(
+        engine(checkpoint, name),
+        list(edits["id"]),
+        (request(contract, edit, use_problem=use_problem) for edit in edits_from_table(edits)),
+        prefill=contract.prefill,
+        batch_size=section.batch_size,
+        title=f"scoring with {name}",
+    )
+
+
+def engine(checkpoint: str, name: str) -> Engine:
+    """The engine of `evaluate.engine` with a checkpoint loaded."""
+    section, model = params.load(params.Evaluate), params.load(params.Model)
+    revision = model.revision if name == "base" else None
+    processor = load_processor(checkpoint, load_contract(params.load(params.Prompt).contract), revision)
+    if section.engine == "transformers":
+        return TransformersEngine(load_model(checkpoint, model, revision), processor, section.max_completion_tokens)
+    return VllmEngine(
+        checkpoint,
+        dtype=model.dtype,
+        max_tokens=section.max_completion_tokens,
+        batch_size=section.batch_size,
+        seed=params.seed(),
+        revision=revision,
+        gpu_memory_utilization=section.gpu_memory_utilization,
+        tensor_parallel_size=section.tensor_parallel_size,
+    )
+
+
+def training_curve(curves: Path) -> pd.DataFrame:
+    """GRPO by step: step, reward, reward_std, completion_length (tokens)."""
+    names = {"reward": "reward", "reward_std": "reward_std", "completions/mean_length": "completion_length"}
+    columns = []
+    for logged, column in names.items():
+        table = pd.read_csv(curves / f"plots/metrics/{logged}.tsv", sep="\t")
+        columns.append(table.set_index("step").iloc[:, -1].rename(column))
+    return pd.concat(columns, axis=1).reset_index()
+
+
+def validation_curve(path: Path, train_mean: float, section: params.Evaluate) -> pd.DataFrame:
+    """The main score on the validation sample by GRPO step: step, main_score, coverage."""
+    rows = []
+    for step, table in read_table(path).groupby("step"):
+        mos, answers = table["mos"].to_numpy(float), table["score"].to_numpy(float, na_value=np.nan)
+        scores = measure(apply_policy(answers, mos, section.policy, train_mean), mos)
+        rows.append(
+            {"step": step, "main_score": scores["main_score"], "coverage": float(np.isfinite(answers).mean())}
+        )
+    return pd.DataFrame(rows)
+
+
+def facts(edits: pd.DataFrame) -> dict[str, str]:
+    """What the page says of its making."""
+    model, prompt, section = (params.load(s) for s in (params.Model, params.Prompt, params.Evaluate))
+    contract = load_contract(prompt.contract)
+    return {
+        "Profile": params.profile(),
+        "Base model": model.base,
+        "Prompt contract": f"{contract.name} version {contract.version}, SHA-256 {contract.hash[:12]}",
+        "Engine": f"{section.engine}, greedy",
+        "Test split": f"{len(edits)} edits of {edits['source_id'].nunique()} source images",
+        "Seed": str(params.seed()),
+    }
+
+
+def write(
+    predictions: dict[str, pd.DataFrame],
+    evaluation: Evaluation,
+    edits: pd.DataFrame,
+    validation: pd.DataFrame,
+    page: str,
+) -> None:
+    """All that the stage leaves, made in a scratch folder first."""
+    partial = REPORTS / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for folder in ("predictions", "plots"):
+        (partial / folder).mkdir(parents=True)
+    known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
+    for name, table in predictions.items():
+        edits[known].merge(table, on="id").to_parquet(partial / f"predictions/{name}.parquet")
+    scatter = pd.concat([table.assign(model=name) for name, table in predictions.items()])
+    scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
+    scatter.to_csv(partial / "plots/predictions.csv", index=False)
+    validation.to_csv(partial / "plots/validation.csv", index=False)
+    evaluation.groups.to_csv(partial / "plots/groups.csv", index=False)
+    (partial / "metrics.json").write_text(json.dumps(evaluation.to_metrics(), indent=2) + "\n")
+    (partial / "report.html").write_text(page, encoding="utf-8")
+    for made in partial.iterdir():
+        target = REPORTS / made.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(made, target)
+    partial.rmdir()
+
+
+if __name__ == "__main__":
+    main()
