@@ -102,9 +102,7 @@ def parse_critique(response: str, *, finished: bool = True) -> Critique:
     return Critique(
         score=score,
         status=status,
-        reasoning="\n".join(
-            block["reasoning"].strip() for block in blocks if block["reasoning"] is not None
-        ),
+        reasoning="\n".join(block["reasoning"].strip() for block in blocks if block["reasoning"] is not None),
         answer=answers[-1] if answers else None,
         raw=response,
         well_formed=is_well_formed(response),
@@ -124,10 +122,7 @@ def is_well_formed(response: str) -> bool:
 
 def _read_score(answer: str) -> tuple[float | None, Status]:
     match = _SCORE.fullmatch(answer)
-    if (
-        match is None
-        or match["open"] != (match["close"] + (match["close_after_scale"] or ""))[::-1]
-    ):
+    if match is None or match["open"] != (match["close"] + (match["close_after_scale"] or ""))[::-1]:
         return None, Status.NOT_A_NUMBER
     score = float(match["number"])
     return (score, Status.OK) if LOWEST <= score <= HIGHEST else (None, Status.OUT_OF_RANGE)

@@ -95,9 +95,7 @@ def baseline_scores(edits: pd.DataFrame) -> pd.DataFrame:
             source, edited = (Image.open(BytesIO(image["bytes"])) for image in images)
             scores = {name: baseline.score(source, edited) for name, baseline in BASELINES.items()}
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"edit {edit_id}: the classic metrics can't score it: {error}"
-            ) from error
+            raise ValueError(f"edit {edit_id}: the classic metrics can't score it: {error}") from error
         rows.append({"id": edit_id, **scores})
     return pd.DataFrame(rows, columns=["id", *BASELINES])
 

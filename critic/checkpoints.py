@@ -1,7 +1,7 @@
 """Checkpoints of the critic: plain transformers folders that also hold their prompt contract.
 
-    model, processor = load_checkpoint("models/sft", contract, Model(...))
-    save_checkpoint(model, processor, contract, Path("models/grpo"))
+model, processor = load_checkpoint("models/sft", contract, Model(...))
+save_checkpoint(model, processor, contract, Path("models/grpo"))
 """
 
 import json
@@ -22,7 +22,9 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used as asked; the message says what to do."""
 
 
-def load_processor(folder: str | os.PathLike[str], contract: Contract, revision: str | None = None) -> ProcessorMixin:
+def load_processor(
+    folder: str | os.PathLike[str], contract: Contract, revision: str | None = None
+) -> ProcessorMixin:
     """The checkpoint's processor with the contract's chat template and pixel limits.
 
     Raises:
@@ -40,7 +42,10 @@ def load_processor(folder: str | os.PathLike[str], contract: Contract, revision:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
     processor.chat_template = contract.chat_template
     processor.tokenizer.chat_template = contract.chat_template
-    processor.image_processor.size = {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}
+    processor.image_processor.size = {
+        "shortest_edge": contract.min_pixels,
+        "longest_edge": contract.max_pixels,
+    }
     return processor
 
 
@@ -66,9 +71,7 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
         ) from error
 
 
-def save_checkpoint(
-    model: PreTrainedModel, processor: ProcessorMixin, contract: Contract, folder: Path
-) -> None:
+def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, contract: Contract, folder: Path) -> None:
     """Write weights, processor and contract to `folder`, whole or not at all, without anything volatile."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -171,9 +171,7 @@ def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
             numbers = pd.to_numeric(table[name], errors="coerce")
             if numbers.count() == table[name].count():
                 table[name] = numbers.astype(float)
-    defaults: dict[str, list[str | None]] = {
-        "id": [f"{split}-{row:05d}" for row in range(len(table))]
-    }
+    defaults: dict[str, list[str | None]] = {"id": [f"{split}-{row:05d}" for row in range(len(table))]}
     if "images" in table:
         files = [image_file(images, 0) for images in table["images"]]
         defaults["source_id"] = [sha256(file).hexdigest() if file else None for file in files]

@@ -76,9 +76,7 @@ class TransformersEngine:
         training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            output = self.model.generate(
-                **inputs, do_sample=False, max_new_tokens=self.max_tokens, use_cache=True
-            )
+            output = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_tokens, use_cache=True)
         self.model.train(training)
         return [self._read(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
 

@@ -118,17 +118,12 @@ def compute_metrics(
     return Evaluation(
         models={name: scores(pred) | {"coverage": parsed[name]} for name, pred in counted.items()},
         policies={
-            name: {
-                way: scores(apply_policy(pred, mos, way, train_mean))["main_score"]
-                for way in get_args(Policy)
-            }
+            name: {way: scores(apply_policy(pred, mos, way, train_mean))["main_score"] for way in get_args(Policy)}
             for name, pred in answers.items()
         },
         baselines={
             name: {
-                metric: estimate
-                for metric, estimate in scores(pred).items()
-                if metric not in _IN_POINTS_OF_MOS
+                metric: estimate for metric, estimate in scores(pred).items() if metric not in _IN_POINTS_OF_MOS
             }
             for name, pred in _as_critics(aligned(baselines, edits, "baselines")).items()
         },
@@ -181,9 +176,7 @@ def _ceiling(edits: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, Scores
     return noise_ceiling(ratings, rated["source_id"].to_numpy(), n_boot=n_boot, seed=seed)
 
 
-def _by_group(
-    counted: dict[str, Array], edits: pd.DataFrame, *, n_boot: int, seed: int
-) -> pd.DataFrame:
+def _by_group(counted: dict[str, Array], edits: pd.DataFrame, *, n_boot: int, seed: int) -> pd.DataFrame:
     rows = [
         {"by": by, "group": group, "n": len(at), "model": model, **vars(estimate)}
         for by in GROUPINGS

@@ -130,9 +130,7 @@ def table_suite(split: str) -> gx.ExpectationSuite:
     )
 
 
-def edits_suite(
-    *, min_side: int, max_instruction_chars: int, raters: Collection[int]
-) -> gx.ExpectationSuite:
+def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection[int]) -> gx.ExpectationSuite:
     """The facts of all rows: an id, two whole images, an instruction, scores on the scale.
 
     Args:
@@ -219,8 +217,7 @@ def sources_suite(phash_distance: int) -> gx.ExpectationSuite:
                 "looks_like",
                 "no other split has a source image that looks the same (perceptual hashes differ "
                 f"in at most {phash_distance} bits)",
-                f"{together}; if the pictures are different, lower validate.phash_distance in "
-                "params.yaml",
+                f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml",
                 of="images",
             ),
         ],

@@ -98,7 +98,5 @@ def _rating_facts(ratings: Any) -> dict[str, Any]:
     ratings = [*ratings] if isinstance(ratings, list | tuple | np.ndarray) else []
     low, high = SCALE
     values = pd.to_numeric(pd.Series(ratings, dtype="object"), errors="coerce")
-    odd = [
-        str(given) for given, value in zip(ratings, values, strict=True) if not low <= value <= high
-    ]
+    odd = [str(given) for given, value in zip(ratings, values, strict=True) if not low <= value <= high]
     return {"raters": len(ratings) or None, "odd_ratings": ", ".join(odd) or None}

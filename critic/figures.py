@@ -64,9 +64,7 @@ def scatter(
     def draw(axes: Axes) -> None:
         parsed = np.isfinite(predicted)
         axes.plot(SCORES, SCORES, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(
-            predicted[parsed], mos[parsed], "o", color=_SERIES[series], ms=3.6, mew=0, alpha=0.4
-        )
+        axes.plot(predicted[parsed], mos[parsed], "o", color=_SERIES[series], ms=3.6, mew=0, alpha=0.4)
         if fitted is not None and parsed.any():
             x = np.linspace(predicted[parsed].min(), predicted[parsed].max(), 100)
             axes.plot(x, fitted(x), color=_INK, linewidth=1.6)
@@ -78,9 +76,7 @@ def scatter(
     return _svg(draw, width=3.6, height=3.5, title=title)
 
 
-def bars(
-    groups: pd.DataFrame, models: Sequence[str], *, lowest: float, xlabel: str, title: str
-) -> str:
+def bars(groups: pd.DataFrame, models: Sequence[str], *, lowest: float, xlabel: str, title: str) -> str:
     """Horizontal bars: for each `group` a bar for each of `models`, with a whisker for its CI.
 
     `groups` has the columns group, model, n, value, low, high. The best group of the last model
@@ -97,9 +93,7 @@ def bars(
             y = np.arange(len(names)) + (len(models) / 2 - series - 0.5) * thickness
             spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
             axes.barh(y, rows["value"], height=thickness * 0.9, color=_SERIES[series])
-            axes.errorbar(
-                rows["value"], y, xerr=spread, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=0
-            )
+            axes.errorbar(rows["value"], y, xerr=spread, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=0)
         axes.axvline(0, color=_MUTED, linewidth=0.8)
         axes.set_yticks(range(len(names)), labels)
         axes.set(xlim=(lowest - 0.03, 1.03), xlabel=xlabel)
@@ -128,9 +122,7 @@ def curve(
         colour = _SERIES[-1]
         marker = "o" if len(steps) <= 30 else ""
         if spread is not None:
-            axes.fill_between(
-                steps, values - spread, values + spread, color=colour, alpha=0.15, linewidth=0
-            )
+            axes.fill_between(steps, values - spread, values + spread, color=colour, alpha=0.15, linewidth=0)
         if smooth > 1:
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5)
             mean = pd.Series(values).rolling(smooth, min_periods=1).mean()

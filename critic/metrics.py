@@ -125,9 +125,7 @@ def paired_bootstrap(
     b, _ = _aligned(pred_b, mos)
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
-        raise ValueError(
-            "no row has a prediction of both critics: apply a failure policy to them first"
-        )
+        raise ValueError("no row has a prediction of both critics: apply a failure policy to them first")
     weights = weighted.draw(groups, len(both), n_boot, seed)[:, both]
     of_a, of_b = (_measure(pred[both], targets[both], weights) for pred in (a, b))
     if metric not in of_a:
@@ -184,9 +182,7 @@ def noise_ceiling(
     for name, r in agreement.items():
         plcc, srcc = r.mean(axis=1)
         samples = {"plcc": plcc, "srcc": srcc, "main_score": (plcc + srcc) / 2}
-        ceilings[name] = {
-            metric: _estimate(values, confidence) for metric, values in samples.items()
-        }
+        ceilings[name] = {metric: _estimate(values, confidence) for metric, values in samples.items()}
     return ceilings
 
 
@@ -201,9 +197,7 @@ def _agreement(ratings: Array, splits: list[list[NDArray[np.intp]]], weights: Ar
     )
 
 
-def apply_policy(
-    pred: ArrayLike, mos: ArrayLike, policy: Policy, train_mean: float | None = None
-) -> Array:
+def apply_policy(pred: ArrayLike, mos: ArrayLike, policy: Policy, train_mean: float | None = None) -> Array:
     """Predictions [n] with the failed ones (not finite) replaced as `policy` says.
 
     dropped: NaN, so that no metric but coverage counts them, as IE-Critic-R1 evaluates: flatters.
@@ -222,13 +216,9 @@ def apply_policy(
         case "train_mean" if train_mean is not None:
             stand_in = train_mean
         case "train_mean":
-            raise ValueError(
-                'policy "train_mean" needs train_mean, the mean MOS of the training split'
-            )
+            raise ValueError('policy "train_mean" needs train_mean, the mean MOS of the training split')
         case _:
-            raise ValueError(
-                f"unknown policy {policy!r}: choose one of {', '.join(get_args(Policy))}"
-            )
+            raise ValueError(f"unknown policy {policy!r}: choose one of {', '.join(get_args(Policy))}")
     return np.where(np.isfinite(pred), pred, stand_in)
 
 

@@ -52,26 +52,35 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"]
 
 
+class Minibench(BaseModel):
+    """How many source images each split of the benchmark that makes itself has, and their side in pixels."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    train_sources: Count
+    validation_sources: Count
+    test_sources: Count
+    side: Annotated[int, Field(ge=56)]
+
+
+class Hub(BaseModel):
+    """A data set on the hub and the revision that is read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    dataset: str
+    revision: str
+
+
 class Download(Section):
-    """Where the benchmark comes from; the numbers of sources are minibench's, the rest the hub's."""
+    """Where the benchmark comes from; `source` names the part that is read."""
 
     source: Literal["minibench", "hub"]
-    dataset: str | None = None
-    revision: str | None = None
-    train_sources: Count | None = None
-    validation_sources: Count | None = None
-    test_sources: Count | None = None
-    side: Annotated[int, Field(ge=56)] | None = None
+    minibench: Minibench | None = None
+    hub: Hub | None = None
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> Self:
-        needs = {
-            "hub": ("dataset", "revision"),
-            "minibench": ("train_sources", "validation_sources", "test_sources", "side"),
-        }
-        missing = [field for field in needs[self.source] if getattr(self, field) is None]
-        if missing:
-            raise ValueError(f"source {self.source} needs {', '.join(missing)}")
+        if getattr(self, self.source) is None:
+            raise ValueError(f"source {self.source} needs a part {self.source}")
         return self
 
 

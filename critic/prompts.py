@@ -68,9 +68,7 @@ class Contract:
         """
         if use_problem:
             if not edit.problem:
-                raise ContractError(
-                    f"edit {edit.id} has no `problem` text: set prompt.user_text to `contract`"
-                )
+                raise ContractError(f"edit {edit.id} has no `problem` text: set prompt.user_text to `contract`")
             text = neutralise(edit.problem.replace("<image>", ""), tags=False).strip()
         else:
             instruction = neutralise(edit.instruction).strip()

@@ -8,7 +8,11 @@ import numpy as np
 
 _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "alignment": (
-        ("The instruction is ignored", "Nothing that was asked for is there", "It does not do what was asked"),
+        (
+            "The instruction is ignored",
+            "Nothing that was asked for is there",
+            "It does not do what was asked",
+        ),
         ("Little of the instruction is carried out", "Only a hint of what was asked is there"),
         ("The instruction is half carried out", "About half of what was asked is there"),
         ("Most of the instruction is carried out", "It nearly does what was asked"),

@@ -86,9 +86,7 @@ def build_report(
         "failures": _failures(evaluation, tables, labels),
         "meta": meta,
     }
-    environment = Environment(
-        loader=PackageLoader("critic"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = Environment(loader=PackageLoader("critic"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"number": _number, "signed": _signed, "interval": _interval}
     return environment.get_template("report.html.jinja").render(context)
 
@@ -105,9 +103,7 @@ def _interval(estimate: Estimate) -> str:
     return f"{_number(estimate.low)} to {_number(estimate.high)}"
 
 
-def _headline(
-    evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str]
-) -> dict[str, Any]:
+def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
     """The title, which says what was found, the sentence under it and the numbers to remember."""
     *_, (name, label) = labels.items()
     main, coverage = (evaluation.models[name][metric] for metric in ("main_score", "coverage"))
@@ -125,8 +121,7 @@ def _headline(
         over = f"{label} over {label_before}"
         facts.append((over, _signed(gain.value), f"95% interval {_interval(gain)}"))
     best, classic = max(
-        (scores["main_score"].value, BASELINES[metric].label)
-        for metric, scores in evaluation.baselines.items()
+        (scores["main_score"].value, BASELINES[metric].label) for metric, scores in evaluation.baselines.items()
     )
     lead = (
         f"On {len(edits):,} unseen edits of {edits['source_id'].nunique():,} source images, "
@@ -155,10 +150,7 @@ def _sections(evaluation: Evaluation, labels: dict[str, str]) -> list[dict[str, 
         known = [cell if cell and isfinite(cell.value) else None for cell in cells]
         return {"label": label, "series": series, "estimates": known}
 
-    models = [
-        row(label, evaluation.models[name], series)
-        for series, (name, label) in enumerate(labels.items())
-    ]
+    models = [row(label, evaluation.models[name], series) for series, (name, label) in enumerate(labels.items())]
     baselines = [row(BASELINES[name].label, s) for name, s in evaluation.baselines.items()]
     ceiling = [row(CEILING[name], s) for name, s in evaluation.ceiling.items()]
     sections = [("Trained critics", models), ("Classic metrics", baselines), ("People", ceiling)]

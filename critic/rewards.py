@@ -52,9 +52,7 @@ def compute_score(
         overall: accuracy + format_weight * format, or 0 if `strict_format` and format is 0.
     """
     if not LOWEST <= mos <= HIGHEST:
-        raise ValueError(
-            f"mos is {mos}, not within {LOWEST:g}..{HIGHEST:g}: rescale it or leave the row out"
-        )
+        raise ValueError(f"mos is {mos}, not within {LOWEST:g}..{HIGHEST:g}: rescale it or leave the row out")
     critique = parse_critique(response)
     nearness = 0.0
     if critique.score is not None:
@@ -97,9 +95,7 @@ def accuracy(
         case "gaussian":
             reward = r ** (x**2)
         case _:
-            raise ValueError(
-                f"unknown kind of reward {kind!r}: choose one of {', '.join(get_args(Kind))}"
-            )
+            raise ValueError(f"unknown kind of reward {kind!r}: choose one of {', '.join(get_args(Kind))}")
     return max(reward, r if use_floor else 0.0)
 
 
@@ -132,9 +128,7 @@ class CriticReward:
         `prompts`, `completion_ids` and the other columns are not looked at.
         """
         responses = [self.prefill + _text(completion) for completion in completions]
-        scores = [
-            self.score(response, target) for response, target in zip(responses, mos, strict=True)
-        ]
+        scores = [self.score(response, target) for response, target in zip(responses, mos, strict=True)]
         if log_metric is not None:
             log_metric("reward/accuracy", fmean(score["accuracy"] for score in scores))
             log_metric("reward/format", fmean(score["format"] for score in scores))

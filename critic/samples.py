@@ -1,7 +1,7 @@
 """The trainings' samples: Parquet files of data/sft and data/rl as TRL reads them.
 
-    dataset = load_samples("data/sft/train.parquet", contract)
-    dataset[0]["images"]    # two pictures, resized as the contract says
+dataset = load_samples("data/sft/train.parquet", contract)
+dataset[0]["images"]    # two pictures, resized as the contract says
 """
 
 import os
@@ -15,9 +15,7 @@ from critic.edits import COLUMNS, decode_image
 from critic.prompts import Contract
 
 _MESSAGES = pa.list_(
-    pa.struct(
-        {"role": pa.string(), "content": pa.list_(pa.struct({"type": pa.string(), "text": pa.string()}))}
-    )
+    pa.struct({"role": pa.string(), "content": pa.list_(pa.struct({"type": pa.string(), "text": pa.string()}))})
 )
 _SCHEMA = {
     "id": pa.string(),

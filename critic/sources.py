@@ -58,9 +58,7 @@ def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
     return [labels[row] for row in zip(*(facts[key] for key in keys), strict=True)]
 
 
-def carve(
-    table: pd.DataFrame, groups: Collection[str], fraction: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table in two, the second with about `fraction` of the groups, no group in both.
 
     Which groups go depends on their labels' hashes alone, not on order or a random state.
@@ -74,9 +72,7 @@ def carve(
     """
     labels = sorted({*groups}, key=lambda label: sha256(label.encode()).digest())
     if len(labels) < 2:
-        raise ValueError(
-            f"{len(labels)} source image can't be split in two: add a validation table"
-        )
+        raise ValueError(f"{len(labels)} source image can't be split in two: add a validation table")
     count = min(max(1, round(fraction * len(labels))), len(labels) - 1)
     goes = pd.Series([*groups]).isin(labels[:count]).to_numpy()
     return table[~goes].reset_index(drop=True), table[goes].reset_index(drop=True)

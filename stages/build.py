@@ -20,6 +20,7 @@ from critic.prompts import Contract, Mode, load_contract
 from critic.rationales import write_rationale
 from critic.samples import write_samples
 
+
 class NoRationales(ValueError):
     """A benchmark without what rationales are made of."""
 

@@ -35,7 +35,7 @@ def main() -> None:
     predictions = {name: score(checkpoint, name, edits) for name, checkpoint in checkpoints.items()}
     evaluation = compute_metrics(
         predictions,
-        baseline_scores(edits_from_table(edits)),
+        baseline_scores(edits),
         edits,
         train_mean=train_mean,
         policy=section.policy,
@@ -75,7 +75,9 @@ def engine(checkpoint: str, name: str) -> Engine:
     revision = model.revision if name == "base" else None
     processor = load_processor(checkpoint, load_contract(params.load(params.Prompt).contract), revision)
     if section.engine == "transformers":
-        return TransformersEngine(load_model(checkpoint, model, revision), processor, section.max_completion_tokens)
+        return TransformersEngine(
+            load_model(checkpoint, model, revision), processor, section.max_completion_tokens
+        )
     return VllmEngine(
         checkpoint,
         dtype=model.dtype,
@@ -112,13 +114,12 @@ def validation_curve(path: Path, train_mean: float, section: params.Evaluate) ->
 
 def facts(edits: pd.DataFrame) -> dict[str, str]:
     """What the page says of its making."""
-    model, prompt, section = (params.load(s) for s in (params.Model, params.Prompt, params.Evaluate))
-    contract = load_contract(prompt.contract)
+    contract = load_contract(params.load(params.Prompt).contract)
     return {
         "Profile": params.profile(),
-        "Base model": model.base,
+        "Base model": params.load(params.Model).base,
         "Prompt contract": f"{contract.name} version {contract.version}, SHA-256 {contract.hash[:12]}",
-        "Engine": f"{section.engine}, greedy",
+        "Engine": f"{params.load(params.Evaluate).engine}, greedy",
         "Test split": f"{len(edits)} edits of {edits['source_id'].nunique()} source images",
         "Seed": str(params.seed()),
     }

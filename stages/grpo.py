@@ -38,7 +38,7 @@ def main() -> None:
         model=load_model("models/sft", model),
         processing_class=processor,
         reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill),
-        args=arguments(section, params.seed()),
+        args=arguments(section, params.seed(), vision_tokens(processor)),
         train_dataset=load_samples("data/rl/train.parquet", contract),
         callbacks=[curves],
     )
@@ -87,7 +87,13 @@ class Validation(TrainerCallback):
         return table[["step", "id", "mos", "score", "status", "tokens"]]
 
 
-def arguments(section: params.Grpo, seed: int) -> GRPOConfig:
+def vision_tokens(processor: ProcessorMixin) -> list[int]:
+    """The placeholders of pictures: a rollout must not sample them, since no picture would belong to them."""
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+    return list(processor.tokenizer.convert_tokens_to_ids(list(names)))
+
+
+def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPOConfig:
     """TRL's settings of one run."""
     return GRPOConfig(
         output_dir="runs/grpo",
@@ -106,6 +112,7 @@ def arguments(section: params.Grpo, seed: int) -> GRPOConfig:
         temperature=section.temperature,
         top_p=section.top_p,
         top_k=0,
+        generation_kwargs={"suppress_tokens": never_sampled},
         beta=section.beta,
         num_iterations=section.num_iterations,
         epsilon=section.epsilon_low,

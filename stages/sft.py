@@ -1,6 +1,6 @@
 """model.base, data/sft -> models/sft: supervised fine-tuning on reasoning and direct-scoring samples.
 
-    python -m stages.sft
+python -m stages.sft
 """
 
 from pathlib import Path

@@ -62,9 +62,7 @@ def validate(data: Path, docs: Path, section: params.Validate) -> None:
     if "validation" not in tables:
         facts = validation.facts
         groups = group_sources(facts[facts["split"] == "train"], section.phash_distance)
-        tables["train"], tables["validation"] = carve(
-            tables["train"], groups, section.validation_fraction
-        )
+        tables["train"], tables["validation"] = carve(tables["train"], groups, section.validation_fraction)
     _write(tables, validated)
     summary = {split: _summary(tables[split]) for split in SPLITS}
     _write_json({"splits": summary, "checks": validation.checks}, report)

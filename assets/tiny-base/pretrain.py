@@ -35,7 +35,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from critic.minibench.editors import DAMAGES, EDITORS, Outcome, Request, damage, draw_edit, random_request
+from critic.minibench.editors import DAMAGES, EDITORS, Outcome, Request, carry_out, damage, random_request
 from critic.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
 from critic.rationales import write_rationale
 
@@ -62,6 +62,9 @@ SPLIT = (
 
 SIGHTS = (1 + len(SHAPES), 1 + len(COLOURS), SIDE // 28, SIDE // 28, len(PHOTOS), 1 + len(DAMAGES), 5)
 """Classes of what the vision tower tells of a patch: shape, colour, row, column, photo, damage, its severity."""
+CHANGES = (1 + len(SHAPES), 1 + len(COLOURS), 5)
+"""Classes of what the language model tells of a patch of the second picture: shape and colour of what was there
+before, and how much it changed."""
 
 
 # --- what it is taught -------------------------------------------------------------------------------
@@ -69,12 +72,12 @@ SIGHTS = (1 + len(SHAPES), 1 + len(COLOURS), SIDE // 28, SIDE // 28, len(PHOTOS)
 
 @dataclass(frozen=True)
 class Lesson:
-    """Two pictures, a question and its answer, and what lay on each patch of the first picture."""
+    """Two pictures, a question and its answer, and for each patch what lay there and how much it changed."""
 
     pictures: list[Image.Image]
     question: str
     answer: str
-    before: np.ndarray
+    changes: np.ndarray
 
 
 def describe(scene: Scene) -> str:
@@ -97,9 +100,7 @@ def describe_edit(scene: Scene, request: Request, outcome: Outcome) -> str:
     if outcome.wrong_thing is not None:
         done = f"wrong one, {scene.things[outcome.wrong_thing].name}"
     else:
-        done = ("not done", "barely done", "half done", "mostly done", "all done")[
-            round(outcome.degree * 4)
-        ]
+        done = ("not done", "barely done", "half done", "mostly done", "all done")[round(outcome.degree * 4)]
     change = "nothing else"
     if outcome.side_change:
         change = f"{amount(outcome.side_severity)} {outcome.side_change}"
@@ -114,17 +115,30 @@ def example(rng: np.random.Generator) -> Lesson:
     request = random_request(scene, rng)
     editor = EDITORS[int(rng.integers(len(EDITORS)))]
     outcome = editor.attempt(scene, request, rng)
-    pictures = [render(scene, SIDE), draw_edit(scene, request, outcome, SIDE, rng)]
+    before, after = render(scene, SIDE), render(carry_out(scene, request, outcome), SIDE)
+    pictures = [before, damage(after, outcome.damage, outcome.damage_severity, rng)]
     kind = rng.random()
     if kind < 0.1:
         sentence = a_sentence(rng)
         question, answer = f"Repeat: {sentence}", sentence
-    elif kind < 0.25:
+    elif kind < 0.2:
         question, answer = "What was there?", f"{describe(scene)}; {describe_damage(outcome)}"
+    elif kind < 0.35:
+        where = "all over" if request.subject is None else scene.things[request.subject].place
+        question, answer = f"Edit: {request.instruction}. Where?", where
     else:
         question = f"Edit: {request.instruction}. What was done?"
         answer = describe_edit(scene, request, outcome)
-    return Lesson(pictures, question, answer, patch_labels(scene))
+    changes = np.column_stack([patch_labels(scene), change_labels(before, after)])
+    return Lesson(pictures, question, answer, changes)
+
+
+def change_labels(before: Image.Image, after: Image.Image) -> np.ndarray:
+    """How much each merged patch changed, row by row: 0 (not at all) to 4 (beyond recognition). [16]"""
+    cells = SIDE // 28
+    difference = np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)) / 255
+    means = difference.reshape(cells, 28, cells, 28, 3).mean((1, 3, 4))
+    return np.digitize(means.reshape(-1), [0.008, 0.04, 0.1, 0.2])
 
 
 def a_sentence(rng: np.random.Generator) -> str:
@@ -141,7 +155,10 @@ def patch_labels(scene: Scene) -> np.ndarray:
     labels = np.zeros((cells, cells, 2), np.int64)
     edges = np.arange(cells + 1) / cells
     for thing in scene.things:
-        low, high = np.array([thing.y, thing.x]) - thing.size / 2, np.array([thing.y, thing.x]) + thing.size / 2
+        low, high = (
+            np.array([thing.y, thing.x]) - thing.size / 2,
+            np.array([thing.y, thing.x]) + thing.size / 2,
+        )
         rows, columns = (
             np.clip(np.minimum(high[k], edges[1:]) - np.maximum(low[k], edges[:-1]), 0, None) * cells
             for k in (0, 1)
@@ -183,7 +200,7 @@ def train_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFas
             f"Edit: {request.instruction}. What was done?", describe(scene),
             describe_edit(scene, request, outcome), "What is there?", "What was there?",
             f"<think>{write_rationale(scores, rng)}</think>\n<answer>3.50</answer>",
-            "user\n", "assistant\n", "Think, then score.", "Score.", "Repeat: ",
+            "user\n", "assistant\n", "Think, then score.", "Score.", "Repeat: ", "Where?", "all over",
         ]  # fmt: skip
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -298,7 +315,7 @@ class Lessons(IterableDataset):
             prompts,
             [f"{lesson.answer}<|im_end|>" for lesson in lessons],
         )
-        return {**batch, "before": torch.from_numpy(np.stack([lesson.before for lesson in lessons]))}
+        return {**batch, "changes": torch.from_numpy(np.stack([lesson.changes for lesson in lessons]))}
 
 
 def collate(
@@ -320,7 +337,7 @@ def collate(
 
 
 class Pupil(nn.Module):
-    """The model with two heads that are thrown away: what a patch shows, and what was there before.
+    """The model with two heads that are thrown away: what a patch shows, and what changed there.
 
     The second reads the language model's state at the patches of the second picture, and so teaches it to look
     up the same place in the first.
@@ -331,7 +348,7 @@ class Pupil(nn.Module):
         width = model.config.text_config.hidden_size
         self.model = model
         self.sight = nn.Linear(width, sum(SIGHTS))
-        self.before = nn.Linear(width, sum(SIGHTS[:2]))
+        self.change = nn.Linear(width, sum(CHANGES))
 
     def look(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The vision tower's losses on a batch of sights."""
@@ -340,14 +357,14 @@ class Pupil(nn.Module):
 
     def answer(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The whole model's losses on a batch of lessons."""
-        inputs = {k: v for k, v in batch.items() if k not in ("labels", "before")}
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "changes")}
         states = self.model.model(**inputs, use_cache=False).last_hidden_state
         told = batch["labels"][:, 1:] != -100
         logits = self.model.lm_head(states[:, :-1][told])
         words = nn.functional.cross_entropy(logits, batch["labels"][:, 1:][told])
         patches = states[batch["mm_token_type_ids"] == 1].unflatten(0, (len(states), 2, -1))[:, 1]
-        before = class_loss(self.before(patches.flatten(0, 1)), batch["before"].flatten(0, 1), SIGHTS[:2])
-        return {"words": words, "before": before}
+        changes = class_loss(self.change(patches.flatten(0, 1)), batch["changes"].flatten(0, 1), CHANGES)
+        return {"words": words, "changes": changes}
 
 
 def class_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -80,7 +80,7 @@ class Outcome:
     def overall(self) -> float:
         """What a careful person thinks of the edit as a whole, 1 to 5: the worst axis weighs most."""
         axes = (self.alignment, self.fidelity, self.quality)
-        return 0.6 * (0.45 * axes[0] + 0.30 * axes[1] + 0.25 * axes[2]) + 0.4 * min(axes)
+        return 0.6 * sum(axes) / 3 + 0.4 * min(axes)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Editor:
         side_change, side_severity = None, 0.0
         if rng.random() > self.care:
             kinds = [k for k in SIDE_CHANGES if not (k == "drift" and request.edit_type == "background")]
-            side_change, side_severity = str(rng.choice(kinds)), float(rng.uniform(0.25, 1))
+            side_change, side_severity = str(rng.choice(kinds)), float(rng.uniform(0.4, 1))
         damage, damage_severity = None, 0.0
         if rng.random() > self.craft:
             damage, damage_severity = str(rng.choice(DAMAGES)), float(rng.uniform(0.2, 1))
@@ -115,14 +115,14 @@ class Editor:
 
 
 EDITORS = (
-    Editor("alder", obedience=0.75, care=0.75, craft=0.80),
-    Editor("birch", obedience=0.70, care=0.50, craft=0.70),
-    Editor("cedar", obedience=0.60, care=0.70, craft=0.45),
-    Editor("dogwood", obedience=0.55, care=0.45, craft=0.60),
-    Editor("elm", obedience=0.45, care=0.65, craft=0.65),
-    Editor("fir", obedience=0.35, care=0.80, craft=0.75),
-    Editor("gum", obedience=0.30, care=0.40, craft=0.50),
-    Editor("hazel", obedience=0.20, care=0.30, craft=0.30),
+    Editor("alder", obedience=0.85, care=0.75, craft=0.80),
+    Editor("birch", obedience=0.80, care=0.50, craft=0.70),
+    Editor("cedar", obedience=0.75, care=0.70, craft=0.45),
+    Editor("dogwood", obedience=0.70, care=0.45, craft=0.60),
+    Editor("elm", obedience=0.60, care=0.65, craft=0.65),
+    Editor("fir", obedience=0.55, care=0.80, craft=0.75),
+    Editor("gum", obedience=0.50, care=0.40, craft=0.50),
+    Editor("hazel", obedience=0.40, care=0.30, craft=0.30),
 )
 
 
@@ -144,7 +144,8 @@ def carry_out(scene: Scene, request: Request, outcome: Outcome) -> Scene:
             return replace(edited, backdrop=replace(edited.backdrop, left=min(max(left, 0.0), room)))
         case "cast":
             tint = ((1, 0, -1), (-1, 0, 1), (0, 1, -1), (1, -1, 0))[outcome.bystander % 4]
-            return replace(edited, cast=tuple(60 * severity * c for c in tint))
+            red, green, blue = (60 * severity * c for c in tint)
+            return replace(edited, cast=(red, green, blue))
     return edited
 
 
@@ -197,9 +198,7 @@ def _colour(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return scene.with_thing(subject, rgb=_mix(scene.things[subject].rgb, COLOURS[colour], degree))
 
-    wording = _say(
-        rng, f"make the {thing.name} {colour}", f"change the colour of the {thing.name} to {colour}"
-    )
+    wording = _say(rng, f"make the {thing.name} {colour}", f"change the colour of the {thing.name} to {colour}")
     return Request("colour", wording, subject, apply)
 
 
@@ -236,9 +235,7 @@ def _add(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return replace(scene, things=(*scene.things, replace(new, opacity=degree)))
 
-    wording = _say(
-        rng, f"add a {new.name} at the {new.place}", f"put a {new.name} in the picture, {new.place}"
-    )
+    wording = _say(rng, f"add a {new.name} at the {new.place}", f"put a {new.name} in the picture, {new.place}")
     return Request("add", wording, None, apply)
 
 
@@ -275,9 +272,7 @@ def _background(scene: Scene, subject: int, rng: np.random.Generator) -> Request
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return replace(scene, new_backdrop=new, backdrop_mix=degree)
 
-    wording = _say(
-        rng, f"change the background to {new.photo}", f"put {new.photo} behind the objects"
-    )
+    wording = _say(rng, f"change the background to {new.photo}", f"put {new.photo} behind the objects")
     return Request("background", wording, None, apply)
 
 

@@ -55,6 +55,7 @@ PHOTOS: dict[str, str] = {
 }
 STYLES = ("black and white", "sketch", "painting", "negative")
 
+
 @dataclass(frozen=True)
 class Thing:
     """An object on the scene.

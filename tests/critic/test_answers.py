@@ -54,9 +54,7 @@ def test_one_score_written_in_many_ways(answer: str) -> None:
     assert critique.answer == answer.strip()
 
 
-@pytest.mark.parametrize(
-    ("answer", "score"), [("4", 4.0), ("4.", 4.0), ("1", 1.0), ("5", 5.0), ("5/5", 5.0)]
-)
+@pytest.mark.parametrize(("answer", "score"), [("4", 4.0), ("4.", 4.0), ("1", 1.0), ("5", 5.0), ("5/5", 5.0)])
 def test_whole_numbers_and_the_ends_of_the_scale_are_scores(answer: str, score: float) -> None:
     assert read(answer).score == score
 
@@ -110,9 +108,7 @@ def test_what_would_have_to_be_guessed_is_not_a_number(answer: str) -> None:
 
 
 @given(st.floats(1, 5), whitespace, whitespace)
-def test_every_float_on_the_scale_comes_back_as_written(
-    score: float, before: str, after: str
-) -> None:
+def test_every_float_on_the_scale_comes_back_as_written(score: float, before: str, after: str) -> None:
     assert read(f"{before}{score!r}{after}").score == score
 
 
@@ -173,9 +169,7 @@ def test_an_answer_without_reasoning_counts() -> None:
         (["good", "bad"], None, Status.NOT_A_NUMBER),
     ],
 )
-def test_several_answers_must_agree(
-    answers: list[str], score: float | None, status: Status
-) -> None:
+def test_several_answers_must_agree(answers: list[str], score: float | None, status: Status) -> None:
     blocks = " or ".join(f"<answer>{answer}</answer>" for answer in answers)
     critique = parse_critique(f"<think>Hm.</think>{blocks}")
     assert (critique.score, critique.status) == (score, status)
@@ -224,9 +218,7 @@ def test_a_complete_answer_stands_even_if_generation_stopped_after_it() -> None:
 
 
 @given(plain_text, whitespace, plain_text)
-def test_one_think_one_answer_is_well_formed_whatever_they_hold(
-    reasoning: str, between: str, answer: str
-) -> None:
+def test_one_think_one_answer_is_well_formed_whatever_they_hold(reasoning: str, between: str, answer: str) -> None:
     response = f"<think>{reasoning}</think>{between}<answer>{answer}</answer>"
     assert is_well_formed(response)
     assert parse_critique(response).reasoning == reasoning.strip()
@@ -291,7 +283,7 @@ def test_any_text_is_read_without_raising(response: str, finished: bool) -> None
     ],
     ids=lambda response: f"{response[:12]}...{response[-12:]}",
 )
-def test_a_hostile_response_of_100_kB_is_read_in_a_moment(response: str) -> None:
+def test_a_hostile_response_of_100_kilobytes_is_read_in_a_moment(response: str) -> None:
     started = time.process_time()
     parse_critique(response)
     assert time.process_time() - started < 0.5  # quadratic time would take tens of seconds

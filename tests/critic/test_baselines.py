@@ -61,10 +61,7 @@ def test_a_blurred_picture_is_more_blurred(photo: Image.Image) -> None:
 def test_any_mode_any_size_and_a_flat_picture_give_a_number(photo: Image.Image, name: str) -> None:
     score = BASELINES[name].score
     flat = Image.new("L", (20, 30), 128)
-    assert all(
-        np.isfinite(score(photo, edited))
-        for edited in (photo.convert("P"), photo.resize((90, 31)), flat)
-    )
+    assert all(np.isfinite(score(photo, edited)) for edited in (photo.convert("P"), photo.resize((90, 31)), flat))
 
 
 def test_the_table_has_a_row_an_edit_and_a_column_a_metric(photo: Image.Image) -> None:

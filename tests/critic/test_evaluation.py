@@ -51,16 +51,11 @@ def baselines(edits: pd.DataFrame) -> pd.DataFrame:
     """Classic metrics that order the edits perfectly, each in its own direction."""
     return pd.DataFrame(
         {"id": edits["id"]}
-        | {
-            name: edits["mos"] * (7 if baseline.higher_is_better else -7)
-            for name, baseline in BASELINES.items()
-        }
+        | {name: edits["mos"] * (7 if baseline.higher_is_better else -7) for name, baseline in BASELINES.items()}
     )
 
 
-def evaluate(
-    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
-) -> Evaluation:
+def evaluate(predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame) -> Evaluation:
     return compute_metrics(predictions, baselines, edits, train_mean=3.0, n_boot=50)
 
 
@@ -143,9 +138,7 @@ def test_groups_measure_their_own_edits_and_leave_the_rare_out(
     groups = evaluate(predictions, baselines, edits).groups
     assert set(groups["group"]) == {"add", "colour"}
     of_add = (edits["edit_type"] == "add").to_numpy()
-    expected = correlations(
-        predictions["sft"]["score"].to_numpy(float)[of_add], edits["mos"][of_add], n_boot=0
-    )
+    expected = correlations(predictions["sft"]["score"].to_numpy(float)[of_add], edits["mos"][of_add], n_boot=0)
     [row] = groups[(groups["group"] == "add") & (groups["model"] == "sft")].to_dict("records")
     assert row["n"] == of_add.sum()
     assert row["value"] == pytest.approx(expected["main_score"].value)

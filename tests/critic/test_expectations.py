@@ -44,9 +44,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def check(tables: dict[str, pd.DataFrame], docs: Path) -> Validation:
-    return validate_tables(
-        tables, phash_distance=24, min_side=56, max_instruction_chars=100, docs=docs
-    )
+    return validate_tables(tables, phash_distance=24, min_side=56, max_instruction_chars=100, docs=docs)
 
 
 def test_a_good_benchmark_passes(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
@@ -58,9 +56,7 @@ def test_a_good_benchmark_passes(tables: dict[str, pd.DataFrame], tmp_path: Path
 
 
 def test_what_is_optional_may_be_missing(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    least = {
-        split: table.drop(columns=["mos_quality", "ratings"]) for split, table in tables.items()
-    }
+    least = {split: table.drop(columns=["mos_quality", "ratings"]) for split, table in tables.items()}
     assert check(least, tmp_path).failures == []
 
 
@@ -90,9 +86,7 @@ BAD_VALUES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "expected", "found"), BAD_VALUES.values(), ids=BAD_VALUES
-)
+@pytest.mark.parametrize(("column", "value", "expected", "found"), BAD_VALUES.values(), ids=BAD_VALUES)
 def test_a_bad_value_is_found(
     tables: dict[str, pd.DataFrame],
     tmp_path: Path,
@@ -122,9 +116,7 @@ def test_an_id_given_twice_names_both_rows(tables: dict[str, pd.DataFrame], tmp_
     ]
 
 
-def test_a_source_image_in_two_splits_names_all_its_rows(
-    tables: dict[str, pd.DataFrame], tmp_path: Path
-) -> None:
+def test_a_source_image_in_two_splits_names_all_its_rows(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     images: Any = tables["train"].at[2, "images"]
     tables["test"].at[1, "images"] = images
     failures = check(tables, tmp_path).failures
@@ -153,9 +145,7 @@ def test_an_empty_table_is_told(tables: dict[str, pd.DataFrame], tmp_path: Path)
 
 def test_the_description_groups_rows_and_shortens() -> None:
     failures = [
-        Failure(
-            "test", row, f"t{row}", "answer", "7.0" * 50, "the score is from 1 to 5", "correct it"
-        )
+        Failure("test", row, f"t{row}", "answer", "7.0" * 50, "the score is from 1 to 5", "correct it")
         for row in range(12)
     ]
     first, *rows, more, fix = describe(failures, rows_a_check=3).splitlines()

@@ -77,9 +77,7 @@ def test_every_metric_is_defined_and_in_its_range(rows: list[tuple[float, float]
 
 @settings(deadline=None)
 @given(pairs, st.randoms())
-def test_the_order_of_the_rows_does_not_matter(
-    rows: list[tuple[float, float]], random: Random
-) -> None:
+def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[float, float]], random: Random) -> None:
     shuffled = random.sample(rows, len(rows))
     before, after = (measure(*zip(*some, strict=True)) for some in (rows, shuffled))
     for name in ("plcc", "srcc", "krcc", "rmse", "mae", "spread"):

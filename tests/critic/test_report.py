@@ -72,15 +72,11 @@ def baselines(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def evaluation(
-    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
-) -> Evaluation:
+def evaluation(predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame) -> Evaluation:
     return compute_metrics(predictions, baselines, edits, train_mean=3, n_boot=60)
 
 
-def render(
-    evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
-) -> str:
+def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame) -> str:
     steps = np.arange(1, 41)
     return build_report(
         evaluation,

@@ -18,9 +18,7 @@ def response(answer: object, reasoning: str = "Because.") -> str:
     return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
 
 
-def stated(
-    kind: Kind, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool
-) -> float:
+def stated(kind: Kind, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool) -> float:
     """Upstream's accuracy as its formulas are stated: with tau and sigma, on a 0..1 error scale."""
     if not 1 <= score <= 5:
         return 0.0
@@ -55,9 +53,7 @@ def test_worked_examples(kind: Kind, quarter: float, half: float, full: float) -
     assert accuracy(4.0, 3.0, kind) == pytest.approx(full)
 
 
-@given(
-    kinds, opinions, opinions, st.floats(-0.5, 1.5), st.floats(-4, 4), st.booleans(), st.booleans()
-)
+@given(kinds, opinions, opinions, st.floats(-0.5, 1.5), st.floats(-4, 4), st.booleans(), st.booleans())
 def test_a_well_formed_response_earns_what_upstream_gives(
     kind: Kind,
     score: float,
@@ -68,9 +64,7 @@ def test_a_well_formed_response_earns_what_upstream_gives(
     strict_format: bool,
 ) -> None:
     expected = stated(kind, score, mos, r_min, diff_at_rmin, use_floor)
-    scores = compute_score(
-        response(score), mos, kind, 0.5, strict_format, r_min, diff_at_rmin, use_floor
-    )
+    scores = compute_score(response(score), mos, kind, 0.5, strict_format, r_min, diff_at_rmin, use_floor)
     assert scores["accuracy"] == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert scores["format"] == 1
     assert scores["overall"] == pytest.approx(expected + 0.5, rel=1e-6, abs=1e-9)

@@ -46,9 +46,7 @@ def shared(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 def test_splits_of_different_pictures_share_none() -> None:
     train = table(*((f"s{seed}", encode(picture(seed))) for seed in range(20)))
     test = table(*((f"s{seed}", encode(picture(seed))) for seed in range(20, 30)))
-    assert (
-        shared(train, test)[["same_source_id", "same_pixels", "looks_like"]].isna().all(axis=None)
-    )
+    assert shared(train, test)[["same_source_id", "same_pixels", "looks_like"]].isna().all(axis=None)
 
 
 def test_a_source_id_in_two_splits_is_found_from_both_sides() -> None:

@@ -15,9 +15,7 @@ from critic import params
 from critic.edits import edits_from_table, read_table, write_table
 from stages.validate import InvalidBenchmark, main, validate
 
-SECTION = params.Validate(
-    phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25
-)
+SECTION = params.Validate(phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25)
 EDITS = 8
 DEFAULT_IDS = [f"test-{row:05d}" for row in range(EDITS)]
 
@@ -33,9 +31,7 @@ def hub_table(first_source: int) -> pd.DataFrame:
     """Two edits of each of four source images, with the hub's columns only."""
     return pd.DataFrame(
         {
-            "images": [
-                [picture(first_source + row // 2), picture(100 + row)] for row in range(EDITS)
-            ],
+            "images": [[picture(first_source + row // 2), picture(100 + row)] for row in range(EDITS)],
             "edit_inst": "make it red",
             "problem": "Rate this edit.",
             "answer": np.linspace(1, 5, EDITS),
@@ -60,21 +56,12 @@ def spoil(data: Path, split: str, change: Callable[[pd.DataFrame], object]) -> N
 def outputs(data: Path) -> dict[str, bytes]:
     """What lies beside raw: path to bytes."""
     files = [path for path in data.rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(data)): path.read_bytes()
-        for path in files
-        if path.parent != data / "raw"
-    }
+    return {str(path.relative_to(data)): path.read_bytes() for path in files if path.parent != data / "raw"}
 
 
-def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, tmp_path: Path) -> None:
     validate(data, tmp_path / "docs", SECTION)
-    splits = {
-        split: read_table(data / f"validated/{split}.parquet")
-        for split in ("train", "validation", "test")
-    }
+    splits = {split: read_table(data / f"validated/{split}.parquet") for split in ("train", "validation", "test")}
     assert [len(table) for table in splits.values()] == [EDITS - 2, 2, EDITS]
     assert {*splits["train"]["source_id"]}.isdisjoint(splits["validation"]["source_id"])
     assert [*splits["test"]] == ["id", "source_id", "images", "instruction", "problem", "mos"]
