@@ -51,7 +51,8 @@ def main() -> None:
     for name, metrics in evaluation.models.items():
         main_score = metrics["main_score"]
         print(f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})")
-    print(f"The report: {REPORTS / 'report.html'}")
+    if gain := evaluation.difference:
+        print(f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}")
 
 
 def score(checkpoint: str, name: str, edits: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ State is kept in runs/tiny-base; the checkpoint is written beside this file at t
 
 import argparse
 import json
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -35,9 +34,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from critic.minibench.editors import DAMAGES, EDITORS, Outcome, Request, carry_out, damage, random_request
+from critic.minibench.editors import DAMAGES, Editor, Outcome, carry_out, damage, random_request
 from critic.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
-from critic.rationales import write_rationale
+from critic.rationales import word, write_rationale
 
 HERE = Path(__file__).parent
 STATE = Path("runs/tiny-base/state.pt")
@@ -67,6 +66,10 @@ CHANGES = (1 + len(SHAPES), 1 + len(COLOURS), 5)
 before, and how much it changed."""
 
 
+TEACHER = Editor("teacher", obedience=0.35, care=0.4, craft=0.4)
+"""Makes each kind of mistake about as often as none."""
+
+
 # --- what it is taught -------------------------------------------------------------------------------
 
 
@@ -86,35 +89,29 @@ def describe(scene: Scene) -> str:
     return f"{', '.join(f'{t.name} {t.place}' for t in things)}, on {scene.backdrop.photo}"
 
 
-def amount(severity: float) -> str:
-    """A severity in 0..1 in words."""
-    return ("no", "slight", "some", "strong", "heavy")[math.ceil(severity * 4 - 1e-9)]
-
-
-def describe_damage(outcome: Outcome) -> str:
-    return f"{amount(outcome.damage_severity)} {outcome.damage}" if outcome.damage else "clean"
-
-
-def describe_edit(scene: Scene, request: Request, outcome: Outcome) -> str:
+def describe_edit(scene: Scene, outcome: Outcome, rng: np.random.Generator) -> str:
     """How far the request was carried out, what else changed, and the damage."""
+    done = word("alignment", outcome.alignment, rng)
     if outcome.wrong_thing is not None:
-        done = f"wrong one, {scene.things[outcome.wrong_thing].name}"
-    else:
-        done = ("not done", "barely done", "half done", "mostly done", "all done")[round(outcome.degree * 4)]
-    change = "nothing else"
+        done += f" but to the {scene.things[outcome.wrong_thing].name}"
+    kept = word("fidelity", outcome.fidelity, rng)
     if outcome.side_change:
-        change = f"{amount(outcome.side_severity)} {outcome.side_change}"
+        kept += f" by {outcome.side_change}"
         if outcome.side_change in ("fade", "recolour"):
-            change += f" of {scene.things[outcome.bystander].name}"
-    return f"{done}; {change}; {describe_damage(outcome)}"
+            kept += f" of the {scene.things[outcome.bystander].name}"
+    return f"{done}. {kept}. {describe_damage(outcome, rng)}."
+
+
+def describe_damage(outcome: Outcome, rng: np.random.Generator) -> str:
+    """How damaged a picture looks, and by what."""
+    return word("quality", outcome.quality, rng) + (f" by {outcome.damage}" if outcome.damage else "")
 
 
 def example(rng: np.random.Generator) -> Lesson:
     """One lesson of a random kind: to repeat, to name, or to tell what an edit did."""
     scene = random_scene(rng)
     request = random_request(scene, rng)
-    editor = EDITORS[int(rng.integers(len(EDITORS)))]
-    outcome = editor.attempt(scene, request, rng)
+    outcome = TEACHER.attempt(scene, request, rng)
     before, after = render(scene, SIDE), render(carry_out(scene, request, outcome), SIDE)
     pictures = [before, damage(after, outcome.damage, outcome.damage_severity, rng)]
     kind = rng.random()
@@ -122,13 +119,13 @@ def example(rng: np.random.Generator) -> Lesson:
         sentence = a_sentence(rng)
         question, answer = f"Repeat: {sentence}", sentence
     elif kind < 0.2:
-        question, answer = "What was there?", f"{describe(scene)}; {describe_damage(outcome)}"
-    elif kind < 0.35:
+        question, answer = "What was there?", f"{describe(scene)}. {describe_damage(outcome, rng)}."
+    elif kind < 0.3:
         where = "all over" if request.subject is None else scene.things[request.subject].place
         question, answer = f"Edit: {request.instruction}. Where?", where
     else:
         question = f"Edit: {request.instruction}. What was done?"
-        answer = describe_edit(scene, request, outcome)
+        answer = describe_edit(scene, outcome, rng)
     changes = np.column_stack([patch_labels(scene), change_labels(before, after)])
     return Lesson(pictures, question, answer, changes)
 
@@ -194,11 +191,11 @@ def train_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFas
     for _ in range(8000):
         scene = random_scene(rng)
         request = random_request(scene, rng)
-        outcome = EDITORS[int(rng.integers(len(EDITORS)))].attempt(scene, request, rng)
+        outcome = TEACHER.attempt(scene, request, rng)
         scores = {axis: float(rng.uniform(1, 5)) for axis in ("alignment", "fidelity", "quality")}
         texts += [
             f"Edit: {request.instruction}. What was done?", describe(scene),
-            describe_edit(scene, request, outcome), "What is there?", "What was there?",
+            describe_edit(scene, outcome, rng), "What is there?", "What was there?",
             f"<think>{write_rationale(scores, rng)}</think>\n<answer>3.50</answer>",
             "user\n", "assistant\n", "Think, then score.", "Score.", "Repeat: ", "Where?", "all over",
         ]  # fmt: skip
@@ -395,8 +392,8 @@ def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcess
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sight-steps", type=int, default=1200, help="of the vision tower alone")
-    parser.add_argument("--steps", type=int, default=3000, help="of the whole model, after those")
+    parser.add_argument("--sight-steps", type=int, default=1000, help="of the vision tower alone")
+    parser.add_argument("--steps", type=int, default=4500, help="of the whole model, after those")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -425,7 +422,8 @@ def main() -> None:
     for done, batch in enumerate(loader, start + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(done - 1, args)
-        parts = pupil.look(batch) if done <= args.sight_steps else pupil.answer(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = pupil.look(batch) if done <= args.sight_steps else pupil.answer(batch)
         sum(parts.values()).backward()
         torch.nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
         optimizer.step()

@@ -101,7 +101,7 @@ class Editor:
             if fault < 0.15 and request.subject is not None:
                 wrong_thing = int(rng.choice(others))
             else:
-                degree = 0.0 if fault < 0.45 else float(rng.uniform(0.1, 0.85))
+                degree = 0.0 if fault < 0.55 else float(rng.uniform(0.1, 0.85))
         side_change, side_severity = None, 0.0
         if rng.random() > self.care:
             kinds = [k for k in SIDE_CHANGES if not (k == "drift" and request.edit_type == "background")]

@@ -1,0 +1,89 @@
+"""dvc.yaml says of each stage exactly what that imports and reads: neither less (stale outputs) nor more."""
+
+import ast
+from itertools import chain
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES = PIPELINE["stages"]
+IMPORTS = grimp.build_graph("critic", "stages", cache_dir=None)
+READ_AS_PARAMS = "critic.params"
+DATA_BESIDE_CODE = {"critic.prompts": "critic/contracts", "critic.report": "critic/templates"}
+
+
+def modules(stage: str) -> set[str]:
+    """The stage's module and all of ours that it imports, directly or not."""
+    return {f"stages.{stage}"} | IMPORTS.find_upstream_modules(f"stages.{stage}") - {READ_AS_PARAMS}
+
+
+def path(module: str) -> Path:
+    file = ROOT / (module.replace(".", "/") + ".py")
+    return file if file.exists() else ROOT / module.replace(".", "/") / "__init__.py"
+
+
+def params_read(stage: str) -> set[str]:
+    """The keys of params.yaml behind each `params.load(params.X)`, `params.seed()` and `params.profile()`."""
+    keys = set()
+    for module in modules(stage):
+        for node in ast.walk(ast.parse(path(module).read_text())):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("params"), "load"), [ast.Attribute(_, section)]):
+                    name = section.lower()
+                    keys |= {name} & set(PARAMS)
+                    if any(name in profile for profile in PARAMS["profiles"].values()):
+                        keys.add(f"profiles.${{profile}}.{name}")
+                case ast.Call(ast.Attribute(ast.Name("params"), "seed" | "profile" as key)):
+                    keys.add(key)
+    return keys
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_is_declared_exactly(stage: str) -> None:
+    code = {str(path(m).relative_to(ROOT)) for m in modules(stage) if path(m).read_text().strip()}
+    code -= {"critic/__init__.py", "stages/__init__.py"}
+    code |= {DATA_BESIDE_CODE[module] for module in modules(stage) if module in DATA_BESIDE_CODE}
+    folders = {"critic/minibench"}
+    code = {next((f for f in folders if file.startswith(f)), file) for file in code}
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("critic/", "stages/"))}
+    assert declared == code
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_declared_exactly(stage: str) -> None:
+    assert set(STAGES[stage]["params"]) == params_read(stage)
+
+
+def test_every_param_is_some_stages() -> None:
+    declared = set(chain.from_iterable(stage["params"] for stage in STAGES.values()))
+    shared = set(PARAMS) - {"profiles"}
+    scaled = {f"profiles.${{profile}}.{s}" for profile in PARAMS["profiles"].values() for s in profile}
+    assert declared == shared | scaled
+
+
+def test_each_output_has_one_stage_and_each_input_comes_from_one() -> None:
+    outs = list(
+        chain.from_iterable(
+            [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"] + stage.get("metrics", [])]
+            for stage in STAGES.values()
+        )
+    )
+    assert len(outs) == len(set(outs))
+    made = {dep for s in STAGES.values() for dep in s["deps"] if dep.split("/")[0] in ("data", "models", "reports")}
+    assert made <= set(outs)
+
+
+def test_only_evaluate_reads_the_metrics_code() -> None:
+    """So a new metric never costs a training."""
+    assert [name for name, stage in STAGES.items() if "critic/metrics.py" in stage["deps"]] == ["evaluate"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_says_what_it_does_and_is_run_as_a_module(stage: str) -> None:
+    assert STAGES[stage]["desc"].endswith(".")
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"

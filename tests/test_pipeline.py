@@ -1,0 +1,157 @@
+"""The whole pipeline at a smoke size with the real libraries: DVC, Great Expectations, TRL and vLLM.
+
+What it trains is no good; that each stage does its work, once, again and after a kill, is what these tests hold.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from critic.edits import read_table
+from critic.prompts import load_contract
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = ["assets", "critic", "stages", "dvc.yaml", "params.yaml", ".dvcignore"]
+STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
+SMOKE: dict[str, dict[str, Any]] = {
+    "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},
+    "sft": {"epochs": 2.0, "batch_size": 8},
+    "grpo": {"steps": 2, "batch_size": 8, "validation_every": 1, "validation_edits": 8},
+}
+
+
+class Project:
+    """A copy of the project in which the pipeline has run once, and how long each stage took."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in PIPELINE:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        params = yaml.safe_load((folder / "params.yaml").read_text())
+        for section, values in SMOKE.items():
+            params["profiles"]["tiny"][section].update(values)
+        params["evaluate"]["n_boot"] = 100
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        self.dvc("init", "--no-scm")
+        self.seconds: dict[str, float] = {}
+        for stage in STAGES:
+            began = time.monotonic()
+            self.dvc("repro", "--single-item", stage)
+            self.seconds[stage] = time.monotonic() - began
+        self.hashes = self.lock()
+
+    def run(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
+        bin_folder = Path(sys.executable).parent
+        env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
+        return subprocess.Popen(
+            command, cwd=self.folder, env=env, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def dvc(self, *args: str) -> str:
+        process = self.run(sys.executable, "-m", "dvc", *args)
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output
+        return output
+
+    def lock(self) -> dict[str, dict[str, str]]:
+        """stage -> output -> hash, from dvc.lock."""
+        stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+        return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in stages.items()}
+
+    def status(self) -> dict[str, list[Any]]:
+        """What has changed since the last run, by stage; nothing if all is as dvc.lock says."""
+        return json.loads(self.dvc("status", "--json"))
+
+    def output_states(self, stage: str) -> set[str]:
+        """How the outputs of a stage differ from dvc.lock: "deleted", "modified"."""
+        changes = [change for change in self.status().get(stage, []) if isinstance(change, dict)]
+        return {state for change in changes for state in change.get("changed outs", {}).values()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+def test_every_stage_leaves_what_the_next_one_and_the_reader_need(project: Project) -> None:
+    metrics = json.loads((project.folder / "reports/metrics.json").read_text())
+    assert set(metrics) == {"base", "sft", "grpo"}
+    for scores in metrics.values():
+        assert {"plcc", "srcc", "krcc", "mae", "main_score", "main_score_fitted", "coverage"} <= set(scores)
+        assert all(set(score) == {"value", "low", "high"} for score in scores.values())
+    assert "<html" in (project.folder / "reports/report.html").read_text()
+    for model in ("sft", "grpo"):
+        assert (project.folder / f"models/{model}/contract.yaml").read_text() == load_contract("tiny").text
+
+
+def test_predictions_cover_the_test_split_and_no_score_is_made_up(project: Project) -> None:
+    test = read_table(project.folder / "data/validated/test.parquet")
+    for name in ("base", "sft", "grpo"):
+        table = pd.read_parquet(project.folder / f"reports/predictions/{name}.parquet")
+        assert list(table["id"]) == list(test["id"])
+        assert (table["score"].notna() == (table["status"] == "ok")).all()
+        assert table["score"].dropna().between(1, 5).all()
+
+
+def test_training_changes_the_weights(project: Project) -> None:
+    weights = [(project.folder / f"models/{m}/model.safetensors").read_bytes() for m in ("sft", "grpo")]
+    assert weights[0] != weights[1]
+
+
+def test_nothing_changed_nothing_runs(project: Project) -> None:
+    assert project.status() == {}
+    assert "Running stage" not in project.dvc("repro")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "rerun"),
+    [
+        ("params.yaml", "temperature: 1.0", "temperature: 0.9", ["evaluate", "grpo"]),
+        ("params.yaml", "n_boot: 100", "n_boot: 101", ["evaluate"]),
+        ("critic/metrics.py", '"""', '"""\n', ["evaluate"]),
+        ("critic/rewards.py", '"""', '"""\n', ["evaluate", "grpo"]),
+    ],
+    ids=["a GRPO param", "an evaluation param", "the metrics", "the reward"],
+)
+def test_a_change_reruns_what_hangs_on_it(
+    project: Project, file: str, old: str, new: str, rerun: list[str]
+) -> None:
+    path = project.folder / file
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
+    try:
+        plan = project.dvc("repro", "--dry")
+    finally:
+        path.write_text(before)
+    running = [stage for stage in STAGES if f"Running stage '{stage}'" in plan]
+    assert sorted(running) == rerun
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
+    project: Project, stage: str
+) -> None:
+    process = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage)
+    time.sleep(project.seconds[stage] / 2)
+    assert process.poll() is None, "it ended too soon to be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert project.output_states(stage) <= {"deleted"}
+
+    project.dvc("repro", "--no-run-cache")
+    assert project.lock() == project.hashes
+    assert project.status() == {}
