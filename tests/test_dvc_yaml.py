@@ -74,7 +74,8 @@ def test_each_output_has_one_stage_and_each_input_comes_from_one() -> None:
         )
     )
     assert len(outs) == len(set(outs))
-    made = {dep for s in STAGES.values() for dep in s["deps"] if dep.split("/")[0] in ("data", "models", "reports")}
+    rooms = ("data/", "models/", "reports/")
+    made = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith(rooms)}
     assert made <= set(outs)
 
 
