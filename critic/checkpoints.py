@@ -38,7 +38,7 @@ def load_processor(
         )
     try:
         processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
     processor.chat_template = contract.chat_template
     processor.tokenizer.chat_template = contract.chat_template
@@ -62,7 +62,7 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
     except ImportError as error:
         raise CheckpointError(

@@ -34,11 +34,10 @@ class Curves(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         kept = {k: v for k, v in (logs or {}).items() if not any(word in k for word in _VOLATILE)}
+        self.live.step = state.global_step
         for name, value in kept.items():
             self.live.log_metric(name, value)
-        if kept:
-            self.live.step = state.global_step
-            self.live.make_summary()
+        self.live.make_summary()
 
     def finish(self, folder: Path) -> None:
         """Move the curves to `folder`, in place of older ones."""
