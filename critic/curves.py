@@ -16,8 +16,9 @@ _VOLATILE = ("runtime", "per_second", "step_time", "flos", "profiling", "epoch",
 class Curves(TrainerCallback):
     """Logs to a scratch folder while training; `finish` moves the finished curves to their place.
 
-    A folder of curves holds `plots/metrics/**/<name>.tsv`, one row a logged step, and `metrics.json`, the last
-    values.
+    A folder of curves holds `plots/metrics/<name>.tsv`, one row a logged step, and `metrics.json`, the last
+    values. A slash in a name becomes an underscore: DVCLive nests by it, and TRL logs both a name and names
+    under it.
     """
 
     def __init__(self, scratch: Path):
@@ -36,7 +37,7 @@ class Curves(TrainerCallback):
         kept = {k: v for k, v in (logs or {}).items() if not any(word in k for word in _VOLATILE)}
         self.live.step = state.global_step
         for name, value in kept.items():
-            self.live.log_metric(name, value)
+            self.live.log_metric(name.replace("/", "_"), value)
         self.live.make_summary()
 
     def finish(self, folder: Path) -> None:

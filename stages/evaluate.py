@@ -93,7 +93,7 @@ def engine(checkpoint: str, name: str) -> Engine:
 
 def training_curve(curves: Path) -> pd.DataFrame:
     """GRPO by step: step, reward, reward_std, completion_length (tokens)."""
-    names = {"reward": "reward", "reward_std": "reward_std", "completions/mean_length": "completion_length"}
+    names = {"reward": "reward", "reward_std": "reward_std", "completions_mean_length": "completion_length"}
     columns = []
     for logged, column in names.items():
         table = pd.read_csv(curves / f"plots/metrics/{logged}.tsv", sep="\t")

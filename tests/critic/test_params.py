@@ -1,0 +1,221 @@
+"""params.yaml: the project's own one is sound, and a slip in one is named with its file and key."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from critic import metrics, params, rewards
+from critic.params import SECTIONS, ParamsError, Section
+
+OWN = Path(__file__).parents[2] / "params.yaml"
+PROFILES = ("tiny", "full")
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """What the project's own params.yaml holds, to be changed."""
+    return yaml.safe_load(OWN.read_text())
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
+    """Writes the params.yaml of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda content: Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+# --- the project's own
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
+def test_every_section_of_the_projects_own_file_loads(
+    section: type[Section], profile: str, content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    write(content | {"profile": profile})
+    loaded = params.load(section)
+    assert type(loaded) is section
+    given = content.get(section.name, {}) | content["profiles"][profile].get(section.name, {})
+    assert loaded.model_dump(include={*given}, exclude_none=True) == {
+        k: v for k, v in given.items() if v is not None
+    }
+
+
+def test_the_projects_own_file_holds_these_profiles_seed_and_no_other_section(content: dict[str, Any]) -> None:
+    assert {*content["profiles"]} == {*PROFILES}
+    assert params.profile(OWN) == content["profile"] == "tiny"
+    assert params.seed(OWN) == content["seed"]
+    assert {*content} <= {"profile", "seed", "profiles", *(section.name for section in SECTIONS)}
+
+
+# --- what is read
+
+
+def test_the_profiles_value_wins_over_the_shared_one(
+    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    content["reward"]["kind"] = "l1"
+    content["profiles"]["tiny"]["reward"] = {"kind": "gaussian"}
+    for profile, kind in (("tiny", "gaussian"), ("full", "l1")):
+        write(content | {"profile": profile})
+        assert params.load(params.Reward).kind == kind
+        assert params.load(params.Reward).r_min == content["reward"]["r_min"]
+
+
+def test_a_file_is_read_anew_at_every_load(
+    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    for seed in (1, 2):
+        write(content | {"seed": seed, "build": {"direct_fraction": seed / 10}})
+        assert (params.seed(), params.load(params.Build).direct_fraction) == (seed, seed / 10)
+
+
+def test_sections_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        params.load(params.Reward, OWN).kind = "l2"  # type: ignore[misc]
+
+
+# --- what is wrong with it
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets the value at a dotted path."""
+
+    def apply(content: dict[str, Any]) -> None:
+        *folders, key = path.split(".")
+        for folder in folders:
+            content = content.setdefault(folder, {})
+        content[key] = value
+
+    return apply
+
+
+def leave_out(path: str) -> Callable[[dict[str, Any]], None]:
+    def apply(content: dict[str, Any]) -> None:
+        *folders, key = path.split(".")
+        for folder in folders:
+            content = content[folder]
+        del content[key]
+
+    return apply
+
+
+SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "unknown section": (change("rewards", {}), r"rewards: unknown key"),
+    "unknown section of a profile": (change("profiles.tiny.gpro", {}), r"profiles\.tiny\.gpro: unknown key"),
+    "unknown section of the other profile": (
+        change("profiles.full.gpro", {}),
+        r"profiles\.full\.gpro: unknown key",
+    ),
+    "unknown key": (change("reward.sort", "l1"), r"reward\.sort: unknown key \(known: kind, format_weight, .*\)"),
+    "unknown key of a profile": (
+        change("profiles.tiny.sft.epoch", 1.0),
+        r"profiles\.tiny\.sft\.epoch: unknown key \(known: .*epochs\)",
+    ),
+    "unknown key of the other profile": (
+        change("profiles.full.sft.epoch", 1.0),
+        r"profiles\.full\.sft\.epoch: unknown key",
+    ),
+    "missing shared key": (leave_out("reward.kind"), r"profiles\.tiny\.reward\.kind: Field required"),
+    "missing key of a profile": (
+        leave_out("profiles.tiny.grpo.steps"),
+        r"profiles\.tiny\.grpo\.steps: Field required",
+    ),
+    "missing section": (leave_out("build"), r"profiles\.tiny\.build\.direct_fraction: Field required"),
+    "text for a number": (change("sft.max_grad_norm", "1"), r"sft\.max_grad_norm: .* number, not '1'"),
+    "number for a switch": (change("reward.use_floor", 1), r"reward\.use_floor: .* boolean, not 1"),
+    "switch for a number": (
+        change("profiles.tiny.grpo.steps", True),
+        r"profiles\.tiny\.grpo\.steps: .*, not True",
+    ),
+    "fraction for a count": (change("evaluate.n_boot", 1000.5), r"evaluate\.n_boot: .* integer, not 1000\.5"),
+    "too small": (change("grpo.num_generations", 1), r"grpo\.num_generations: .*, not 1"),
+    "too large": (change("build.direct_fraction", 1.5), r"build\.direct_fraction: .*, not 1\.5"),
+    "no such choice": (change("evaluate.policy", "best"), r"evaluate\.policy: .*'worst'.*, not 'best'"),
+    "bad value of a profile over a good shared one": (
+        change("profiles.full.reward.kind", "l3"),
+        r"profiles\.full\.reward\.kind: .*, not 'l3'",
+    ),
+    "source without its part": (
+        change("profiles.tiny.download.source", "hub"),
+        r"profiles\.tiny\.download: .*source hub needs a part hub",
+    ),
+    "wrong seed": (change("seed", 1.5), r"seed: must be an integer, not 1\.5"),
+    "switch for a seed": (change("seed", True), r"seed: must be an integer, not True"),
+    "no seed": (leave_out("seed"), r"seed: must be an integer, not None"),
+    "unknown profile": (change("profile", "huge"), r"profile: 'huge' is not one of .*tiny, full"),
+    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full"),
+    "no profiles": (leave_out("profiles"), r"profile: 'tiny' is not one of .*: none"),
+}
+
+
+@pytest.mark.parametrize(("slip", "message"), SLIPS.values(), ids=SLIPS)
+def test_a_slip_is_named_with_its_file_and_key_whatever_is_loaded(
+    slip: Callable[[dict[str, Any]], None],
+    message: str,
+    content: dict[str, Any],
+    write: Callable[[dict[str, Any]], None],
+) -> None:
+    slip(content)
+    write(content)
+    with pytest.raises(ParamsError, match=rf"^params\.yaml: {message}"):
+        params.load(params.Prompt)
+
+
+def test_all_slips_are_named_at_once(content: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
+    change("reward.kind", "l3")(content)
+    change("evaluate.n_boot", 10)(content)
+    write(content)
+    with pytest.raises(ParamsError, match=r"reward\.kind: (.|\n)*evaluate\.n_boot: "):
+        params.load(params.Prompt)
+
+
+@pytest.mark.parametrize("read", [params.profile, params.seed, lambda: params.load(params.Prompt)])
+def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[], Any]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"no params\.yaml here: run from the top folder"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: [tiny", r"is not YAML: (.|\n)*line 1"),
+        ("\tseed: 7", "is not YAML"),
+        ("", "must hold keys and values"),
+        ("- seed", "must hold keys and values"),
+        ("seed", "must hold keys and values"),
+    ],
+)
+@pytest.mark.parametrize("read", [params.profile, params.seed, lambda file: params.load(params.Prompt, file)])
+def test_what_is_no_yaml_of_keys_and_values_is_named(
+    tmp_path: Path, text: str, message: str, read: Callable[[Path], Any]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=rf"mine\.yaml {message}"):
+        read(tmp_path / "mine.yaml")
+
+
+# --- params.py imports none of the modules that it sets, and so repeats their choices
+
+
+def choices(section: type[Section], field: str) -> tuple[Any, ...]:
+    return get_args(section.model_fields[field].annotation)
+
+
+def test_the_choices_are_those_of_the_modules_that_they_set() -> None:
+    assert choices(params.Reward, "kind") == get_args(rewards.Kind)
+    assert choices(params.Evaluate, "policy") == get_args(metrics.Policy)
+
+
+def test_the_reward_section_is_the_keywords_of_compute_score() -> None:
+    response, mos, *keywords = inspect.signature(rewards.compute_score).parameters
+    assert (response, mos) == ("response", "mos")
+    assert [*params.Reward.model_fields] == keywords
+    section = params.load(params.Reward, OWN)
+    scores = rewards.compute_score("<think></think><answer>3</answer>", 3.0, **section.model_dump())
+    assert scores == {"overall": 1 + section.format_weight, "format": 1.0, "accuracy": 1.0}
