@@ -140,6 +140,17 @@ def test_two_raters_are_unreliable(rng: np.random.Generator) -> None:
     assert max(agreement[-UNRELIABLE:]) < 0.75 < 0.8 < min(agreement[:-UNRELIABLE])
 
 
+def test_raters_have_a_bias_and_a_spread_of_their_own(rng: np.random.Generator) -> None:
+    panel, reliable = Panel(rng), slice(RATERS - UNRELIABLE)
+    low, middle, high = (
+        np.mean([panel.rate(truth, rng) for _ in range(2000)], axis=0)[reliable] for truth in (2.5, 3, 3.5)
+    )
+    assert np.allclose(middle - 3, panel.bias[reliable], atol=0.1)
+    assert np.allclose(high - low, panel.gain[reliable], atol=0.15)
+    assert np.ptp(panel.bias) > 0.3
+    assert np.ptp(panel.gain) > 0.2
+
+
 @given(st.floats(1, 5), st.integers(0, 1000))
 def test_any_panel_rates_in_whole_scores_of_the_scale(truth: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

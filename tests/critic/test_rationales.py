@@ -11,7 +11,7 @@ from critic.answers import parse_critique
 from critic.rationales import AXES, word, write_rationale
 
 scores = st.floats(1, 5)
-triples = st.fixed_dictionaries({axis: scores for axis in AXES})
+triples = st.fixed_dictionaries(dict.fromkeys(AXES, scores))
 
 
 def wordings(axis: str, score: float) -> set[str]:

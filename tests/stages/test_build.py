@@ -1,0 +1,162 @@
+"""The build stage turns a table of edits into what the two trainings read, and into nothing else."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from critic import params
+from critic.answers import parse_critique
+from critic.edits import edits_from_table, normalise, write_table
+from critic.minibench import make_table
+from critic.prompts import Contract, Message, load_contract
+from critic.samples import load_samples
+from stages.build import NoRationales, main, rl_samples, sft_samples
+
+AXES = ("alignment", "fidelity", "quality")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """48 edits, validated in their form."""
+    return normalise(make_table("train", sources=8, side=56, seed=7), "train")
+
+
+@pytest.fixture
+def contract() -> Contract:
+    return load_contract("tiny")
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def text(messages: list[Message]) -> str:
+    """What a conversation of one message says."""
+    (message,) = messages
+    return str(message["content"][-1]["text"])
+
+
+# --- SFT
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_direct_share_asks_for_a_score_alone(share: float, table: pd.DataFrame, contract: Contract) -> None:
+    samples = sft_samples(table, contract, share, rng())
+    direct = [sample for sample in samples if sample["mode"] == "direct"]
+    assert len(direct) == share * len(table)
+    for sample in samples:
+        critique = parse_critique(text(sample["completion"]))
+        asks_directly = text(sample["prompt"]).endswith(contract.requests["direct"])
+        assert (sample["mode"] == "direct") == asks_directly == (critique.reasoning == "")
+        assert critique.raw.startswith("<think></think>") == asks_directly
+
+
+def test_direct_samples_are_spread_over_the_table(table: pd.DataFrame, contract: Contract) -> None:
+    direct = [sample["mode"] == "direct" for sample in sft_samples(table, contract, 0.5, rng())]
+    assert 6 <= sum(direct[: len(direct) // 2]) <= 18
+
+
+def test_a_completion_parses_to_the_mos_with_two_decimals(table: pd.DataFrame, contract: Contract) -> None:
+    samples = sft_samples(table, contract, 0.5, rng())
+    for sample, mos in zip(samples, table["mos"], strict=True):
+        critique = parse_critique(text(sample["completion"]))
+        assert critique.well_formed
+        assert critique.raw.startswith(contract.prefill)
+        assert critique.answer == f"{mos:.2f}"
+        assert critique.score == pytest.approx(mos, abs=0.00501)
+        assert [message["role"] for message in sample["completion"]] == ["assistant"]
+
+
+def test_reasoning_is_worded_from_the_edits_own_axes(table: pd.DataFrame, contract: Contract) -> None:
+    for sample, row in zip(sft_samples(table, contract, 0.0, rng()), table.to_dict("records"), strict=True):
+        reasoning = parse_critique(text(sample["completion"])).reasoning
+        values = dict(re.findall(r"(\w+) (\d\.\d)\.", reasoning))
+        assert values == {axis: f"{row[f'mos_{axis}']:.1f}" for axis in AXES}
+
+
+def test_samples_keep_the_order_the_ids_and_the_image_files(table: pd.DataFrame, contract: Contract) -> None:
+    for samples in (sft_samples(table, contract, 0.5, rng()), rl_samples(table, contract)):
+        assert [sample["id"] for sample in samples] == [*table["id"]]
+        assert [sample["images"] for sample in samples] == [[*images] for images in table["images"]]
+
+
+def test_the_same_generator_gives_the_same_samples_and_another_others(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    once, again = (sft_samples(table, contract, 0.5, rng()) for _ in range(2))
+    assert once == again
+    assert sft_samples(table, contract, 0.5, np.random.default_rng(1)) != once
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_table_without_an_axis_is_named_with_what_to_do(
+    axis: str, table: pd.DataFrame, contract: Contract
+) -> None:
+    lacking = table.drop(columns=f"mos_{axis}")
+    with pytest.raises(NoRationales, match=rf"no mos_{axis}, .*build\.direct_fraction to 1\.0"):
+        sft_samples(lacking, contract, 0.25, rng())
+    samples = sft_samples(lacking, contract, 1.0, rng())
+    assert {sample["mode"] for sample in samples} == {"direct"}
+
+
+# --- RL
+
+
+def test_rl_samples_ask_for_reasoning_and_carry_the_mos_and_never_the_answer(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    samples = rl_samples(table, contract)
+    assert [sample["mos"] for sample in samples] == [*table["mos"]]
+    for sample, edit in zip(samples, edits_from_table(table), strict=True):
+        assert {*sample} == {"id", "prompt", "images", "mos"}
+        assert sample["prompt"] == contract.messages(edit, "reasoning")
+        assert [message["role"] for message in sample["prompt"]] == ["user"]
+        assert not re.search(r"\d", text(sample["prompt"]))
+
+
+def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> None:
+    bare = table[["id", "images", "instruction", "mos"]]
+    assert rl_samples(bare, contract) == rl_samples(table, contract)
+
+
+# --- both
+
+
+def test_the_data_sets_own_text_is_asked_for_if_wanted(table: pd.DataFrame, contract: Contract) -> None:
+    sft = sft_samples(table, contract, 0.5, rng(), use_problem=True)
+    rl = rl_samples(table, contract, use_problem=True)
+    for samples in (sft, rl):
+        said = [text(sample["prompt"]) for sample in samples]
+        assert said == [problem.removeprefix("<image><image>") for problem in table["problem"]]
+
+
+def samples_folders() -> dict[str, bytes]:
+    """What the stage left: path to bytes."""
+    paths = [path for folder in ("data/sft", "data/rl") for path in Path(folder).iterdir()]
+    return {str(path.relative_to("data")): path.read_bytes() for path in paths}
+
+
+def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
+    table: pd.DataFrame, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (Path(__file__).parents[2] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for split, rows in (("train", table[:12]), ("validation", table[12:18])):
+        write_table(rows, f"data/validated/{split}.parquet")
+    main()
+    made = samples_folders()
+    assert {*made} == {
+        f"{folder}/{split}.parquet" for folder in ("sft", "rl") for split in ("train", "validation")
+    }
+    Path("data/sft/left-over.parquet").touch()
+    main()
+    assert samples_folders() == made
+    assert {path.name for path in Path("data").iterdir()} == {"validated", "sft", "rl"}
+    train = load_samples("data/sft/train.parquet", contract)
+    share = params.load(params.Build).direct_fraction
+    assert train["mode"][:].count("direct") == round(share * len(train)) == 3
