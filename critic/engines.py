@@ -167,6 +167,7 @@ def predict(
                     }
                 )
             bar.update(len(batch))
-    table = pd.DataFrame(rows).astype({"score": "Float64"})
+    columns = ["score", "status", "reasoning", "response", "tokens"]
+    table = pd.DataFrame(rows, columns=columns).astype({"score": "Float64"})
     table.insert(0, "id", list(ids))
     return table

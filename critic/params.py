@@ -9,7 +9,7 @@ whole file is checked at every load, all its profiles too, so that a slip is fou
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -203,23 +203,23 @@ def _read(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"no {file} here: run from the top folder of the project") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{file} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file} must hold keys and values")
     sections = {section.name for section in SECTIONS}
+    profiles, profile = content.get("profiles"), content.get("profile")
+    known = list(profiles) if isinstance(profiles, dict) else []
     problems = [f"{k}: unknown key" for k in content if k not in {"profile", "seed", "profiles", *sections}]
-    profiles = content.get("profiles")
-    if not isinstance(profiles, dict) or content.get("profile") not in profiles:
-        known = ", ".join(profiles) if isinstance(profiles, dict) else "none"
-        problems.append(f"profile: {content.get('profile')!r} is not one of those under profiles: {known}")
-    else:
-        problems += [
-            f"profiles.{name}.{key}: unknown key"
-            for name, parts in profiles.items()
-            for key in parts
-            if key not in sections
-        ]
+    problems += _not_mappings({k: content[k] for k in sections & set(content)}, "")
+    if profile not in known:
+        problems.append(f"profile: {profile!r} is not one of those under profiles: {', '.join(known) or 'none'}")
+    if isinstance(profiles, dict):
+        problems += _not_mappings(profiles, "profiles.")
+        for name, parts in profiles.items():
+            if isinstance(parts, dict):
+                problems += [f"profiles.{name}.{key}: unknown key" for key in parts if key not in sections]
+                problems += _not_mappings(parts, f"profiles.{name}.")
     if isinstance(content.get("seed"), bool) or not isinstance(content.get("seed"), int):
         problems.append(f"seed: must be an integer, not {content.get('seed')!r}")
     if problems:
@@ -227,22 +227,39 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+def _not_mappings(parts: dict[str, Any], where: str) -> list[str]:
+    """What is wrong with parts of the file that should each hold keys and values."""
+    return [
+        f"{where}{name}: must hold keys and values, not {part!r}"
+        for name, part in parts.items()
+        if not isinstance(part, dict) or not all(isinstance(key, str) for key in part)
+    ]
+
+
 def _check(content: dict[str, Any], profile: str, file: Path) -> list[Section]:
     sections, problems = [], []
     for section in SECTIONS:
-        shared = content.get(section.name) or {}
-        own = content["profiles"][profile].get(section.name) or {}
+        shared = content.get(section.name, {})
+        own = content["profiles"][profile].get(section.name, {})
         try:
             sections.append(section(**{**shared, **own}))
         except ValidationError as error:
             for found in error.errors():
                 key = str(found["loc"][0]) if found["loc"] else ""
                 where = section.name if key in shared and key not in own else f"profiles.{profile}.{section.name}"
-                name = f"{where}.{key}".rstrip(".")
-                known = f" (known: {', '.join(section.model_fields)})" if "extra" in found["type"] else ""
+                name = ".".join([where, *map(str, found["loc"])])
+                known = f" (known: {', '.join(_keys(section, found['loc']))})" if "extra" in found["type"] else ""
                 message = "unknown key" if known else found["msg"]
                 given = "" if found["type"] in ("missing", "extra_forbidden") else f", not {found['input']!r}"
                 problems.append(f"{file}: {name}: {message}{given if key else ''}{known}")
     if problems:
         raise ParamsError("\n".join(problems))
     return sections
+
+
+def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys that there are beside an unknown one at `place` in a section."""
+    for part in place[:-1]:
+        optional = model.model_fields[str(part)].annotation
+        model = next(kind for kind in get_args(optional) if issubclass(kind, BaseModel))
+    return list(model.model_fields)

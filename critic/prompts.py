@@ -9,10 +9,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
+from jinja2 import TemplateError
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 from qwen_vl_utils.vision_process import fetch_image
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -22,8 +24,43 @@ Mode = Literal["reasoning", "direct"]
 Message = dict[str, Any]
 MODES: tuple[Mode, ...] = ("reasoning", "direct")
 CONTRACTS = Path(__file__).parent / "contracts"
-_FIELDS = {"name", "version", "images", "user_text", "requests", "prefill", "pixels", "chat_template"}
 _PATCH = 14
+
+
+class _Pixels(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    min: PositiveInt
+    max: PositiveInt
+
+
+class _File(BaseModel):
+    """The fields of a contract file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    version: PositiveInt
+    images: list[str]
+    user_text: str
+    requests: dict[str, str]
+    prefill: str
+    pixels: _Pixels
+    chat_template: str
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> Self:
+        if sorted(self.images) != ["edited", "source"] or set(self.requests) != set(MODES):
+            raise ValueError(f"`images` orders source and edited, `requests` has {', '.join(MODES)}")
+        if self.pixels.min > self.pixels.max:
+            raise ValueError("pixels.min is more than pixels.max")
+        try:
+            text = self.user_text.format(instruction="\0", request="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"`user_text` has fields other than {{instruction}} and {{request}}: {error}"
+            ) from None
+        if "\0" not in text:
+            raise ValueError("`user_text` has no {instruction}")
+        return self
 
 
 class ContractError(ValueError):
@@ -67,9 +104,9 @@ class Contract:
             ContractError: `use_problem` for an edit without one.
         """
         if use_problem:
-            if not edit.problem:
+            text = neutralise((edit.problem or "").replace("<image>", ""), tags=False).strip()
+            if not text:
                 raise ContractError(f"edit {edit.id} has no `problem` text: set prompt.user_text to `contract`")
-            text = neutralise(edit.problem.replace("<image>", ""), tags=False).strip()
         else:
             instruction = neutralise(edit.instruction).strip()
             text = self.user_text.format(instruction=instruction, request=self.requests[mode])
@@ -88,40 +125,60 @@ class Contract:
         return [self.resize(getattr(edit, name)) for name in self.images]
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Resize to multiples of 28 pixels within the pixel limits; a second time changes nothing."""
+        """Resize to multiples of 28 pixels within the pixel limits; a second time changes nothing.
+
+        Raises:
+            ContractError: the picture is so thin that no multiple of 28 pixels fits the limits.
+        """
         request = {"image": image, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        return fetch_image(request, image_patch_size=_PATCH)
+        try:
+            return fetch_image(request, image_patch_size=_PATCH)
+        except ValueError as error:
+            width, height = image.size
+            raise ContractError(
+                f"a picture of {width} x {height} pixels can't be brought within the limits of contract "
+                f"{self.name} ({self.min_pixels} to {self.max_pixels} pixels): {error}"
+            ) from error
 
 
 def load_contract(name: str) -> Contract:
     """Read a contract by its name in `critic/contracts/`, or by the path of its file.
 
     Raises:
-        ContractError: there is no such file, or it lacks a field or has an unknown one.
+        ContractError: there is no such file, or it lacks a field, has an unknown one or can't be used.
     """
     path = Path(name) if name.endswith(".yaml") else CONTRACTS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in CONTRACTS.glob("*.yaml")))
         raise ContractError(f"no prompt contract {path}: use one of {known}, or the path of a .yaml file")
     text = path.read_text(encoding="utf-8")
-    fields = yaml.safe_load(text)
-    if not isinstance(fields, dict) or set(fields) != _FIELDS:
-        wrong = sorted(_FIELDS.symmetric_difference(fields if isinstance(fields, dict) else ()))
-        raise ContractError(f"{path}: missing or unknown fields {', '.join(wrong)}")
-    if set(fields["images"]) != {"source", "edited"} or set(fields["requests"]) != set(MODES):
-        raise ContractError(f"{path}: `images` orders source and edited, `requests` has {', '.join(MODES)}")
-    return Contract(
-        name=fields["name"],
-        version=fields["version"],
-        images=tuple(fields["images"]),
-        user_text=fields["user_text"].strip(),
-        requests={mode: request.strip() for mode, request in fields["requests"].items()},
-        prefill=fields["prefill"],
-        chat_template=fields["chat_template"],
-        min_pixels=fields["pixels"]["min"],
-        max_pixels=fields["pixels"]["max"],
+    try:
+        fields = yaml.safe_load(text)
+        file = _File.model_validate(fields if isinstance(fields, dict) else {})
+    except yaml.YAMLError as error:
+        raise ContractError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        faults = [": ".join([".".join(map(str, e["loc"])), e["msg"]]).lstrip(": ") for e in error.errors()]
+        raise ContractError(f"{path}: {'; '.join(faults)}") from None
+    contract = Contract(
+        name=file.name,
+        version=file.version,
+        images=tuple(file.images),
+        user_text=file.user_text.strip(),
+        requests={mode: request.strip() for mode, request in file.requests.items()},
+        prefill=file.prefill,
+        chat_template=file.chat_template,
+        min_pixels=file.pixels.min,
+        max_pixels=file.pixels.max,
         text=text,
     )
+    try:
+        rendered = contract.render([{"role": "user", "content": "?"}])
+    except TemplateError as error:
+        raise ContractError(f"{path}: chat_template can't be rendered: {error}") from None
+    if not rendered.endswith(contract.prefill):
+        raise ContractError(f"{path}: chat_template doesn't end the prompt with the prefill {contract.prefill!r}")
+    return contract
 
 
 _SPECIAL = re.compile(r"<(?=\|)|(?<=\|)>")

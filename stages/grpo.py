@@ -55,6 +55,7 @@ class Validation(TrainerCallback):
 
     def __init__(self, samples: Dataset, processor: ProcessorMixin, contract: Contract, section: params.Grpo):
         self.samples, self.processor, self.contract, self.section = samples, processor, contract, section
+        self.facts = samples.select_columns(["id", "mos"]).to_pandas()
         self.tables: dict[int, pd.DataFrame] = {}
 
     def on_train_begin(
@@ -73,13 +74,13 @@ class Validation(TrainerCallback):
         requests = (Request(self.contract.render(s["prompt"]), s["images"]) for s in self.samples)
         table = predict(
             engine,
-            self.samples["id"],
+            list(self.facts["id"]),
             requests,
             prefill=self.contract.prefill,
             batch_size=self.section.batch_size,
             title=f"validation at step {step}",
         )
-        self.tables[step] = table.assign(step=step, mos=list(self.samples["mos"]))
+        self.tables[step] = table.assign(step=step, mos=self.facts["mos"])
 
     def table(self) -> pd.DataFrame:
         """All the scores: step, id, mos, score, status, tokens."""

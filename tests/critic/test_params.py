@@ -144,6 +144,26 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         change("profiles.tiny.download.source", "hub"),
         r"profiles\.tiny\.download: .*source hub needs a part hub",
     ),
+    "wrong type in a part": (
+        change("profiles.tiny.download.minibench.side", "x"),
+        r"profiles\.tiny\.download\.minibench\.side: .* integer, not 'x'",
+    ),
+    "unknown key in a part": (
+        change("profiles.tiny.download.minibench.sides", 112),
+        r"profiles\.tiny\.download\.minibench\.sides: unknown key \(known: .*side\)",
+    ),
+    "missing key in a part": (
+        leave_out("profiles.tiny.download.minibench.side"),
+        r"profiles\.tiny\.download\.minibench\.side: Field required",
+    ),
+    "empty profile": (change("profiles.full", None), r"profiles\.full: must hold keys and values, not None"),
+    "section that is a number": (change("reward", 1), r"reward: must hold keys and values, not 1"),
+    "section of a profile that is a list": (
+        change("profiles.tiny.grpo", ["steps"]),
+        r"profiles\.tiny\.grpo: must hold keys and values, not \['steps'\]",
+    ),
+    "key that is a number": (change("reward", {1: 2}), r"reward: must hold keys and values, not {1: 2}"),
+    "profile that is a list": (change("profile", ["tiny"]), r"profile: \['tiny'\] is not one of .*tiny, full"),
     "wrong seed": (change("seed", 1.5), r"seed: must be an integer, not 1\.5"),
     "switch for a seed": (change("seed", True), r"seed: must be an integer, not True"),
     "no seed": (leave_out("seed"), r"seed: must be an integer, not None"),

@@ -256,6 +256,13 @@ def test_a_picture_that_fits_is_left_alone() -> None:
     assert np.array_equal(loaded("tiny").resize(picture), picture)
 
 
+def test_a_picture_too_thin_for_the_limits_is_named() -> None:
+    with pytest.raises(
+        ContractError, match=r"56 x 4000 pixels can't be brought within .* contract tiny"
+    ):
+        loaded("tiny").resize(noise(56, 4000))
+
+
 # --- files that are no contract
 
 
@@ -272,9 +279,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"prefill": None}, "missing or unknown fields prefill"),
-        ({"prefill": None, "pixels": None}, "missing or unknown fields pixels, prefill"),
-        ({"temperature": 1}, "missing or unknown fields temperature"),
+        ({"prefill": None}, "prefill: Field required"),
+        ({"prefill": None, "pixels": None}, "prefill: Field required; pixels: Field required"),
+        ({"temperature": 1}, "temperature: Extra inputs are not permitted"),
+        ({"pixels": {"min": 3136}}, r"pixels\.max: Field required"),
+        ({"pixels": {"min": 2, "max": 1}}, r"pixels\.min is more than pixels\.max"),
+        ({"images": ["source", "edited", "source"]}, "`images` orders source and edited"),
+        ({"requests": ["Think."]}, "requests: Input should be a valid dictionary"),
+        ({"user_text": 3}, "user_text: Input should be a valid string"),
+        ({"user_text": "Score it."}, r"`user_text` has no \{instruction\}"),
+        ({"user_text": "{instruction} {mood}"}, "`user_text` has fields other than .*mood"),
+        ({"chat_template": "{% for %}"}, "chat_template can't be rendered"),
+        ({"prefill": "<reason>"}, "chat_template doesn't end the prompt with the prefill '<reason>'"),
         ({"images": ["source"]}, "`images` orders source and edited"),
         ({"images": ["source", "mask"]}, "`images` orders source and edited"),
         ({"requests": {"reasoning": "Think."}}, "`requests` has reasoning, direct"),
@@ -291,10 +307,16 @@ def test_a_file_with_wrong_fields_is_named_with_them(tmp_path: Path, changes: di
         load_contract(str(file))
 
 
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: [tiny")
+    with pytest.raises(ContractError, match=r"mine\.yaml is not YAML"):
+        load_contract(str(tmp_path / "mine.yaml"))
+
+
 @pytest.mark.parametrize("text", ["", "a contract", "- name: tiny"])
 def test_a_file_that_holds_no_fields_lacks_them_all(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ContractError, match=r"mine\.yaml: .*chat_template, images, name, .*, version"):
+    with pytest.raises(ContractError, match=r"mine\.yaml: name: Field required; .*version: Field required"):
         load_contract(str(tmp_path / "mine.yaml"))
 
 
