@@ -40,6 +40,7 @@ def load_processor(
         processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
+    processor.tokenizer.padding_side = "left"  # GRPOTrainer pads prompts so, and takes the processor to as well
     processor.chat_template = contract.chat_template
     processor.tokenizer.chat_template = contract.chat_template
     processor.image_processor.size = {

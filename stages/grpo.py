@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from datasets import Dataset
 from transformers import ProcessorMixin, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
@@ -108,6 +109,7 @@ def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPO
         gradient_accumulation_steps=section.gradient_accumulation,
         gradient_checkpointing=section.gradient_checkpointing,
         bf16=section.bf16,
+        use_cpu=not torch.cuda.is_available(),
         num_generations=section.num_generations,
         max_completion_length=section.max_completion_tokens,
         temperature=section.temperature,

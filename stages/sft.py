@@ -5,6 +5,7 @@ python -m stages.sft
 
 from pathlib import Path
 
+import torch
 from trl import SFTConfig, SFTTrainer
 
 from critic import params
@@ -48,6 +49,7 @@ def arguments(section: params.Sft, seed: int) -> SFTConfig:
         gradient_accumulation_steps=section.gradient_accumulation,
         gradient_checkpointing=section.gradient_checkpointing,
         bf16=section.bf16,
+        use_cpu=not torch.cuda.is_available(),
         max_length=None,
         completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -71,6 +71,16 @@ def test_the_contract_sets_the_template_and_the_pixel_limits(
     assert (size["shortest_edge"], size["longest_edge"]) == (contract.min_pixels, contract.max_pixels)
 
 
+def test_prompts_are_padded_on_the_left(
+    base: tuple[PreTrainedModel, ProcessorMixin],
+) -> None:
+    """TRL 1.16's GRPOTrainer joins left-padded prompts with the processor's own token types."""
+    _, processor = base
+    inputs = processor(text=["a", "a long prompt"], padding=True, return_tensors="pt")
+    assert inputs["attention_mask"][0].tolist() == sorted(inputs["attention_mask"][0].tolist())
+    assert inputs["attention_mask"][0, 0] == 0
+
+
 def test_the_tiny_base_is_small_and_a_real_qwen(base: tuple[PreTrainedModel, ProcessorMixin]) -> None:
     model, processor = base
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"

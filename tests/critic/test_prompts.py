@@ -257,9 +257,7 @@ def test_a_picture_that_fits_is_left_alone() -> None:
 
 
 def test_a_picture_too_thin_for_the_limits_is_named() -> None:
-    with pytest.raises(
-        ContractError, match=r"56 x 4000 pixels can't be brought within .* contract tiny"
-    ):
+    with pytest.raises(ContractError, match=r"56 x 4000 pixels can't be brought within .* contract tiny"):
         loaded("tiny").resize(noise(56, 4000))
 
 
