@@ -26,7 +26,7 @@ STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
 SMOKE: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},
     "sft": {"epochs": 2.0, "batch_size": 8},
-    "grpo": {"steps": 2, "batch_size": 8, "validation_every": 1, "validation_edits": 8},
+    "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 8},
 }
 
 
