@@ -57,13 +57,13 @@ class Project:
         env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
         return subprocess.Popen(
             command, cwd=self.folder, env=env, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def dvc(self, *args: str) -> str:
         process = self.run(sys.executable, "-m", "dvc", *args)
-        output, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, output
+        output, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, output + errors
         return output
 
     def lock(self) -> dict[str, dict[str, str]]:
