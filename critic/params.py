@@ -94,8 +94,9 @@ class Validate(Section):
 
 
 class Build(Section):
-    """The mix of SFT samples: this share asks for a score without reasoning."""
+    """The mix of SFT samples: so many an edit, each worded anew; a share asks for a score without reasoning."""
 
+    samples_per_edit: Count
     direct_fraction: Fraction
 
 
@@ -103,6 +104,7 @@ class Training(Section):
     """What both trainings have."""
 
     learning_rate: Positive
+    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     warmup_fraction: Fraction
@@ -176,7 +178,12 @@ def load(section: type[_Section], file: Path | None = None) -> _Section:
     """
     file = file or FILE
     content = _read(file)
-    sections = {profile: _check(content, profile, file) for profile in content["profiles"]}
+    sections, problems = {}, []
+    for profile in content["profiles"]:
+        sections[profile], found = _check(content, profile)
+        problems += [problem for problem in found if problem not in problems]
+    if problems:
+        raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
     return next(s for s in sections[content["profile"]] if isinstance(s, section))
 
 
@@ -236,8 +243,10 @@ def _not_mappings(parts: dict[str, Any], where: str) -> list[str]:
     ]
 
 
-def _check(content: dict[str, Any], profile: str, file: Path) -> list[Section]:
-    sections, problems = [], []
+def _check(content: dict[str, Any], profile: str) -> tuple[list[Section], list[str]]:
+    """A profile's sections, and what is wrong with those that could not be made."""
+    sections: list[Section] = []
+    problems: list[str] = []
     for section in SECTIONS:
         shared = content.get(section.name, {})
         own = content["profiles"][profile].get(section.name, {})
@@ -251,10 +260,8 @@ def _check(content: dict[str, Any], profile: str, file: Path) -> list[Section]:
                 known = f" (known: {', '.join(_keys(section, found['loc']))})" if "extra" in found["type"] else ""
                 message = "unknown key" if known else found["msg"]
                 given = "" if found["type"] in ("missing", "extra_forbidden") else f", not {found['input']!r}"
-                problems.append(f"{file}: {name}: {message}{given if key else ''}{known}")
-    if problems:
-        raise ParamsError("\n".join(problems))
-    return sections
+                problems.append(f"{name}: {message}{given if key else ''}{known}")
+    return sections, problems
 
 
 def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

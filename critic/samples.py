@@ -29,7 +29,7 @@ _SCHEMA = {
 
 
 def write_samples(samples: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write samples, all of the same columns, as Parquet; `images` holds the files' bytes, as edits do."""
+    """Write samples, at least one and all of the same columns; `images` holds the files' bytes, as edits do."""
     schema = pa.schema([(name, kind) for name, kind in _SCHEMA.items() if name in samples[0]])
     pq.write_table(pa.Table.from_pylist(samples, schema=schema), path, compression="zstd")
 

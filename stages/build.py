@@ -33,7 +33,9 @@ def main() -> None:
     sft, rl = _Folder(Path("data/sft")), _Folder(Path("data/rl"))
     for split in ("train", "validation"):
         table = read_table(f"data/validated/{split}.parquet")
-        sft.write(split, sft_samples(table, contract, build.direct_fraction, rng, use_problem=use_problem))
+        each = build.samples_per_edit if split == "train" else 1
+        samples = sft_samples(table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem)
+        sft.write(split, samples)
         rl.write(split, rl_samples(table, contract, use_problem=use_problem))
     sft.finish()
     rl.finish()
@@ -45,9 +47,10 @@ def sft_samples(
     direct_fraction: float,
     rng: np.random.Generator,
     *,
+    each: int = 1,
     use_problem: bool = False,
 ) -> list[dict[str, Any]]:
-    """One sample an edit, with reasoning or, for a `direct_fraction` of them, without.
+    """`each` samples an edit, with reasoning or, for a `direct_fraction` of all, without.
 
     Raises:
         NoRationales: reasoning is asked for and the table lacks the MOS of an axis.
@@ -59,6 +62,7 @@ def sft_samples(
             "set build.direct_fraction to 1.0, or give a benchmark that has them"
         )
     samples = []
+    table = table.loc[table.index.repeat(each)]
     direct = rng.permutation(len(table)) < round(direct_fraction * len(table))
     rows = tqdm(table.to_dict("records"), desc="SFT samples", mininterval=2)
     for row, edit, is_direct in zip(rows, edits_from_table(table), direct, strict=True):

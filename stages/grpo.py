@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from datasets import Dataset
 from transformers import ProcessorMixin, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
@@ -23,6 +22,7 @@ from critic.engines import Request, TransformersEngine, predict
 from critic.prompts import Contract, load_contract
 from critic.rewards import CriticReward, compute_score
 from critic.samples import load_samples
+from critic.training import common_arguments
 
 CURVES = Path("reports/curves/grpo")
 
@@ -100,16 +100,6 @@ def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPO
     return GRPOConfig(
         output_dir="runs/grpo",
         max_steps=section.steps,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=section.warmup_fraction,
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.max_grad_norm,
-        per_device_train_batch_size=section.batch_size,
-        gradient_accumulation_steps=section.gradient_accumulation,
-        gradient_checkpointing=section.gradient_checkpointing,
-        bf16=section.bf16,
-        use_cpu=not torch.cuda.is_available(),
         num_generations=section.num_generations,
         max_completion_length=section.max_completion_tokens,
         temperature=section.temperature,
@@ -124,10 +114,7 @@ def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPO
         loss_type=section.loss_type,
         scale_rewards=section.scale_rewards,
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        seed=seed,
-        data_seed=seed,
+        **common_arguments(section, seed),
     )
 
 

@@ -25,7 +25,8 @@ PIPELINE = ["assets", "critic", "stages", "dvc.yaml", "params.yaml", ".dvcignore
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
 SMOKE: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},
-    "sft": {"epochs": 2.0, "batch_size": 8},
+    "build": {"samples_per_edit": 2},
+    "sft": {"epochs": 1.0, "batch_size": 8},
     "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 8},
 }
 

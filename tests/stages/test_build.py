@@ -83,6 +83,15 @@ def test_samples_keep_the_order_the_ids_and_the_image_files(table: pd.DataFrame,
         assert [sample["images"] for sample in samples] == [[*images] for images in table["images"]]
 
 
+def test_each_edit_is_worded_anew_as_often_as_asked(table: pd.DataFrame, contract: Contract) -> None:
+    samples = sft_samples(table[:1], contract, 0.0, rng(), each=4)
+    assert {sample["id"] for sample in samples} == {table["id"][0]}
+    responses = [text(sample["completion"]) for sample in samples]
+    assert len(responses) == 4
+    assert len(set(responses)) > 1
+    assert {parse_critique(response).answer for response in responses} == {f"{table['mos'][0]:.2f}"}
+
+
 def test_the_same_generator_gives_the_same_samples_and_another_others(
     table: pd.DataFrame, contract: Contract
 ) -> None:
@@ -158,5 +167,6 @@ def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
     assert samples_folders() == made
     assert {path.name for path in Path("data").iterdir()} == {"validated", "sft", "rl"}
     train = load_samples("data/sft/train.parquet", contract)
-    share = params.load(params.Build).direct_fraction
-    assert train["mode"][:].count("direct") == round(share * len(train)) == 3
+    build = params.load(params.Build)
+    assert len(train) == 12 * build.samples_per_edit
+    assert train["mode"][:].count("direct") == round(build.direct_fraction * len(train))
