@@ -5,7 +5,7 @@ tower first learns what lies on each patch of a picture; then the whole model le
 places, backgrounds and damage, to say what differs between two pictures, and to repeat sentences (so that it can
 write the words and numbers of a critique; those that it repeats have nothing to do with the pictures).
 
-    python assets/tiny-base/pretrain.py        # about an hour and a half on 2 CPU cores
+    python assets/tiny-base/pretrain.py        # about two hours on 2 CPU cores
     python assets/tiny-base/pretrain.py        # killed? the same command goes on from there
 
 State is kept in runs/tiny-base; the checkpoint is written beside this file at the end, and at every --save.
@@ -291,7 +291,7 @@ class Lessons(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         torch.set_num_threads(1)
-        for step in range(self.start, self.args.sight_steps + self.args.steps):
+        for step in range(self.start, total_steps(self.args)):
             rng = np.random.default_rng([self.args.seed, 1, step])
             yield self.sights(rng) if step < self.args.sight_steps else self.lessons(rng)
 
@@ -371,12 +371,18 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int, ...
     return torch.stack(losses).mean()
 
 
+def total_steps(args: argparse.Namespace) -> int:
+    return int(args.sight_steps + sum(args.steps))
+
+
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """In each phase a linear warm-up, flat, then a straight line down to a tenth over the last 0.4."""
-    looking = step < args.sight_steps
-    at, steps = (step, args.sight_steps) if looking else (step - args.sight_steps, args.steps)
-    decay = max(0.0, (at / steps - 0.6) / 0.4)
-    return float(args.lr * min(1.0, (at + 1) / 100) * (1 - 0.9 * decay))
+    """For the sights and in each round: a warm-up, flat, and over the last 0.4 a straight line down to a tenth."""
+    for steps in (args.sight_steps, *args.steps):
+        if step < steps:
+            break
+        step -= steps
+    decay = max(0.0, (step / steps - 0.6) / 0.4)
+    return float(args.lr * min(1.0, (step + 1) / 100) * (1 - 0.9 * decay))
 
 
 def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, log: dict) -> None:
@@ -393,7 +399,9 @@ def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcess
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sight-steps", type=int, default=1000, help="of the vision tower alone")
-    parser.add_argument("--steps", type=int, default=4500, help="of the whole model, after those")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[4500, 3500], help="of the whole model, in each round"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -417,7 +425,7 @@ def main() -> None:
     print(f"{parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, from step {start}", flush=True)
 
     loader = DataLoader(Lessons(processor, start, args), batch_size=None, num_workers=1, prefetch_factor=4)
-    steps = args.sight_steps + args.steps
+    steps = total_steps(args)
     began, recent = time.time(), []
     for done, batch in enumerate(loader, start + 1):
         for group in optimizer.param_groups:
