@@ -207,7 +207,7 @@ def write_table(
         for start in range(0, len(table), _ROWS_A_GROUP):
             rows = table.iloc[start : start + _ROWS_A_GROUP]
             writer.write_table(
-                pa.table([_array(rows[name], types[name], path) for name in rows], schema=schema)
+                pa.table([_array(rows[name], types[str(name)], path) for name in rows], schema=schema)
             )
     os.replace(partial, path)
 

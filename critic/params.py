@@ -63,19 +63,47 @@ class Minibench(BaseModel):
 
 
 class Hub(BaseModel):
-    """A data set on the hub and the revision that is read."""
+    """A data set on the hub and the revision that is read: a commit stays, a branch or tag may move."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     dataset: str
     revision: str
 
 
-class Download(Section):
-    """Where the benchmark comes from; `source` names the part that is read."""
+class Local(BaseModel):
+    """A benchmark on this machine: a folder of <split>.csv or <split>.parquet, or a file of all splits."""
 
-    source: Literal["minibench", "hub"]
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    path: str
+
+
+class Rationales(BaseModel):
+    """A released SFT set: `dataset` at `revision` on the hub, or the file `path`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    dataset: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if (self.dataset is None) == (self.path is None) or (self.dataset is None) != (self.revision is None):
+            raise ValueError("give either dataset and revision, or path")
+        return self
+
+
+class Download(Section):
+    """Where the benchmark comes from, `source` naming the part that is read, and what is read beside it.
+
+    `rationales` is a released SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images.
+    """
+
+    source: Literal["minibench", "hub", "local"]
     minibench: Minibench | None = None
     hub: Hub | None = None
+    local: Local | None = None
+    rationales: Rationales | None = None
+    agiqa: str | None = None
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> Self:
@@ -94,8 +122,13 @@ class Validate(Section):
 
 
 class Build(Section):
-    """The mix of SFT samples: so many an edit, each worded anew; a share asks for a score without reasoning."""
+    """Where the rationales of SFT come from: worded from the sub-`scores`, or the `released` set as it is.
 
+    `samples_per_edit` and `direct_fraction` are the mix of those that are worded: so many an edit, each anew, and
+    a share that asks for a score without reasoning. A released set has its own.
+    """
+
+    rationales: Literal["scores", "released"]
     samples_per_edit: Count
     direct_fraction: Fraction
 

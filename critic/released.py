@@ -6,24 +6,17 @@ The raw table is as the set's reader gives it (`critic.readers.sft_set`). A vali
 assistant's turn apart, and the split that it belongs to: validation for source images of that split, else train.
 """
 
-from typing import Any
-
 import pandas as pd
 import pyarrow as pa
 
 from critic.answers import is_well_formed, parse_critique
 from critic.edits import COLUMNS as EDIT_COLUMNS
-from critic.sources import group_sources
+from critic.edits import normalise
+from critic.facts import edit_facts
+from critic.sources import find_shared, group_sources
 
+TURNS = "user, assistant"
 NO_REASONING = "<think></think>\n"
-
-RAW_COLUMNS: dict[str, pa.DataType] = {
-    "id": pa.string(),
-    "images": EDIT_COLUMNS["images"],
-    "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-    "instruction": pa.string(),
-}
-"""The columns of a raw table: `images` are source and edited, `instruction` is optional."""
 
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
@@ -39,9 +32,32 @@ COLUMNS: dict[str, pa.DataType] = {
 set's own user text, `instruction` missing where neither the set nor the benchmark tells it."""
 
 
-def roles(messages: Any) -> str:
-    """Whose turns a conversation has, in order: "user, assistant" is right."""
-    return ", ".join(str(message["role"]) for message in messages)
+def rationale_facts(raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
+    """The facts of each row of a raw table, in its order.
+
+    Args:
+        raw: the set as read.
+        edits: the facts of the benchmark's edits (`critic.facts.edit_facts`).
+        phash_distance: source images look alike up to so many differing bits (`critic.sources`).
+
+    Returns:
+        Those of `edit_facts`, with the split "rationales", and, missing where all is well:
+        turns: whose they are, if not one of the user and one of the assistant.
+        fault: why the assistant's turn can't be learnt from.
+        in_test: a row of the test split with the same source image.
+    """
+    facts = edit_facts({"rationales": normalise(raw.assign(instruction=""), "rationales")})
+    turns = [", ".join(message["role"] for message in messages) for messages in raw["messages"]]
+    shared = find_shared(pd.concat([edits[edits["split"] == "test"], facts]), phash_distance)
+    shared = shared[shared["split"] == "rationales"].reset_index(drop=True)
+    last = [messages[-1]["content"] for messages in raw["messages"]]
+    return facts.assign(
+        turns=pd.Series([None if who == TURNS else who for who in turns], dtype="str"),
+        fault=pd.Series(
+            [fault(a) if who == TURNS else None for who, a in zip(turns, last, strict=True)], dtype="str"
+        ),
+        in_test=shared["same_pixels"].fillna(shared["looks_like"]),
+    )
 
 
 def complete(response: str) -> str:
@@ -65,7 +81,7 @@ def finish(
 
     Args:
         raw: the set as read.
-        facts: its facts (`critic.facts.rationale_facts`).
+        facts: its `rationale_facts`.
         edits: the facts of the benchmark's edits (`critic.facts.edit_facts`): a row with the same two pictures
             gives its instruction to a row that has none.
         held_out: the validation split.

@@ -3,7 +3,8 @@
     python -m stages.build
 
 SFT samples are a prompt and the completion to learn: a rationale in `<think>` and the MOS in `<answer>`, or,
-for a share of them, the MOS alone. RL samples are a prompt and the MOS to come near to.
+for a share of them, the MOS alone; or, with `build.rationales: released`, those of a released set as they are. RL
+samples are a prompt and the MOS to come near to.
 """
 
 import shutil
@@ -20,9 +21,11 @@ from critic.prompts import Contract, Mode, load_contract
 from critic.rationales import write_rationale
 from critic.samples import write_samples
 
+RELEASED = Path("data/validated/rationales.parquet")
+
 
 class NoRationales(ValueError):
-    """A benchmark without what rationales are made of."""
+    """A benchmark without rationales, or without what they are made of."""
 
 
 def main() -> None:
@@ -34,7 +37,10 @@ def main() -> None:
     for split in ("train", "validation"):
         table = read_table(f"data/validated/{split}.parquet")
         each = build.samples_per_edit if split == "train" else 1
-        samples = sft_samples(table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem)
+        if build.rationales == "released":
+            samples = released_samples(RELEASED, split, contract, use_problem=use_problem)
+        else:
+            samples = sft_samples(table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem)
         sft.write(split, samples)
         rl.write(split, rl_samples(table, contract, use_problem=use_problem))
     sft.finish()
@@ -79,6 +85,42 @@ def sft_samples(
             }
         )
     return samples
+
+
+def released_samples(
+    path: Path, split: str, contract: Contract, *, use_problem: bool = False
+) -> list[dict[str, Any]]:
+    """The samples of a released set (`critic.released`) for a split, each with the response that it has.
+
+    Raises:
+        NoRationales: there is no such set or it has none for the split, or the contract's text is asked for and
+            nothing tells the instruction of an edit.
+    """
+    table = read_table(path) if path.exists() else pd.DataFrame(columns=["split"])
+    table = table[table["split"] == split]
+    if table.empty:
+        raise NoRationales(
+            f"no rationale of {path} is for the {split} split: set download.rationales to a set that has some, "
+            "or build.rationales to `scores`"
+        )
+    unknown = table[table["instruction"].isna()]["id"]
+    if len(unknown) and not use_problem:
+        raise NoRationales(
+            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown, since no edit "
+            "of the benchmark has the same two pictures: set prompt.user_text to `dataset`, or give the set a column "
+            "edit_inst"
+        )
+    edits = edits_from_table(table)
+    return [
+        {
+            "id": row["id"],
+            "mode": row["mode"],
+            "prompt": contract.messages(edit, row["mode"], use_problem=use_problem),
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}],
+            "images": list(row["images"]),
+        }
+        for row, edit in zip(table.to_dict("records"), edits, strict=True)
+    ]
 
 
 def rl_samples(table: pd.DataFrame, contract: Contract, *, use_problem: bool = False) -> list[dict[str, Any]]:

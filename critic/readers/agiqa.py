@@ -4,6 +4,7 @@ table = read_agiqa(Path("AGIQA-3K"))    # a raw table, of critic.generated.COLUM
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +24,7 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
     """
     file = folder / "data.csv"
     if not file.is_file():
-        raise SourceError(f"there is no {file}: give download.agiqa the folder with AGIQA-3k's data.csv and images")
+        raise SourceError(f"there is no {file}: download.agiqa is the folder of AGIQA-3k's data.csv and images")
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except ValueError as error:  # pandas' errors of parsing, and those of encoding, are such
@@ -37,7 +38,7 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         found.setdefault(path.name, []).append(path)
-    images = []
+    images: list[Any] = []
     for row, name in enumerate(table["id"]):
         match found.get(name, []):
             case [path]:
@@ -45,4 +46,4 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
             case paths:
                 places = " and ".join(str(path) for path in paths) or f"nowhere in {folder}"
                 raise SourceError(f"{file} row {row}: the image {name} is {places}: there must be one")
-    return table.assign(image=images)[[*COLUMNS]]
+    return table.assign(image=pd.Series(images, dtype="object"))[[*COLUMNS]]

@@ -114,10 +114,7 @@ def read_benchmark(snapshot: Snapshot) -> Iterator[tuple[str, pd.DataFrame]]:
         if split in splits:
             where = f"{snapshot}, split {split},"
             table = choose_columns(splits[split].to_pandas(), TYPES, REQUIRED, where)
-            images = [
-                embed_images(cell, snapshot.folder, f"{where} row {row}") for row, cell in enumerate(table["images"])
-            ]
-            yield split, table.assign(images=images)
+            yield split, table.assign(images=embed_images(table["images"], snapshot.folder, where))
 
 
 def _look_up(dataset: str, revision: str) -> str:
@@ -157,7 +154,7 @@ def _advice(error: Exception, dataset: str) -> str:
             return "HF_HUB_OFFLINE is set. Unset it, or give a commit whose files are all in the cache"
         case httpx.TransportError() | HfHubHTTPError():
             return (
-                f"{constants.ENDPOINT} can't be reached or is out of order ({error}). Check the network and HF_ENDPOINT, "
-                "and run the stage again: files that are there are not fetched anew"
+                f"{constants.ENDPOINT} can't be reached or is out of order ({error}). Check the network and "
+                "HF_ENDPOINT, and run the stage again: files that are there are not fetched anew"
             )
     return f"{error}"

@@ -1,6 +1,6 @@
 """A benchmark on this machine, as a lab has it after its own study: Parquet files, or CSV files and images.
 
-    for split, table in read_local(Path("study")):    # study/train.csv, study/test.csv, study/images/...
+for split, table in read_local(Path("study")):    # study/train.csv, study/test.csv, study/images/...
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from critic.edits import SPLITS, TYPES, read_table
 from critic.readers.rows import SourceError, choose_columns, embed_images
 
 REQUIRED = ("images", "instruction", "mos")
-EXAMPLE = """a folder with train.csv and test.csv (validation.csv if there is one), or one file with a column split:
+EXAMPLE = """a folder of train.csv, test.csv and, if there is one, validation.csv, or one file with a column split:
 
     split,source,edited,instruction,mos
     train,images/cat.png,images/cat-red.png,make the cat red,3.7
@@ -90,17 +90,17 @@ def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     if file.suffix == ".csv":
         if missing := {"source", "edited"} - {*table.columns}:
             raise SourceError(f"{file} has no column {' or '.join(sorted(missing))}; expected {EXAMPLE}")
-        pairs = zip(table["source"], table["edited"], strict=True)
-        table = table.assign(images=[[source, edited] for source, edited in pairs])
+        table["images"] = table[["source", "edited"]].apply(list, axis=1)
         if "ratings" in table:
             table["ratings"] = table["ratings"].map(lambda cell: _ratings(cell, file), na_action="ignore")
+    if "problem" not in table:
+        table["problem"] = None
     table = choose_columns(table, TYPES, REQUIRED, str(file))
-    images = [embed_images(cell, file.parent, f"{file} row {row}") for row, cell in enumerate(table["images"])]
-    return table.assign(images=images, **({} if "problem" in table else {"problem": None}))
+    return table.assign(images=embed_images(table["images"], file.parent, str(file)))
 
 
 def _ratings(cell: str, file: Path) -> np.ndarray:
     try:
         return np.array([float(rating) for rating in cell.split()])
     except ValueError:
-        raise SourceError(f"{file}: the ratings {cell!r} are no numbers with spaces between: correct them") from None
+        raise SourceError(f"{file}: the ratings {cell!r} are no numbers with spaces between: correct it") from None

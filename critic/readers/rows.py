@@ -46,20 +46,23 @@ def choose_columns(
     return table
 
 
-def embed_images(images: Any, folder: Path, where: str) -> list[dict[str, Any]] | None:
-    """A cell of images, each as {"bytes": its file's, "path": its name}; None if the cell lists none.
+def embed_images(column: "pd.Series[Any]", folder: Path, where: str) -> "pd.Series[Any]":
+    """A column of images, each as {"bytes": its file's, "path": its name}; a cell that lists none is None.
 
     Args:
-        images: a list of {"bytes", "path"}, or of paths relative to `folder`.
+        column: cells are lists of {"bytes", "path"}, or of paths relative to `folder`.
         folder: that no path may leave.
-        where: what the row is, for errors.
+        where: what the table is, for errors.
 
     Raises:
         SourceError: no such file, or one outside of `folder`.
     """
-    if not count_images(images):
-        return None
-    return [_embed(image, Path(os.path.abspath(folder)), where) for image in images]
+    folder = Path(os.path.abspath(folder))
+    cells: list[Any] = [
+        [_embed(image, folder, f"{where} row {row}") for image in images] if count_images(images) else None
+        for row, images in enumerate(column)
+    ]
+    return pd.Series(cells, dtype="object")
 
 
 def _embed(image: Any, folder: Path, where: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     table = read_file(Path("rationales.jsonl"))
     table = read_snapshot(fetch("Coobiw/IE-Bench-CoT-mixed", "main"))
 
-Both give the raw table of `critic.released.RAW_COLUMNS`.
+Both give the raw table of `COLUMNS`.
 """
 
 import json
@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
+from critic.edits import COLUMNS as EDIT_COLUMNS
 from critic.edits import count_images, read_table
 from critic.readers.hub import HubError, Snapshot, read_splits
 from critic.readers.rows import SourceError, choose_columns, embed_images
-from critic.released import RAW_COLUMNS
+
+COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "images": EDIT_COLUMNS["images"],
+    "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+    "instruction": pa.string(),
+}
+"""The columns of a raw table: `images` are source and edited, `instruction` is optional."""
 
 LAYOUTS = {"messages": ("role", "content"), "conversations": ("from", "value")}
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -38,7 +47,7 @@ def read_file(path: Path) -> pd.DataFrame:
         SourceError: there is no such file, it is none of these, or as `read_rows`.
     """
     if not path.is_file():
-        raise SourceError(f"there is no file {path}: give download.rationales.path a .json, .jsonl or .parquet file")
+        raise SourceError(f"there is no file {path}: download.rationales.path is a .json, .jsonl or .parquet file")
     match path.suffix:
         case ".parquet":
             return read_rows(read_table(path), path.parent, str(path))
@@ -84,25 +93,24 @@ def read_rows(table: pd.DataFrame, folder: Path, where: str) -> pd.DataFrame:
             f"{where} has {len(table)} rows of {', '.join(map(str, table.columns)) or 'no columns'}: "
             f"expected {EXAMPLE}"
         )
-    places = [f"{where} row {row}" for row in range(len(table))]
     system = table["system"] if "system" in table else [None] * len(table)
-    messages = [
-        _messages(*cells, layout=layout, place=place)
-        for *cells, place in zip(table[layout], system, places, strict=True)
+    messages: list[Any] = [
+        _messages(turns, before, layout=layout, place=f"{where} row {row}")
+        for row, (turns, before) in enumerate(zip(table[layout], system, strict=True))
     ]
     if "id" not in table:
         table = table.assign(id=[f"rationale-{row:05d}" for row in range(len(table))])
     if "edit_inst" in table:
         table = table.drop(columns="instruction", errors="ignore").rename(columns={"edit_inst": "instruction"})
-    table = choose_columns(table.assign(messages=messages), RAW_COLUMNS, ("id", "images", "messages"), where)
-    images = [embed_images(cell, folder, place) for cell, place in zip(table["images"], places, strict=True)]
-    return table.assign(images=images)
+    table = table.assign(messages=pd.Series(messages, index=table.index, dtype="object"))
+    table = choose_columns(table, COLUMNS, ("id", "images", "messages"), where)
+    return table.assign(images=embed_images(table["images"], folder, where))
 
 
 def _messages(turns: Any, system: Any, *, layout: str, place: str) -> list[dict[str, str]]:
     role, content = LAYOUTS[layout]
     if not count_images(turns) or not all(_is_turn(turn, role, content) for turn in turns):
-        raise SourceError(f"{place}: {layout} is not a list of {role} and {content}, both text: expected {EXAMPLE}")
+        raise SourceError(f"{place}: {layout} is no list of {role} and {content}, both text: expected {EXAMPLE}")
     messages = [{"role": ROLES.get(turn[role], turn[role]), "content": turn[content]} for turn in turns]
     return [{"role": "system", "content": system}] * bool(isinstance(system, str) and system) + messages
 
