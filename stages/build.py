@@ -106,9 +106,9 @@ def released_samples(
     unknown = table[table["instruction"].isna()]["id"]
     if len(unknown) and not use_problem:
         raise NoRationales(
-            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown, since no edit "
-            "of the benchmark has the same two pictures: set prompt.user_text to `dataset`, or give the set a column "
-            "edit_inst"
+            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown, since no "
+            "edit of the benchmark has the same two pictures: set prompt.user_text to `dataset`, or give the set "
+            "a column edit_inst"
         )
     edits = edits_from_table(table)
     return [

@@ -177,10 +177,9 @@ def write(
     validation.to_csv(partial / "plots/validation.csv", index=False)
     evaluation.groups.to_csv(partial / "plots/groups.csv", index=False)
     (partial / "metrics.json").write_text(json.dumps(evaluation.to_metrics(), indent=2) + "\n")
-    benchmarks = {name: {axis: plain(scores) for axis, scores in axes.items()} for name, axes in generated.items()}
-    (partial / "benchmarks.json").write_text(
-        json.dumps({"agiqa": benchmarks} if benchmarks else {}, indent=2) + "\n"
-    )
+    agiqa = {name: {axis: plain(scores) for axis, scores in axes.items()} for name, axes in generated.items()}
+    benchmarks = {"agiqa": agiqa} if agiqa else {}
+    (partial / "benchmarks.json").write_text(json.dumps(benchmarks, indent=2) + "\n")
     (partial / "report.html").write_text(page, encoding="utf-8")
     for made in partial.iterdir():
         target = REPORTS / made.name

@@ -5,6 +5,7 @@ for split, table in read_local(Path("study")):    # study/train.csv, study/test.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,8 @@ def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     if file.suffix == ".csv":
         if missing := {"source", "edited"} - {*table.columns}:
             raise SourceError(f"{file} has no column {' or '.join(sorted(missing))}; expected {EXAMPLE}")
-        table["images"] = table[["source", "edited"]].apply(list, axis=1)
+        pairs: list[Any] = [list(pair) for pair in zip(table["source"], table["edited"], strict=True)]
+        table["images"] = pd.Series(pairs, index=table.index, dtype="object")
         if "ratings" in table:
             table["ratings"] = table["ratings"].map(lambda cell: _ratings(cell, file), na_action="ignore")
     if "problem" not in table:
