@@ -206,9 +206,8 @@ def write_table(
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for start in range(0, len(table), _ROWS_A_GROUP):
             rows = table.iloc[start : start + _ROWS_A_GROUP]
-            writer.write_table(
-                pa.table([_array(rows[name], types[str(name)], path) for name in rows], schema=schema)
-            )
+            arrays = [_array(rows[name], types[name], path) for name in schema.names]
+            writer.write_table(pa.table(arrays, schema=schema))
     os.replace(partial, path)
 
 

@@ -50,7 +50,7 @@ def read_file(path: Path) -> pd.DataFrame:
         raise SourceError(f"there is no file {path}: download.rationales.path is a .json, .jsonl or .parquet file")
     match path.suffix:
         case ".parquet":
-            return read_rows(read_table(path), path.parent, str(path))
+            return read_rows(_parquet(path), path.parent, str(path))
         case ".json":
             rows = _decode(path.read_bytes(), str(path))
         case ".jsonl":
@@ -117,6 +117,13 @@ def _messages(turns: Any, system: Any, *, layout: str, place: str) -> list[dict[
 
 def _is_turn(turn: Any, role: str, content: str) -> bool:
     return isinstance(turn, Mapping) and isinstance(turn.get(role), str) and isinstance(turn.get(content), str)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return read_table(path)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
 
 
 def _decode(text: bytes, where: str) -> Any:
