@@ -48,7 +48,8 @@ def rationale_facts(raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int)
     """
     facts = edit_facts({"rationales": normalise(raw.assign(instruction=""), "rationales")})
     turns = [", ".join(message["role"] for message in messages) for messages in raw["messages"]]
-    shared = find_shared(pd.concat([edits[edits["split"] == "test"], facts]), phash_distance)
+    test = edits[edits["split"] == "test"]
+    shared = find_shared(pd.concat([test, facts], ignore_index=True), phash_distance)
     shared = shared[shared["split"] == "rationales"].reset_index(drop=True)
     last = [messages[-1]["content"] for messages in raw["messages"]]
     return facts.assign(
@@ -92,7 +93,7 @@ def finish(
     known = facts[pair].merge(unique[[*pair, "instruction"]], on=pair, how="left")["instruction"]
     given = raw["instruction"].reset_index(drop=True) if "instruction" in raw else known
     validation = edits[edits["source_id"].isin(held_out["source_id"])]
-    groups = group_sources(pd.concat([validation, facts]), phash_distance)
+    groups = group_sources(pd.concat([validation, facts], ignore_index=True), phash_distance)
     theirs, ours = {*groups[: len(validation)]}, groups[len(validation) :]
     turns = [[message["content"] for message in messages] for messages in raw["messages"]]
     responses = [complete(assistant) for _, assistant in turns]

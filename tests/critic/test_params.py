@@ -144,6 +144,18 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         change("profiles.tiny.download.source", "hub"),
         r"profiles\.tiny\.download: .*source hub needs a part hub",
     ),
+    "source without its local part": (
+        change("profiles.tiny.download.source", "local"),
+        r"profiles\.tiny\.download: .*source local needs a part local",
+    ),
+    "rationales in two places": (
+        change("profiles.full.download.rationales.path", "set.jsonl"),
+        r"profiles\.full\.download\.rationales: .*either dataset and revision, or path",
+    ),
+    "rationales without a revision": (
+        leave_out("profiles.full.download.rationales.revision"),
+        r"profiles\.full\.download\.rationales: .*either dataset and revision, or path",
+    ),
     "wrong type in a part": (
         change("profiles.tiny.download.minibench.side", "x"),
         r"profiles\.tiny\.download\.minibench\.side: .* integer, not 'x'",

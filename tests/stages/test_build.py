@@ -9,11 +9,12 @@ import pytest
 
 from critic import params
 from critic.answers import parse_critique
-from critic.edits import edits_from_table, normalise, write_table
+from critic.edits import edits_from_table, normalise, read_table, write_table
 from critic.minibench import make_table
 from critic.prompts import Contract, Message, load_contract
+from critic.released import COLUMNS
 from critic.samples import load_samples
-from stages.build import NoRationales, main, rl_samples, sft_samples
+from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
 AXES = ("alignment", "fidelity", "quality")
 
@@ -109,6 +110,62 @@ def test_a_table_without_an_axis_is_named_with_what_to_do(
         sft_samples(lacking, contract, 0.25, rng())
     samples = sft_samples(lacking, contract, 1.0, rng())
     assert {sample["mode"] for sample in samples} == {"direct"}
+
+
+# --- a released set
+
+
+@pytest.fixture
+def released(table: pd.DataFrame, tmp_path: Path) -> Path:
+    """A validated set of three rationales, one of a validation edit; nothing tells the last one's instruction."""
+    rows = pd.DataFrame(
+        {
+            "id": ["r0", "r1", "r2"],
+            "source_id": ["s0", "s1", "s2"],
+            "split": ["train", "validation", "train"],
+            "mode": ["reasoning", "direct", "direct"],
+            "images": [*table["images"][:3]],
+            "instruction": [*table["instruction"][:2], None],
+            "problem": ["<image><image>Rate this."] * 3,
+            "response": ["<think>Good.</think><answer>4</answer>", *["<think></think>\n<answer>2</answer>"] * 2],
+        }
+    )
+    write_table(rows, tmp_path / "rationales.parquet", COLUMNS)
+    return tmp_path / "rationales.parquet"
+
+
+def test_released_responses_are_learnt_as_they_are_under_the_contracts_prompt(
+    released: Path, table: pd.DataFrame, contract: Contract
+) -> None:
+    (sample,) = released_samples(released, "validation", contract)
+    assert (sample["id"], sample["mode"]) == ("r1", "direct")
+    assert text(sample["completion"]) == "<think></think>\n<answer>2</answer>"
+    assert text(sample["prompt"]) == f"Edit: {table['instruction'][1]}. {contract.requests['direct']}"
+    assert sample["images"] == [*table["images"][1]]
+
+
+def test_released_user_text_is_asked_for_if_wanted(released: Path, contract: Contract) -> None:
+    samples = released_samples(released, "train", contract, use_problem=True)
+    assert [sample["id"] for sample in samples] == ["r0", "r2"]
+    assert [text(sample["prompt"]) for sample in samples] == ["Rate this."] * 2
+
+
+def test_a_rationale_of_an_unknown_instruction_is_named(released: Path, contract: Contract) -> None:
+    with pytest.raises(NoRationales, match=r"instruction of 1 rationales \(r2.*prompt\.user_text to `dataset`"):
+        released_samples(released, "train", contract)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_without_rationales_is_named(split: str, released: Path, contract: Contract) -> None:
+    rows = read_table(released)
+    write_table(rows[rows["split"] != split], released, COLUMNS)
+    with pytest.raises(
+        NoRationales, match=rf"no rationale of .* is for the {split} split: set download\.rationales"
+    ):
+        released_samples(released, split, contract, use_problem=True)
+    released.unlink()
+    with pytest.raises(NoRationales, match=r"or build\.rationales to `scores`"):
+        released_samples(released, split, contract, use_problem=True)
 
 
 # --- RL

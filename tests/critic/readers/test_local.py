@@ -111,12 +111,12 @@ def test_parquet_has_the_benchmarks_columns_and_the_images_themselves(
 
 
 BAD = {
-    "no edited": ("source,instruction,mos", "images/a.png,x,1", r" has no column edited; expected(.|\n)*split,source"),
-    "no MOS": ("source,edited,instruction", "images/a.png,images/b.png,x", " has no column answer or mos; it has "),
+    "no edited": ("source,instruction,mos", "images/a.png,x,1", r".* no column edited;(.|\n)*split,source"),
+    "no MOS": ("source,edited,instruction", "images/a.png,images/b.png,x", " has no column answer or mos; it"),
     "a MOS in words": (HEAD, "images/a.png,images/b.png,x,good", " has 1 values in column mos .*row 1: 'good'"),
-    "no image": (HEAD, "images/c.png,images/b.png,x,1", r" row 1: the image images/c\.png can't be read .*relative to "),
+    "no image": (HEAD, "images/c.png,images/b.png,x,1", r" row 1: .* images/c\.png can't be read .*relative to "),
     "an image elsewhere": (HEAD, "../c.png,images/b.png,x,1", r" row 1: the image \.\./c\.png is outside"),
-    "ratings in words": (f"{HEAD},ratings", "images/a.png,images/b.png,x,1,3 good", ": the ratings '3 good' are no"),
+    "ratings in words": (f"{HEAD},ratings", "images/a.png,images/b.png,x,1,3 good", ": the ratings '3 good' are"),
     "cells too many": (HEAD, "images/a.png,images/b.png,x,1,2,3", " can't be read: "),
 }  # fmt: skip
 
@@ -147,7 +147,7 @@ def test_a_split_that_is_there_twice_is_named(study: Path) -> None:
     ("lines", "message"),
     [
         ((HEAD, ROWS[0]), r"all\.csv has no column split; expected"),
-        ((f"split,{HEAD}", f"train,{ROWS[0]}", f"dev,{ROWS[0]}"), r"all\.csv row 1 .*split 'dev'.*train, validation, test"),
+        ((f"split,{HEAD}", f"train,{ROWS[0]}", f"dev,{ROWS[0]}"), r"row 1 .*split 'dev': .*validation, test"),
         ((f"split,{HEAD}", f"train,{ROWS[0]}"), r"all\.csv has no split test"),
         (("",), r"all\.csv can't be read: "),
     ],
