@@ -82,7 +82,7 @@ def read_splits(snapshot: Snapshot) -> DatasetDict:
     """The splits of a snapshot, with an image column `images` whose files are not decoded.
 
     Raises:
-        HubError: `datasets` can't read it, or a split has no column `images`.
+        HubError: `datasets` can't read it, or a split has no column `images`, or one of something else.
     """
     try:
         splits = load_dataset(str(snapshot.folder))
@@ -97,7 +97,10 @@ def read_splits(snapshot: Snapshot) -> DatasetDict:
                 f"{snapshot}, split {split}, has no column images; it has {', '.join(table.column_names)}: "
                 "give a data set in a layout of docs/data.md, or another revision"
             )
-    return splits.cast_column("images", Sequence(Image(decode=False)))
+    try:
+        return splits.cast_column("images", Sequence(Image(decode=False)))
+    except (TypeError, ValueError) as error:
+        raise HubError(f"{snapshot}: column images must hold lists of images: {error}") from error
 
 
 def read_benchmark(snapshot: Snapshot) -> Iterator[tuple[str, pd.DataFrame]]:

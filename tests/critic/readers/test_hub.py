@@ -194,6 +194,13 @@ def test_a_data_set_without_images_is_named(hub: Any, columns: dict[str, list[An
         dict(read_benchmark(fetch(NAME, "main")))
 
 
+def test_a_column_of_images_that_holds_none_is_named(hub: Any, columns: dict[str, list[Any]]) -> None:
+    kept = columns | {"images": [1, 2, 3]}
+    hub.push(NAME, Features(FEATURES | {"images": Value("int64")}), {"train": kept, "test": kept})
+    with pytest.raises(HubError, match="column images must hold lists of images"):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
 def test_a_missing_split_is_named_with_those_that_are_there(hub: Any, columns: dict[str, list[Any]]) -> None:
     hub.push(NAME, FEATURES, {"train": columns, "dev": columns})
     with pytest.raises(HubError, match="has no split test; it has train, dev"):
