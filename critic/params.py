@@ -94,10 +94,44 @@ class Validate(Section):
 
 
 class Build(Section):
-    """The mix of SFT samples: so many an edit, each worded anew; a share asks for a score without reasoning."""
+    """The mix of SFT samples: so many an edit; a share asks for a score without reasoning.
+
+    Rationales are worded anew for each sample from the sub-scores, or written once an edit by the teacher.
+    """
 
     samples_per_edit: Count
     direct_fraction: Fraction
+    rationales: Literal["scores", "teacher"]
+
+
+class Prices(BaseModel):
+    """What a teacher's tokens cost, in US dollars a million."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Teacher(Section):
+    """Who writes the rationales where `build.rationales` is `teacher`, and what is kept of them.
+
+    `sampling` goes into the request as it is, under the names that the server knows. The API key itself is in the
+    environment variable `api_key_variable`.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str | None
+    sampling: dict[str, Any]
+    concurrency: Count
+    timeout: Positive
+    max_retries: Annotated[int, Field(ge=0)]
+    attempts: Count
+    tolerance: Positive
+    min_chars: Count
+    max_chars: Count
+    min_kept: Fraction
+    usd_per_million_tokens: Prices | None
 
 
 class Training(Section):
@@ -163,7 +197,7 @@ class Evaluate(Section):
 
 
 SECTIONS: tuple[type[Section], ...] = (
-    Prompt, Model, Download, Validate, Build, Sft, Reward, Grpo, Evaluate,
+    Prompt, Model, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)
