@@ -122,15 +122,46 @@ class Validate(Section):
 
 
 class Build(Section):
-    """Where the rationales of SFT come from: worded from the sub-`scores`, or the `released` set as it is.
+    """Where the rationales of SFT come from, and the mix of its samples.
 
-    `samples_per_edit` and `direct_fraction` are the mix of those that are worded: so many an edit, each anew, and
-    a share that asks for a score without reasoning. A released set has its own.
+    `rationales`: worded from the sub-`scores`, anew for each sample; written once an edit by the `teacher`; or the
+    `released` set as it is, which has its own mix. `samples_per_edit` of the others; `direct_fraction` of all ask for
+    a score without reasoning.
     """
 
-    rationales: Literal["scores", "released"]
+    rationales: Literal["scores", "teacher", "released"]
     samples_per_edit: Count
     direct_fraction: Fraction
+
+
+class Prices(BaseModel):
+    """What a teacher's tokens cost, in US dollars a million."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Teacher(Section):
+    """Who writes the rationales where `build.rationales` is `teacher`, and what is kept of them.
+
+    `sampling` goes into the request as it is, under the names that the server knows. The API key itself is in the
+    environment variable `api_key_variable`.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str | None
+    sampling: dict[str, Any]
+    concurrency: Count
+    timeout: Positive
+    max_retries: Annotated[int, Field(ge=0)]
+    attempts: Count
+    tolerance: Positive
+    min_chars: Count
+    max_chars: Count
+    min_kept: Fraction
+    usd_per_million_tokens: Prices | None
 
 
 class Training(Section):
@@ -196,7 +227,7 @@ class Evaluate(Section):
 
 
 SECTIONS: tuple[type[Section], ...] = (
-    Prompt, Model, Download, Validate, Build, Sft, Reward, Grpo, Evaluate,
+    Prompt, Model, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)

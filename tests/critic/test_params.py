@@ -70,7 +70,7 @@ def test_a_file_is_read_anew_at_every_load(
     content: dict[str, Any], write: Callable[[dict[str, Any]], None]
 ) -> None:
     for seed in (1, 2):
-        write(content | {"seed": seed, "build": {"direct_fraction": seed / 10}})
+        write(content | {"seed": seed, "build": content["build"] | {"direct_fraction": seed / 10}})
         assert (params.seed(), params.load(params.Build).direct_fraction) == (seed, seed / 10)
 
 

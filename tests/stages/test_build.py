@@ -14,6 +14,7 @@ from critic.minibench import make_table
 from critic.prompts import Contract, Message, load_contract
 from critic.released import COLUMNS
 from critic.samples import load_samples
+from critic.teacher import TeacherError
 from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
 AXES = ("alignment", "fidelity", "quality")
@@ -166,6 +167,41 @@ def test_a_split_without_rationales_is_named(split: str, released: Path, contrac
         released_samples(released, split, contract, use_problem=True)
 
 
+def test_a_teachers_reasoning_takes_the_place_of_words_and_the_answer_stays_the_mos(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    asked = list[str]()
+
+    def teach(edits: pd.DataFrame) -> dict[str, str]:
+        asked.extend(edits["id"])
+        return {edit: f"As for {edit}." for edit in edits["id"]}
+
+    bare = table[["id", "images", "instruction", "mos"]]
+    samples = sft_samples(bare, contract, 0.5, rng(), each=2, teach=teach)
+    worded = sft_samples(table, contract, 0.5, rng(), each=2)
+    assert [sample["mode"] for sample in samples] == [sample["mode"] for sample in worded]
+    assert len(asked) == len({*asked})
+    assert {*asked} == {sample["id"] for sample in samples if sample["mode"] == "reasoning"}
+    for sample, mos in zip(samples, table["mos"].repeat(2), strict=True):
+        critique = parse_critique(text(sample["completion"]))
+        assert critique.answer == f"{mos:.2f}"
+        assert critique.reasoning == (f"As for {sample['id']}." if sample["mode"] == "reasoning" else "")
+
+
+def test_an_edit_that_the_teacher_leaves_out_asks_for_a_score_alone(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    left_out = {*table["id"][:5]}
+    samples = sft_samples(
+        table, contract, 0.0, rng(), teach=lambda edits: {e: "So." for e in edits["id"] if e not in left_out}
+    )
+    assert [sample["id"] for sample in samples] == [*table["id"]]
+    assert {sample["id"] for sample in samples if sample["mode"] == "direct"} == left_out
+    for sample in samples[:5]:
+        assert text(sample["prompt"]).endswith(contract.requests["direct"])
+        assert text(sample["completion"]).startswith("<think></think>")
+
+
 # --- RL
 
 
@@ -203,15 +239,19 @@ def samples_folders() -> dict[str, bytes]:
     return {str(path.relative_to("data")): path.read_bytes() for path in paths}
 
 
-def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
-    table: pd.DataFrame, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def project(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the project's own params and 12 edits to train on and 6 to validate."""
     own = (Path(__file__).parents[2] / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(own)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for split, rows in (("train", table[:12]), ("validation", table[12:18])):
         write_table(rows, f"data/validated/{split}.parquet")
+    return tmp_path
+
+
+def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(project: Path, contract: Contract) -> None:
     main()
     made = samples_folders()
     assert {*made} == {
@@ -225,3 +265,29 @@ def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
     build = params.load(params.Build)
     assert len(train) == 12 * build.samples_per_edit
     assert train["mode"][:].count("direct") == round(build.direct_fraction * len(train))
+
+
+def test_run_as_a_stage_with_a_teacher_it_keeps_the_answers_and_ends_in_a_message_without_one(
+    project: Path, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(own.replace("rationales: scores", "rationales: teacher"))
+    calls = []
+
+    def ask(table: pd.DataFrame, section: params.Teacher, journal: Path, title: str) -> dict[str, str]:
+        calls.append((title, section, journal))
+        if title == "validation" and len(calls) == 4:
+            raise TeacherError("nobody is there")
+        return dict.fromkeys(table["id"], "Because.")
+
+    monkeypatch.setattr("stages.build.write_rationales", ask)
+    main()
+    section = params.load(params.Teacher)
+    assert calls == [(split, section, Path("runs/teacher/journal.jsonl")) for split in ("train", "validation")]
+    made = samples_folders()
+    for sample in load_samples("data/sft/train.parquet", contract).select_columns(["mode", "completion"]):
+        reasoning = parse_critique(text(sample["completion"])).reasoning
+        assert reasoning == ("Because." if sample["mode"] == "reasoning" else "")
+    with pytest.raises(SystemExit, match="nobody is there"):
+        main()
+    assert samples_folders() == made
