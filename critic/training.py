@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from transformers.integrations import unset_hf_deepspeed_config
 
 from critic.checkpoints import load_model, save_checkpoint
 from critic.params import Launch, Model, Training
@@ -25,15 +26,16 @@ from critic.prompts import Contract
 _ADAPTER = "adapter_config.json"
 
 
-def join_processes() -> None:
-    """Meet the other processes of the launch; without GPUs accelerate has to be told to, over gloo."""
-    if not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        PartialState(backend="gloo")
+def join_processes(launch: Launch) -> None:
+    """Meet the other processes of the launch, over NCCL or, without GPUs, over gloo, which accelerate won't guess."""
+    if "WORLD_SIZE" in os.environ:
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = str(launch.zero_stage is not None).lower()
+        PartialState(backend=None if torch.cuda.is_available() else "gloo")
 
 
 def common_arguments(section: Training, launch: Launch, seed: int, run: Path) -> dict[str, Any]:
     """Keyword arguments of `transformers.TrainingArguments`; curves are kept by `critic.curves`."""
-    alone = PartialState().num_processes == 1
+    alone = "WORLD_SIZE" not in os.environ
     return {
         "output_dir": os.fspath(run),
         "learning_rate": section.learning_rate,
@@ -121,7 +123,11 @@ def publish(
     folder: Path,
     revision: str | None = None,
 ) -> None:
-    """Write `folder`, a plain checkpoint, from what `save_weights` left: adapters are merged into `base`."""
+    """Write `folder`, a plain checkpoint, from what `save_weights` left: adapters are merged into `base`.
+
+    One process does it when the training is over; ZeRO-3 no longer splits what is loaded from here on.
+    """
+    unset_hf_deepspeed_config()
     if (weights / _ADAPTER).exists():
         merged = PeftModel.from_pretrained(load_model(base, model, revision), weights).merge_and_unload()
     else:

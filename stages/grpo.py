@@ -29,8 +29,8 @@ from critic.validation import Validation
 
 
 def main() -> None:
-    join_processes()
     section, model, launch = params.load(params.Grpo), params.load(params.Model), params.load(params.Launch)
+    join_processes(launch)
     prompt, reward = params.load(params.Prompt), params.load(params.Reward)
     contract = load_contract(prompt.contract)
     inputs = [Path("models/sft"), Path("data/rl")]

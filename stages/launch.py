@@ -4,7 +4,7 @@
     python -m stages.launch sft --dry-run              # print the command alone
     python -m stages.launch --dry-run --profile full   # print those of all stages under another profile
 
-One process runs here and now; several under `accelerate launch`, one a GPU. On several machines, run
+One process runs here and now; several under torchrun, one a GPU. On several machines, run
 `dvc repro` on the first and this command on the others, each with MACHINE_RANK (0 is the first), MAIN_ADDRESS and
 MAIN_PORT in its environment and the same files before it.
 """
@@ -55,23 +55,19 @@ def stage_command(stage: str, launch: params.Launch, environment: Mapping[str, s
         LaunchError: several machines are asked for and the environment doesn't say which one this is.
     """
     module = ["-m", f"stages.{stage}"]
-    processes = launch.machines * launch.processes
-    if stage not in TRAININGS or processes == 1:
+    if stage not in TRAININGS or (launch.machines * launch.processes == 1 and launch.zero_stage is None):
         return [sys.executable, *module]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += ["--num_machines", str(launch.machines), "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if launch.machines > 1:
-        names = {
-            "machine_rank": "MACHINE_RANK",
-            "main_process_ip": "MAIN_ADDRESS",
-            "main_process_port": "MAIN_PORT",
-        }
-        if missing := [name for name in names.values() if name not in environment]:
-            raise LaunchError(
-                f"launch.machines is {launch.machines}: set {', '.join(missing)} in each machine's environment"
-            )
-        for option, name in names.items():
-            command += [f"--{option}", environment[name]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes)]
+    if launch.machines == 1:
+        return [*command, "--standalone", *module]
+    names = {"node-rank": "MACHINE_RANK", "master-addr": "MAIN_ADDRESS", "master-port": "MAIN_PORT"}
+    if missing := [name for name in names.values() if name not in environment]:
+        raise LaunchError(
+            f"launch.machines is {launch.machines}: set {', '.join(missing)} in each machine's environment"
+        )
+    command += ["--nnodes", str(launch.machines)]
+    for option, name in names.items():
+        command += [f"--{option}", environment[name]]
     return [*command, *module]
 
 

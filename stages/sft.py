@@ -27,8 +27,8 @@ from critic.training import (
 
 
 def main() -> None:
-    join_processes()
     section, model, launch = params.load(params.Sft), params.load(params.Model), params.load(params.Launch)
+    join_processes(launch)
     prompt = params.load(params.Prompt)
     contract = load_contract(prompt.contract)
     run = open_run(Path("runs/sft"), [Path(model.base), Path("data/sft")], [section, model, launch, prompt])
@@ -44,6 +44,9 @@ def main() -> None:
         peft_config=adapters(section),
         callbacks=[curves],
     )
+    # Qwen2.5-VL says that its own loss can't; TRL's can, and so is a mean over the tokens of the whole batch,
+    # however many processes and accumulation steps share it.
+    trainer.model_accepts_loss_kwargs = True
     trainer.train(resume_from_checkpoint=last_checkpoint(run))
     trainer.evaluate()
     save_weights(trainer, run / "final")

@@ -40,9 +40,7 @@ def test_every_section_of_the_projects_own_file_loads(
     loaded = params.load(section)
     assert type(loaded) is section
     given = content.get(section.name, {}) | content["profiles"][profile].get(section.name, {})
-    assert loaded.model_dump(include={*given}, exclude_none=True) == {
-        k: v for k, v in given.items() if v is not None
-    }
+    assert loaded.model_dump(include={*given}) == given
 
 
 def test_the_projects_own_file_holds_these_profiles_seed_and_no_other_section(content: dict[str, Any]) -> None:
