@@ -1,6 +1,7 @@
 """The curves of a training: what the trainer logs, step by step, through DVCLive.
 
-Wall-clock figures are left out, so that the same training twice gives the same files.
+Wall-clock figures are left out, and the sums that start anew with each start (`train_loss`, `num_tokens`), so that
+the same training gives the same files, interrupted or not.
 """
 
 import shutil
@@ -10,7 +11,17 @@ from typing import Any
 from dvclive import Live
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_VOLATILE = ("runtime", "per_second", "step_time", "flos", "profiling", "epoch", "memory")
+_VOLATILE = (
+    "runtime",
+    "per_second",
+    "step_time",
+    "flos",
+    "profiling",
+    "epoch",
+    "memory",
+    "train_loss",
+    "num_tokens",
+)
 
 
 class Curves(TrainerCallback):
@@ -49,7 +60,7 @@ class Curves(TrainerCallback):
     def _log(self, step: int, logs: dict[str, float]) -> None:
         assert self.live is not None
         self.live.step = step
-        for name, value in logs.items():
+        for name, value in sorted(logs.items()):
             if name != "step" and not any(word in name for word in _VOLATILE):
                 self.live.log_metric(name.replace("/", "_"), value)
         self.live.make_summary()

@@ -63,7 +63,7 @@ def _record(inputs: Iterable[Path], settings: Sequence[BaseModel]) -> dict[str, 
     ours = [
         module for name, module in sys.modules.items() if name.split(".")[0] in ("critic", "stages", "__main__")
     ]
-    code = {Path(module.__file__) for module in ours if module.__file__}
+    code = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
     return {
         "settings": {type(section).__name__: section.model_dump(mode="json") for section in settings},
         "files": {str(file): _sha256(file) for file in files if file.is_file()},

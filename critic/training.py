@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin, Trainer
 from transformers.integrations import unset_hf_deepspeed_config
 
 from critic.checkpoints import load_model, save_checkpoint
@@ -27,7 +27,7 @@ _ADAPTER = "adapter_config.json"
 
 
 def join_processes(launch: Launch) -> None:
-    """Meet the other processes of the launch, over NCCL or, without GPUs, over gloo, which accelerate won't guess."""
+    """Meet the other processes of the launch, over NCCL or, without GPUs, gloo, which accelerate can't guess."""
     if "WORLD_SIZE" in os.environ:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = str(launch.zero_stage is not None).lower()
         PartialState(backend=None if torch.cuda.is_available() else "gloo")
@@ -78,14 +78,28 @@ def zero_config(stage: int) -> dict[str, Any]:
 
 
 def load_trainable(
-    folder: str | os.PathLike[str], model: Model, section: Training, revision: str | None = None
+    folder: str | os.PathLike[str],
+    model: Model,
+    section: Training,
+    *,
+    revision: str | None = None,
+    checkpoint: str | None = None,
 ) -> PreTrainedModel:
     """The model to train, its vision tower frozen if `freeze_vision` says so.
+
+    With a `checkpoint` to go on from, the weights are that one's. `Trainer` would load them later, but not those
+    of Qwen2.5-VL: files and modules name them differently, and what it doesn't find it leaves as it is (seen in
+    transformers 5.17). Adapters it does load. The generation settings stay those of `folder`: `Trainer` adds the
+    end token to them at each start.
 
     Raises:
         CheckpointError: as `critic.checkpoints.load_model`.
     """
-    trainable = load_model(folder, model, revision)
+    if checkpoint and section.lora is None:
+        trainable = load_model(checkpoint, model)
+        trainable.generation_config = GenerationConfig.from_pretrained(folder, revision=revision or "main")
+    else:
+        trainable = load_model(folder, model, revision)
     if section.freeze_vision:
         trainable.model.visual.requires_grad_(False)
     return trainable

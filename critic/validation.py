@@ -47,8 +47,8 @@ class Validation(TrainerCallback):
         for file in (self.run / "validation").glob("*.parquet"):
             if int(file.stem) <= state.global_step:
                 self.tables[int(file.stem)] = pd.read_parquet(file)
-        if state.global_step not in self.tables:
-            self._score(state.global_step)
+        if state.global_step == 0:
+            self._score(0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -80,7 +80,8 @@ class Validation(TrainerCallback):
 
     def table(self) -> pd.DataFrame:
         """All the scores: step, id, mos, score (1..5, null if the answer failed), status, tokens."""
-        return pd.concat([self.tables[step] for step in sorted(self.tables)], ignore_index=True)[COLUMNS]
+        files = [self.run / f"validation/{step}.parquet" for step in sorted(self.tables)]
+        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
     def _score(self, step: int) -> None:
         accelerator = self.trainer.accelerator

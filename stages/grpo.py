@@ -35,13 +35,14 @@ def main() -> None:
     contract = load_contract(prompt.contract)
     inputs = [Path("models/sft"), Path("data/rl")]
     run = open_run(Path("runs/grpo"), inputs, [section, model, launch, prompt, reward])
+    checkpoint = last_checkpoint(run)
     processor = load_processor("models/sft", contract)
     args = arguments(section, launch, params.seed(), run, processor)
     curves = Curves(run / "curves")
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=params.seed())
     validation = validation.select(range(min(section.validation_edits, len(validation))))
     trainer = GRPOTrainer(
-        model=load_trainable("models/sft", model, section),
+        model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
         reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
         args=args,
@@ -53,7 +54,7 @@ def main() -> None:
     trainer.add_callback(Preflight(trainer, checked, contract, section.preflight.max_logprob_gap))
     watch = Validation(trainer, validation, contract, section.validation_every, run)
     trainer.add_callback(watch)
-    trainer.train(resume_from_checkpoint=last_checkpoint(run))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.accelerator.is_main_process:
         print(f"the best step on validation: {watch.best_step}")
         watch.table().to_parquet(curves.scratch / "validation.parquet")

@@ -32,11 +32,12 @@ def main() -> None:
     prompt = params.load(params.Prompt)
     contract = load_contract(prompt.contract)
     run = open_run(Path("runs/sft"), [Path(model.base), Path("data/sft")], [section, model, launch, prompt])
+    checkpoint = last_checkpoint(run)
     args = arguments(section, launch, params.seed(), run)
     processor = load_processor(model.base, contract, model.revision)
     curves = Curves(run / "curves")
     trainer = SFTTrainer(
-        model=load_trainable(model.base, model, section, model.revision),
+        model=load_trainable(model.base, model, section, revision=model.revision, checkpoint=checkpoint),
         processing_class=processor,
         args=args,
         train_dataset=load_samples("data/sft/train.parquet", contract),
@@ -47,7 +48,7 @@ def main() -> None:
     # Qwen2.5-VL says that its own loss can't; TRL's can, and so is a mean over the tokens of the whole batch,
     # however many processes and accumulation steps share it.
     trainer.model_accepts_loss_kwargs = True
-    trainer.train(resume_from_checkpoint=last_checkpoint(run))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
     save_weights(trainer, run / "final")
     if trainer.accelerator.is_main_process:
@@ -66,7 +67,7 @@ def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) 
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_num_workers=1,
-        logging_steps=5,
+        logging_steps=1,
         **common_arguments(section, launch, seed, run),
     )
 
