@@ -66,6 +66,8 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
     except ImportError as error:
+        if "flash" not in model.attn_implementation:
+            raise
         raise CheckpointError(
             f"model.attn_implementation is {model.attn_implementation}, which can't be loaded: {error}. "
             "Set it to sdpa, or install flash-attn"

@@ -125,8 +125,8 @@ class Build(Section):
     """Where the rationales of SFT come from, and the mix of its samples.
 
     `rationales`: worded from the sub-`scores`, anew for each sample; written once an edit by the `teacher`; or the
-    `released` set as it is, which has its own mix. `samples_per_edit` of the others; `direct_fraction` of all ask for
-    a score without reasoning.
+    `released` set as it is, which has its own mix. Of the others `samples_per_edit` are made, and
+    a `direct_fraction` of all asks for a score without reasoning.
     """
 
     rationales: Literal["scores", "teacher", "released"]
@@ -164,8 +164,25 @@ class Teacher(Section):
     usd_per_million_tokens: Prices | None
 
 
+class Lora(BaseModel):
+    """Low-rank adapters on every linear layer of the language model, merged into the weights at the end."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    rank: Count
+    alpha: Count
+    dropout: Fraction
+
+
+class Launch(Section):
+    """On how many processes, one a GPU, the trainings run; DeepSpeed shards by `zero_stage`, null for none."""
+
+    machines: Count
+    processes: Count
+    zero_stage: Literal[2, 3] | None
+
+
 class Training(Section):
-    """What both trainings have."""
+    """What both trainings have; `save_every` so many steps a checkpoint is kept to resume from."""
 
     learning_rate: Positive
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"]
@@ -176,6 +193,10 @@ class Training(Section):
     gradient_accumulation: Count
     gradient_checkpointing: bool
     bf16: bool
+    liger: bool
+    freeze_vision: bool
+    lora: Lora | None
+    save_every: Count
 
 
 class Sft(Training):
@@ -195,8 +216,44 @@ class Reward(Section):
     use_floor: bool
 
 
+class Vllm(BaseModel):
+    """vLLM rollouts: beside the trainer on its GPUs, or on a server (`trl vllm-serve`) at `server_url`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    mode: Literal["colocate", "server"]
+    gpu_memory_utilization: Fraction
+    tensor_parallel_size: Count
+    server_url: str | None
+
+    @model_validator(mode="after")
+    def _knows_its_server(self) -> Self:
+        if (self.mode == "server") != (self.server_url is not None):
+            raise ValueError("server_url goes with mode server, and is null with mode colocate")
+        return self
+
+
+class Preflight(BaseModel):
+    """The rollouts' check before GRPO, see `critic.preflight`: on so many prompts, within so many nats."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    prompts: Count
+    max_logprob_gap: Positive
+
+
+class Collapse(BaseModel):
+    """When GRPO gives up, see `critic.monitors.Monitor`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    min_format_rate: Fraction
+    min_score_entropy: Annotated[float, Field(ge=0)]
+    patience: Count
+
+
 class Grpo(Training):
-    """Group-relative policy optimisation; `batch_size` counts completions, a device and a step."""
+    """Group-relative policy optimisation; `batch_size` counts completions, a device and a step.
+
+    `rollouts` says what samples the completions. `vllm` is read with `rollouts: vllm` alone.
+    """
 
     steps: Count
     num_generations: Annotated[int, Field(ge=2)]
@@ -212,6 +269,16 @@ class Grpo(Training):
     scale_rewards: Literal["group", "batch", "none"]
     validation_every: Count
     validation_edits: Count
+    rollouts: Literal["transformers", "vllm"]
+    vllm: Vllm | None
+    preflight: Preflight
+    collapse: Collapse
+
+    @model_validator(mode="after")
+    def _has_what_its_rollouts_need(self) -> Self:
+        if self.rollouts == "vllm" and self.vllm is None:
+            raise ValueError("rollouts: vllm needs a part vllm")
+        return self
 
 
 class Evaluate(Section):
@@ -227,14 +294,14 @@ class Evaluate(Section):
 
 
 SECTIONS: tuple[type[Section], ...] = (
-    Prompt, Model, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
+    Prompt, Model, Launch, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)
 
 
-def load(section: type[_Section], file: Path | None = None) -> _Section:
-    """One section of params.yaml, the active profile's values over the shared ones.
+def load(section: type[_Section], file: Path | None = None, *, profile: str | None = None) -> _Section:
+    """One section of params.yaml, the values of a profile, the active one by default, over the shared ones.
 
     Raises:
         ParamsError: the file is missing or not YAML, or any section of any profile has an unknown key, a missing
@@ -243,12 +310,14 @@ def load(section: type[_Section], file: Path | None = None) -> _Section:
     file = file or FILE
     content = _read(file)
     sections, problems = {}, []
-    for profile in content["profiles"]:
-        sections[profile], found = _check(content, profile)
+    for name in content["profiles"]:
+        sections[name], found = _check(content, name)
         problems += [problem for problem in found if problem not in problems]
     if problems:
         raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
-    return next(s for s in sections[content["profile"]] if isinstance(s, section))
+    if (profile := profile or content["profile"]) not in sections:
+        raise ParamsError(f"{file}: profiles has no {profile!r}, only {', '.join(sections)}")
+    return next(s for s in sections[profile] if isinstance(s, section))
 
 
 def seed(file: Path | None = None) -> int:

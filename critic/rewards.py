@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, Literal, TypedDict, get_args
 
 from critic.answers import HIGHEST, LOWEST, parse_critique
+from critic.monitors import describe
 
 Kind = Literal["l1", "l2", "laplace", "gaussian"]
 Message = dict[str, Any]
@@ -108,10 +109,12 @@ class CriticReward:
     Attributes:
         score: response and MOS to `Scores`.
         prefill: what the prompt made the assistant's turn begin with; put back before scoring.
+        r_min: the floor of `score`, for the log.
     """
 
     score: Callable[[str, float], Scores] = compute_score
     prefill: str = "<think>"
+    r_min: float = 0.05
 
     def __call__(
         self,
@@ -122,7 +125,7 @@ class CriticReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """The overall reward of each completion; TRL's log gets the means of its two parts.
+        """The overall reward of each completion; TRL's log gets the means of its two parts and `describe`.
 
         Completions are texts or conversations of one assistant message, one for each `mos`.
         `prompts`, `completion_ids` and the other columns are not looked at.
@@ -132,6 +135,9 @@ class CriticReward:
         if log_metric is not None:
             log_metric("reward/accuracy", fmean(score["accuracy"] for score in scores))
             log_metric("reward/format", fmean(score["format"] for score in scores))
+            read = [parse_critique(response).score for response in responses]
+            for name, value in describe(read, [score["accuracy"] for score in scores], self.r_min).items():
+                log_metric(name, value)
         return [score["overall"] for score in scores]
 
 

@@ -1,111 +1,79 @@
 """models/sft, data/rl -> models/grpo, reports/curves/grpo: GRPO with the verifiable reward on the distance to MOS.
 
-    python -m stages.grpo
+    python -m stages.launch grpo
 
-Every `grpo.validation_every` steps the critic scores a fixed sample of the validation split greedily. The scores
-are kept in reports/curves/grpo/validation.parquet; `evaluate` draws their main score.
+Every `grpo.validation_every` steps the critic scores a fixed sample of the validation split greedily; the step
+with the best main score there becomes models/grpo. The scores are kept in reports/curves/grpo/validation.parquet;
+`evaluate` draws them. Killed, the next run goes on from the last checkpoint in runs/grpo.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from datasets import Dataset
-from transformers import ProcessorMixin, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from critic import params
-from critic.checkpoints import load_model, load_processor, save_checkpoint
+from critic.checkpoints import load_processor
 from critic.curves import Curves
-from critic.engines import Request, TransformersEngine, predict
-from critic.prompts import Contract, load_contract
+from critic.monitors import Monitor
+from critic.preflight import Preflight, never_sampled
+from critic.prompts import load_contract
 from critic.rewards import CriticReward, compute_score
+from critic.runs import last_checkpoint, open_run
 from critic.samples import load_samples
-from critic.training import common_arguments
-
-CURVES = Path("reports/curves/grpo")
+from critic.training import adapters, common_arguments, join_processes, load_trainable, publish
+from critic.validation import Validation
 
 
 def main() -> None:
-    section, model = params.load(params.Grpo), params.load(params.Model)
-    contract = load_contract(params.load(params.Prompt).contract)
+    section, model, launch = params.load(params.Grpo), params.load(params.Model), params.load(params.Launch)
+    join_processes(launch)
+    prompt, reward = params.load(params.Prompt), params.load(params.Reward)
+    contract = load_contract(prompt.contract)
+    inputs = [Path("models/sft"), Path("data/rl")]
+    run = open_run(Path("runs/grpo"), inputs, [section, model, launch, prompt, reward])
+    checkpoint = last_checkpoint(run)
     processor = load_processor("models/sft", contract)
-    curves = Curves(Path("runs/grpo/curves"))
+    args = arguments(section, launch, params.seed(), run, processor)
+    curves = Curves(run / "curves")
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=params.seed())
     validation = validation.select(range(min(section.validation_edits, len(validation))))
-    reward = params.load(params.Reward)
     trainer = GRPOTrainer(
-        model=load_model("models/sft", model),
+        model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
-        reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill),
-        args=arguments(section, params.seed(), vision_tokens(processor)),
+        reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
+        args=args,
         train_dataset=load_samples("data/rl/train.parquet", contract),
-        callbacks=[curves],
+        peft_config=adapters(section),
+        callbacks=[curves, Monitor(section.collapse)],
     )
-    watch = Validation(validation, processor, contract, section)
+    checked = [validation[number] for number in range(min(section.preflight.prompts, len(validation)))]
+    trainer.add_callback(Preflight(trainer, checked, contract, section.preflight.max_logprob_gap))
+    watch = Validation(trainer, validation, contract, section.validation_every, run)
     trainer.add_callback(watch)
-    trainer.train()
-    watch.table().to_parquet(curves.scratch / "validation.parquet")
-    save_checkpoint(trainer.accelerator.unwrap_model(trainer.model), processor, contract, Path("models/grpo"))
-    curves.finish(CURVES)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.accelerator.is_main_process:
+        print(f"the best step on validation: {watch.best_step}")
+        watch.table().to_parquet(curves.scratch / "validation.parquet")
+        publish(watch.weights, "models/sft", model, processor, contract, Path("models/grpo"))
+        curves.finish(Path("reports/curves/grpo"))
+        shutil.rmtree(run)
 
 
-class Validation(TrainerCallback):
-    """Scores the validation sample before the first step, at every `validation_every`th and after the last."""
-
-    def __init__(self, samples: Dataset, processor: ProcessorMixin, contract: Contract, section: params.Grpo):
-        self.samples, self.processor, self.contract, self.section = samples, processor, contract, section
-        self.facts = samples.select_columns(["id", "mos"]).to_pandas()
-        self.tables: dict[int, pd.DataFrame] = {}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._score(state.global_step, kwargs["model"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step % self.section.validation_every == 0 or state.global_step == state.max_steps:
-            self._score(state.global_step, kwargs["model"])
-
-    def _score(self, step: int, model: Any) -> None:
-        engine = TransformersEngine(model, self.processor, self.section.max_completion_tokens)
-        requests = (Request(self.contract.render(s["prompt"]), s["images"]) for s in self.samples)
-        table = predict(
-            engine,
-            list(self.facts["id"]),
-            requests,
-            prefill=self.contract.prefill,
-            batch_size=self.section.batch_size,
-            title=f"validation at step {step}",
-        )
-        self.tables[step] = table.assign(step=step, mos=self.facts["mos"])
-
-    def table(self) -> pd.DataFrame:
-        """All the scores: step, id, mos, score, status, tokens."""
-        table = pd.concat(self.tables.values(), ignore_index=True)
-        return table[["step", "id", "mos", "score", "status", "tokens"]]
-
-
-def vision_tokens(processor: ProcessorMixin) -> list[int]:
-    """The placeholders of pictures: a rollout must not sample them, since no picture would belong to them."""
-    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-    return list(processor.tokenizer.convert_tokens_to_ids(list(names)))
-
-
-def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPOConfig:
+def arguments(
+    section: params.Grpo, launch: params.Launch, seed: int, run: Path, processor: ProcessorMixin
+) -> GRPOConfig:
     """TRL's settings of one run."""
     return GRPOConfig(
-        output_dir="runs/grpo",
         max_steps=section.steps,
         num_generations=section.num_generations,
         max_completion_length=section.max_completion_tokens,
         temperature=section.temperature,
         top_p=section.top_p,
         top_k=0,
-        generation_kwargs={"suppress_tokens": never_sampled},
         beta=section.beta,
         num_iterations=section.num_iterations,
         epsilon=section.epsilon_low,
@@ -114,8 +82,23 @@ def arguments(section: params.Grpo, seed: int, never_sampled: list[int]) -> GRPO
         loss_type=section.loss_type,
         scale_rewards=section.scale_rewards,
         logging_steps=1,
-        **common_arguments(section, seed),
+        **engine_arguments(section, never_sampled(processor)),
+        **common_arguments(section, launch, seed, run),
     )
+
+
+def engine_arguments(section: params.Grpo, suppressed: list[int]) -> dict[str, Any]:
+    """What makes the rollouts, in TRL's terms; the suppressed tokens are never sampled."""
+    if section.vllm is None or section.rollouts == "transformers":
+        return {"generation_kwargs": {"suppress_tokens": suppressed}}
+    return {
+        "use_vllm": True,
+        "vllm_mode": section.vllm.mode,
+        "vllm_server_base_url": section.vllm.server_url,
+        "vllm_gpu_memory_utilization": section.vllm.gpu_memory_utilization,
+        "vllm_tensor_parallel_size": section.vllm.tensor_parallel_size,
+        "generation_kwargs": {"logit_bias": dict.fromkeys(suppressed, -100.0)},
+    }
 
 
 if __name__ == "__main__":

@@ -1,43 +1,65 @@
 """model.base, data/sft -> models/sft: supervised fine-tuning on reasoning and direct-scoring samples.
 
-python -m stages.sft
+    python -m stages.launch sft
+
+Killed, the next run goes on from the last checkpoint in runs/sft.
 """
 
+import shutil
 from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
 from critic import params
-from critic.checkpoints import load_model, load_processor, save_checkpoint
+from critic.checkpoints import load_processor
 from critic.curves import Curves
 from critic.prompts import load_contract
+from critic.runs import last_checkpoint, open_run
 from critic.samples import load_samples
-from critic.training import common_arguments
+from critic.training import (
+    adapters,
+    common_arguments,
+    join_processes,
+    load_trainable,
+    publish,
+    save_weights,
+)
 
 
 def main() -> None:
-    section, model = params.load(params.Sft), params.load(params.Model)
-    contract = load_contract(params.load(params.Prompt).contract)
+    section, model, launch = params.load(params.Sft), params.load(params.Model), params.load(params.Launch)
+    join_processes(launch)
+    prompt = params.load(params.Prompt)
+    contract = load_contract(prompt.contract)
+    run = open_run(Path("runs/sft"), [Path(model.base), Path("data/sft")], [section, model, launch, prompt])
+    checkpoint = last_checkpoint(run)
+    args = arguments(section, launch, params.seed(), run)
     processor = load_processor(model.base, contract, model.revision)
-    curves = Curves(Path("runs/sft/curves"))
+    curves = Curves(run / "curves")
     trainer = SFTTrainer(
-        model=load_model(model.base, model, model.revision),
+        model=load_trainable(model.base, model, section, revision=model.revision, checkpoint=checkpoint),
         processing_class=processor,
-        args=arguments(section, params.seed()),
+        args=args,
         train_dataset=load_samples("data/sft/train.parquet", contract),
         eval_dataset=load_samples("data/sft/validation.parquet", contract),
+        peft_config=adapters(section),
         callbacks=[curves],
     )
-    trainer.train()
+    # Qwen2.5-VL says that its own loss can't; TRL's can, and so is a mean over the tokens of the whole batch,
+    # however many processes and accumulation steps share it.
+    trainer.model_accepts_loss_kwargs = True
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
-    save_checkpoint(trainer.accelerator.unwrap_model(trainer.model), processor, contract, Path("models/sft"))
-    curves.finish(Path("reports/curves/sft"))
+    save_weights(trainer, run / "final")
+    if trainer.accelerator.is_main_process:
+        publish(run / "final", model.base, model, processor, contract, Path("models/sft"), model.revision)
+        curves.finish(Path("reports/curves/sft"))
+        shutil.rmtree(run)
 
 
-def arguments(section: params.Sft, seed: int) -> SFTConfig:
+def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) -> SFTConfig:
     """TRL's settings of one run."""
     return SFTConfig(
-        output_dir="runs/sft",
         num_train_epochs=section.epochs,
         per_device_eval_batch_size=section.batch_size,
         max_length=None,
@@ -45,8 +67,8 @@ def arguments(section: params.Sft, seed: int) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_num_workers=1,
-        logging_steps=5,
-        **common_arguments(section, seed),
+        logging_steps=1,
+        **common_arguments(section, launch, seed, run),
     )
 
 

@@ -8,6 +8,8 @@ import grimp
 import pytest
 import yaml
 
+from stages.launch import TRAININGS
+
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -18,8 +20,9 @@ DATA_BESIDE_CODE = {"critic.prompts": "critic/contracts", "critic.report": "crit
 
 
 def modules(stage: str) -> set[str]:
-    """The stage's module and all of ours that it imports, directly or not."""
-    return {f"stages.{stage}"} | IMPORTS.find_upstream_modules(f"stages.{stage}") - {READ_AS_PARAMS}
+    """The stage's module, what starts it, and all of ours that they import, directly or not."""
+    started = {f"stages.{stage}"} | ({"stages.launch"} if stage in TRAININGS else set())
+    return started.union(*(IMPORTS.find_upstream_modules(module) for module in started)) - {READ_AS_PARAMS}
 
 
 def path(module: str) -> Path:
@@ -87,4 +90,5 @@ def test_only_evaluate_reads_the_metrics_code() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_says_what_it_does_and_is_run_as_a_module(stage: str) -> None:
     assert STAGES[stage]["desc"].endswith(".")
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    started = f"launch {stage}" if stage in TRAININGS else stage
+    assert STAGES[stage]["cmd"] == f"python -m stages.{started}"

@@ -13,6 +13,7 @@ def train(folder: Path, speed: float) -> Path:
     """Two logged steps, as a trainer would."""
     curves = Curves(folder / "scratch")
     arguments = TrainingArguments(output_dir=str(folder), report_to="none")
+    curves.on_train_begin(arguments, TrainerState(), TrainerControl())
     for step in (1, 2):
         state = TrainerState(global_step=step)
         logs = {"reward": step / 2, "completions/mean_length": 40.0, "train_runtime": speed, "epoch": speed}
@@ -40,3 +41,20 @@ def test_finished_curves_replace_older_ones(tmp_path: Path) -> None:
     (tmp_path / "curves").mkdir()
     (tmp_path / "curves/old.tsv").touch()
     assert "old.tsv" not in files(train(tmp_path, speed=1.0))
+
+
+def test_a_run_that_goes_on_has_the_steps_before_and_not_those_after_its_checkpoint(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+    killed = Curves(tmp_path / "scratch")
+    killed.on_train_begin(arguments, TrainerState(), TrainerControl())
+    for step in (1, 2, 3):
+        killed.on_log(arguments, TrainerState(global_step=step), TrainerControl(), logs={"loss": 9.0})
+
+    resumed = Curves(tmp_path / "scratch")
+    remembered = [{"loss": 0.5, "epoch": 0.1, "step": 1}]
+    resumed.on_train_begin(arguments, TrainerState(global_step=1, log_history=remembered), TrainerControl())
+    resumed.on_log(arguments, TrainerState(global_step=2), TrainerControl(), logs={"loss": 0.25})
+    resumed.finish(tmp_path / "curves")
+
+    table = pd.read_csv(tmp_path / "curves/plots/metrics/loss.tsv", sep="\t")
+    assert table.to_dict("list") == {"step": [1, 2], "loss": [0.5, 0.25]}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from critic.monitors import describe
 from critic.rewards import CriticReward, Kind, Scores, accuracy, compute_score
 
 KINDS: list[Kind] = ["l1", "l2", "laplace", "gaussian"]
@@ -170,11 +171,12 @@ def test_the_trl_reward_is_configured_by_what_scores() -> None:
     assert reward([None], [response("3.5")], [[1]], mos=[3.0]) == pytest.approx([0.7625])
 
 
-def test_the_trl_reward_logs_the_means_of_its_parts() -> None:
+def test_the_trl_reward_logs_the_means_of_its_parts_and_what_monitors_watch() -> None:
     logged: dict[str, float] = {}
     completions = ["</think><answer>3</answer>", "</think>3"]
     CriticReward()([None] * 2, completions, [[1]] * 2, [3.0, 3.0], log_metric=logged.__setitem__)
-    assert logged == {"reward/accuracy": 0.5, "reward/format": 0.5}
+    parts = {"reward/accuracy": 0.5, "reward/format": 0.5}
+    assert logged == parts | describe([3.0, None], [1.0, 0.0], r_min=0.05)
 
 
 def test_the_trl_reward_wants_one_mos_a_completion() -> None:

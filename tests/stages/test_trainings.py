@@ -1,0 +1,189 @@
+"""The trainings as they run at scale, on the tiny model: killed and resumed, sharded over two processes, adapted.
+
+KILLS=10 python -m pytest tests/stages/test_trainings.py    # ten kills of each training, as at a release
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from critic import engines
+from critic.checkpoints import load_model, load_processor
+from critic.edits import edits_from_table, normalise
+from critic.engines import TransformersEngine, VllmEngine
+from critic.minibench import make_table
+from critic.params import Model
+from critic.prompts import load_contract
+from critic.samples import write_samples
+from stages.build import rl_samples, sft_samples
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("KILLS", "2"))
+SMALL: dict[str, Any] = {
+    "sft": {"batch_size": 4, "save_every": 2, "bf16": False},
+    "grpo": {
+        "steps": 8,
+        "batch_size": 8,
+        "validation_every": 4,
+        "validation_edits": 4,
+        "save_every": 2,
+        "max_completion_tokens": 16,
+        "collapse": {"min_format_rate": 0.0, "min_score_entropy": 0.0, "patience": 10},
+    },
+}
+
+DIE_AT = """
+import os, signal, sys
+from transformers import Trainer
+
+step = Trainer.training_step
+def training_step(self, *args, **kwargs):
+    result = step(self, *args, **kwargs)
+    if self.state.global_step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+Trainer.training_step = training_step
+
+import stages.{stage}
+stages.{stage}.main()
+"""
+
+
+def make_project(folder: Path, **sections: dict[str, Any]) -> Path:
+    """A folder with params and data for eight steps of each training, and no models yet."""
+    contract = load_contract("tiny")
+    table = normalise(make_table("train", sources=6, side=56, seed=7), "train")
+    samples = sft_samples(table[:32], contract, 0.25, np.random.default_rng(0))
+    for name in ("data/sft", "data/rl", "models", "reports"):
+        (folder / name).mkdir(parents=True)
+    for split, some in (("train", slice(0, 32)), ("validation", slice(32, 36))):
+        write_samples(samples[some] if split == "train" else samples[:4], folder / f"data/sft/{split}.parquet")
+        write_samples(rl_samples(table[some], contract), folder / f"data/rl/{split}.parquet")
+    (folder / "assets").symlink_to(ROOT / "assets")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, values in [*SMALL.items(), *sections.items()]:
+        params["profiles"]["tiny"][section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def train(folder: Path, stage: str) -> str:
+    finished = run(folder, "-m", "stages.launch", stage)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    return finished.stdout
+
+
+def curve(folder: Path, stage: str, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / f"reports/curves/{stage}/plots/metrics/{name}.tsv", sep="\t")
+
+
+def outputs(folder: Path, stage: str) -> dict[str, bytes]:
+    """Every file that a training leaves, by path."""
+    files = [*(folder / f"models/{stage}").rglob("*"), *(folder / f"reports/curves/{stage}").rglob("*")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A critic that has learned to answer, badly, so that GRPO has rewards to tell apart."""
+    folder = make_project(tmp_path_factory.mktemp("beginner"), sft={"epochs": 12.0, "batch_size": 8})
+    contract = load_contract("tiny")
+    table = normalise(make_table("train", sources=6, side=56, seed=7), "train")
+    direct = sft_samples(table, contract, 1.0, np.random.default_rng(0))
+    samples = [
+        sample | {"prompt": asked["prompt"]}
+        for sample, asked in zip(direct, rl_samples(table, contract), strict=True)
+    ]
+    write_samples(samples, folder / "data/sft/train.parquet")
+    train(folder, "sft")
+    return folder / "models/sft"
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    stage: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole, broken = make_project(tmp_path / "whole"), make_project(tmp_path / "broken")
+    if stage == "grpo":
+        beginner = request.getfixturevalue("beginner")
+        for folder in (whole, broken):
+            (folder / "models/sft").symlink_to(beginner)
+    train(whole, stage)
+    assert (curve(whole, stage, "grad_norm")["grad_norm"] > 0).any()
+
+    for step in sorted(random.Random(0).choices(range(1, 8), k=KILLS)):
+        killed = run(broken, "-c", DIE_AT.format(stage=stage), str(step))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
+        assert not (broken / f"models/{stage}/contract.yaml").exists()
+    assert "going on from runs/" in train(broken, stage)
+    assert outputs(broken, stage) == outputs(whole, stage)
+    assert not list((broken / "runs").iterdir())
+
+
+def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
+    """Real DeepSpeed on two CPU processes: the same losses, and a gathered checkpoint that both engines load."""
+    one = make_project(tmp_path / "one")
+    two = make_project(tmp_path / "two", sft={"batch_size": 2}, launch={"processes": 2, "zero_stage": 3})
+    for folder in (one, two):
+        train(folder, "sft")
+    for name in ("loss", "grad_norm"):
+        alone, together = (curve(folder, "sft", name)[name] for folder in (one, two))
+        assert len(alone) >= 1
+        assert together.to_numpy() == pytest.approx(alone.to_numpy(), rel=1e-4)
+    weights = [load_file(folder / "models/sft/model.safetensors") for folder in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-4)
+
+    contract, checkpoint = load_contract("tiny"), two / "models/sft"
+    model = Model(base=str(checkpoint), revision=None, attn_implementation="sdpa", dtype="float32")
+    edits = edits_from_table(normalise(make_table("test", sources=1, side=56, seed=7), "test"))
+    requests = [engines.request(contract, edit) for edit in edits]
+    by_transformers = TransformersEngine(load_model(checkpoint, model), load_processor(checkpoint, contract), 24)
+    by_vllm = VllmEngine(checkpoint, dtype="float32", max_tokens=24)
+    assert by_vllm.complete(requests) == by_transformers.complete(requests)
+
+
+def test_adapters_train_and_are_merged_into_a_plain_checkpoint(tmp_path: Path) -> None:
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
+    folder = make_project(tmp_path / "lora", sft={"lora": lora, "freeze_vision": True})
+    train(folder, "sft")
+    base = load_model(ROOT / "assets/tiny-base", Model(
+        base="", revision=None, attn_implementation="sdpa", dtype="float32"
+    )).state_dict()  # fmt: skip
+    trained = load_file(folder / "models/sft/model.safetensors")
+    changed = {name for name, tensor in trained.items() if not torch.equal(tensor, base[name_in_memory(name)])}
+    assert changed
+    assert all("proj" in name and "visual" not in name for name in changed)
+    assert not (folder / "models/sft/adapter_config.json").exists()
+
+
+def name_in_memory(name: str) -> str:
+    """Qwen2.5-VL's weights are stored under other names than the modules have."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
+
+
+def test_flash_attention_without_flash_attn_says_what_to_do(tmp_path: Path) -> None:
+    folder = make_project(tmp_path / "flash", model={"attn_implementation": "flash_attention_2"})
+    failed = run(folder, "-m", "stages.launch", "sft")
+    assert failed.returncode != 0
+    assert "model.attn_implementation is flash_attention_2" in failed.stderr
+    assert "Set it to sdpa, or install flash-attn" in failed.stderr
