@@ -121,7 +121,7 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "rerun"),
     [
-        ("params.yaml", "temperature: 1.0", "temperature: 0.9", ["grpo"]),
+        ("params.yaml", "temperature: 0.6", "temperature: 0.7", ["grpo"]),
         ("params.yaml", "n_boot: 100", "n_boot: 101", ["evaluate"]),
         ("critic/metrics.py", '"""', '"""\n', ["evaluate"]),
         ("critic/rewards.py", '"""', '"""\n', ["grpo"]),
