@@ -43,6 +43,7 @@ def main() -> None:
         predictions[name] = score(critic, name, list(edits["id"]), edits_from_table(edits))
         if pictures is not None:
             on_pictures[name] = score(critic, name, list(pictures["id"]), generated_from_table(pictures))
+        del critic  # before the next is made: a vLLM engine that goes takes the process's parallel state with it
     evaluation = compute_metrics(
         predictions,
         baseline_scores(edits),
