@@ -147,7 +147,10 @@ def config_of(shape: str) -> Qwen2_5_VLConfig:
 
 
 def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights:
-    """Counted on a model without memory, since ZeRO-3 leaves a process but a part of each weight."""
+    """Counted on a model without memory: of the trained one, ZeRO-3 leaves a process but parts.
+
+    Count before the trainer's arguments are made; from then on ZeRO-3 splits any new model.
+    """
 
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
@@ -442,6 +445,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         words = one_token_words(load_processor(base, contract))
         make_samples(samples, number, None if group > 1 else tokens, given.sides, contract, words)
     state.wait_for_everyone()
+    config = config_of(given.shape)
+    weights = count_weights(config, section)
     trainer = make_trainer(given.training, sections, base, samples, tokens, seed)
     clock = Clock()
     trainer.add_callback(clock)
@@ -454,7 +459,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "peak_tflops": None if peak is None else peak / 1e12,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "deepspeed", "peft")},
         "settings": {part.name: part.model_dump() for part in (model, launch, section)},
-        "measured": figures(trainer, clock, config_of(given.shape), section, given.warmup, group, peak),
+        "measured": figures(trainer, clock, config, weights, section, given.warmup, group, peak),
     }
 
 
@@ -462,13 +467,13 @@ def figures(
     trainer: MeteredSft | MeteredGrpo,
     clock: Clock,
     config: Qwen2_5_VLConfig,
+    weights: Weights,
     section: params.Training,
     warmup: int,
     group: int,
     peak: float | None,
 ) -> dict[str, Any]:
     """What the steps after the warm-up took, of all processes together; memory is that of the fullest."""
-    weights = count_weights(config, section)
     batches = [batch_of(seen) for seen in trainer.seen[warmup * section.gradient_accumulation :]]
     mine = {
         "prompts": sum(sum(batch.prompts) for batch in batches),
