@@ -10,9 +10,10 @@ import yaml
 
 from critic import metrics, params, rewards
 from critic.params import SECTIONS, ParamsError, Section
+from critic.prompts import load_contract
 
 OWN = Path(__file__).parents[2] / "params.yaml"
-PROFILES = ("tiny", "full")
+PROFILES = ("tiny", "full", "single-gpu")
 
 
 @pytest.fixture
@@ -52,6 +53,58 @@ def test_the_projects_own_file_holds_these_profiles_seed_and_no_other_section(co
     assert params.profile(OWN) == content["profile"] == "tiny"
     assert params.seed(OWN) == content["seed"]
     assert {*content} <= {"profile", "seed", "profiles", *(section.name for section in SECTIONS)}
+
+
+UPSTREAM: dict[type[Section], dict[str, Any]] = {
+    params.Model: {"base": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"},
+    params.Reward: {
+        "kind": "l1", "format_weight": 1.0, "strict_format": False, "r_min": 0.05, "diff_at_rmin": 1.0,
+        "use_floor": True,
+    },
+    params.Grpo: {
+        "learning_rate": 1e-6, "lr_schedule": "constant_with_warmup", "warmup_fraction": 0.0, "weight_decay": 1e-2,
+        "max_grad_norm": 1.0, "num_generations": 8, "num_iterations": 1, "epsilon_low": 0.2, "epsilon_high": 0.28,
+        "delta": 3.0, "loss_type": "dapo", "scale_rewards": "group", "beta": 0.0, "temperature": 1.0, "top_p": 1.0,
+        "max_completion_tokens": 4096, "batch_size": 8, "gradient_checkpointing": True, "bf16": True,
+        "freeze_vision": False, "lora": None,
+    },
+}  # fmt: skip
+"""The released configuration of IE-Critic-R1 (examples/config_ie_critic_r1.yaml), in our words."""
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [(section, key, value) for section, values in UPSTREAM.items() for key, value in values.items()],
+)
+def test_full_is_as_upstream_trains(section: type[Section], key: str, value: Any) -> None:
+    assert getattr(params.load(section, OWN, profile="full"), key) == value
+
+
+def test_full_updates_on_128_prompts_of_8_completions_and_rolls_out_with_vllm_as_upstream() -> None:
+    grpo, launch = (params.load(section, OWN, profile="full") for section in (params.Grpo, params.Launch))
+    completions = launch.machines * launch.processes * grpo.batch_size * grpo.gradient_accumulation
+    assert completions == 128 * grpo.num_generations == 1024
+    assert (launch.machines, launch.processes, launch.zero_stage) == (1, 8, 3)
+    assert (grpo.rollouts, grpo.vllm.mode) == ("vllm", "colocate")
+    assert (grpo.vllm.tensor_parallel_size, grpo.vllm.gpu_memory_utilization) == (2, 0.6)
+    contract = load_contract(params.load(params.Prompt, OWN, profile="full").contract)
+    assert (contract.min_pixels, contract.max_pixels, contract.prefill) == (262144, 1048576, "<think>")
+
+
+def test_single_gpu_is_full_but_for_what_one_gpu_takes() -> None:
+    differ: dict[str, set[str]] = {}
+    for section in SECTIONS:
+        full, single = (params.load(section, OWN, profile=name).model_dump() for name in ("full", "single-gpu"))
+        if keys := {key for key in full if full[key] != single[key]}:
+            differ[section.name] = keys
+    scale = {"learning_rate", "batch_size", "gradient_accumulation", "freeze_vision", "lora"}
+    assert differ == {
+        "launch": {"processes", "zero_stage"},
+        "sft": scale,
+        "grpo": (scale - {"batch_size"}) | {"vllm", "max_completion_tokens"},
+        "evaluate": {"gpu_memory_utilization", "tensor_parallel_size"},
+    }
+    assert params.load(params.Launch, OWN, profile="single-gpu").processes == 1
 
 
 # --- what is read
@@ -178,12 +231,15 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"profiles\.tiny\.grpo: must hold keys and values, not \['steps'\]",
     ),
     "key that is a number": (change("reward", {1: 2}), r"reward: must hold keys and values, not {1: 2}"),
-    "profile that is a list": (change("profile", ["tiny"]), r"profile: \['tiny'\] is not one of .*tiny, full"),
+    "profile that is a list": (
+        change("profile", ["tiny"]),
+        r"profile: \['tiny'\] is not one of .*tiny, full, single-gpu",
+    ),
     "wrong seed": (change("seed", 1.5), r"seed: must be an integer, not 1\.5"),
     "switch for a seed": (change("seed", True), r"seed: must be an integer, not True"),
     "no seed": (leave_out("seed"), r"seed: must be an integer, not None"),
-    "unknown profile": (change("profile", "huge"), r"profile: 'huge' is not one of .*tiny, full"),
-    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full"),
+    "unknown profile": (change("profile", "huge"), r"profile: 'huge' is not one of .*tiny, full, single-gpu"),
+    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full, single-gpu"),
     "no profiles": (leave_out("profiles"), r"profile: 'tiny' is not one of .*: none"),
 }
 

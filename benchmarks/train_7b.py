@@ -1,0 +1,609 @@
+"""Time training steps of a Qwen2.5-VL of 7B with random weights: tokens a second, MFU, peak memory.
+
+    python benchmarks/train_7b.py sft                            # one GPU of 80 GB, LoRA: profile single-gpu
+    python benchmarks/train_7b.py grpo
+    torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
+    python benchmarks/train_7b.py sft --set sft.batch_size=8 model.attn_implementation=flash_attention_2
+    python benchmarks/train_7b.py grpo --set grpo.rollouts=transformers grpo.gradient_accumulation=4
+    python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
+
+Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
+hub and no data: weights, pictures and texts are random, the tokenizer is assets/tiny-base's. All else is the
+pipeline's own: params.yaml, `critic.training`, `arguments` of stages/sft.py and stages/grpo.py, TRL's trainers.
+The table goes to the terminal and, with all settings, to runs/train_7b/<training>.json; docs/gpu-results.md keeps
+results.
+
+MFU is the model's FLOPs over what the GPUs could do in that time at their peak. The FLOPs are those of the
+formulas in `forward_flops`, `update_flops` and `rollout_flops`, for all tokens but padding. What gradient
+checkpointing computes a second time doesn't count, nor does the pass that compares the trainer's probabilities
+with vLLM's.
+"""
+
+import argparse
+import json
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import get_peft_model
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.utils import get_peak_flops
+
+from critic import params
+from critic.checkpoints import load_processor, save_checkpoint
+from critic.edits import Edit
+from critic.prompts import Contract, load_contract
+from critic.rewards import CriticReward, compute_score
+from critic.samples import load_samples, write_samples
+from critic.training import adapters, join_processes, load_trainable
+from stages import grpo, sft
+
+TINY_BASE = Path("assets/tiny-base")
+RUN = Path("runs/train_7b")
+
+TEXT_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "max_window_layers": 28,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "layer_types": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
+VISION_7B = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+"""The shape in config.json of Qwen/Qwen2.5-VL-7B-Instruct on the hub. The defaults of Qwen2_5_VLConfig won't do:
+they have the 72B's language model and a vision tower of hidden size 3584. A test holds that the weights add up to
+8,292,166,656, the 16,584,333,312 bytes that the hub's index of the bfloat16 weights names."""
+
+
+class BenchmarkError(ValueError):
+    """This can't be timed as asked; the message says what to change."""
+
+
+# --- the arithmetic
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How many weights there are to pass through.
+
+    Attributes:
+        language: for each token.
+        head: for each token whose logits are asked for.
+        vision: for each patch.
+        merger: for each square of patches that becomes one token.
+        adapters: LoRA's, for each token; 0 without.
+    """
+
+    language: int
+    head: int
+    vision: int
+    merger: int
+    adapters: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples without their padding: `prompts` and `completions` in tokens, `grids` in patches, [pictures, 3]."""
+
+    prompts: list[int]
+    completions: list[int]
+    grids: list[list[int]]
+
+
+class Flops(NamedTuple):
+    """Of one forward pass: the language model's weights, its attention, the adapters and the vision tower."""
+
+    weights: float
+    attention: float
+    adapters: float
+    vision: float
+
+
+def config_of(shape: str) -> Qwen2_5_VLConfig:
+    """The tiny base's own for "tiny"; for "7b" the 7B's with the tiny tokenizer's special tokens."""
+    fields = AutoConfig.from_pretrained(TINY_BASE).to_dict()
+    if shape == "7b":
+        fields["text_config"] |= TEXT_7B
+        fields["vision_config"] |= VISION_7B
+        fields["tie_word_embeddings"] = False
+    return Qwen2_5_VLConfig(**fields)
+
+
+def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights:
+    """Counted on a model without memory: of the trained one, ZeRO-3 leaves a process but parts.
+
+    Count before the trainer's arguments are made; from then on ZeRO-3 splits any new model.
+    """
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(weight.numel() for weight in module.parameters())
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    language, visual = model.model.language_model, model.model.visual
+    counted = {
+        "language": count(language) - count(language.embed_tokens),  # looked up, not multiplied
+        "head": count(model.lm_head),
+        "vision": count(visual) - count(visual.merger),
+        "merger": count(visual.merger),
+    }
+    lora = adapters(section)
+    adapted = 0 if lora is None else get_peft_model(model, lora).get_nb_trainable_parameters()[0]
+    return Weights(**counted, adapters=adapted)
+
+
+def forward_flops(
+    config: Qwen2_5_VLConfig, weights: Weights, tokens: float, pairs: float, scored: float, grids: Sequence[Any]
+) -> Flops:
+    """A forward pass by PaLM's formula (arXiv 2204.02311, appendix B), for language model and vision tower apart.
+
+    With N weights, L layers, H heads of size Q and T tokens that attend to each other, PaLM counts 6N + 12 L H Q T
+    a token for forward and backward; forward alone is a third. T counts what the causal mask hides, too. In the
+    vision tower T is the picture in some layers, and in the others a window, smaller at the edges.
+
+    Args:
+        tokens: that go through the language model.
+        pairs: a token and one that it attends to, itself too: T^2 for a whole sequence.
+        scored: tokens whose logits are asked for.
+        grids: time (1), height and width of each picture in patches.
+    """
+    text, vision = config.text_config, config.vision_config
+    full = len(vision.fullatt_block_indexes)
+    side = vision.window_size // vision.patch_size
+    patches = sum(height * width for _, height, width in grids)
+    whole = sum((height * width) ** 2 for _, height, width in grids)
+    windowed = sum(_squares(height, side) * _squares(width, side) for _, height, width in grids)
+    merged = patches / vision.spatial_merge_size**2
+    return Flops(
+        weights=2 * (weights.language * tokens + weights.head * scored),
+        attention=4 * text.num_hidden_layers * text.hidden_size * pairs,
+        adapters=2 * weights.adapters * tokens,
+        vision=2 * (weights.vision * patches + weights.merger * merged)
+        + 4 * vision.hidden_size * (full * whole + (vision.depth - full) * windowed),
+    )
+
+
+def _squares(length: int, part: int) -> int:
+    """The sum of squares of the parts that a length is cut into, the last one shorter."""
+    return length // part * part**2 + (length % part) ** 2
+
+
+def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, section: params.Training) -> float:
+    """Forward and backward over a batch.
+
+    Backward costs a forward pass for the gradient of what went in, and another for the gradient of the weights.
+    A frozen language model is spared the latter, a frozen vision tower both; LoRA freezes both.
+    """
+    lengths = [sum(pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
+    pairs = sum(length**2 for length in lengths)
+    passes = forward_flops(config, weights, sum(lengths), pairs, sum(batch.completions), batch.grids)
+    return (
+        (3 if section.lora is None else 2) * passes.weights
+        + 3 * passes.attention
+        + 3 * passes.adapters
+        + (1 if section.lora or section.freeze_vision else 3) * passes.vision
+    )
+
+
+def rollout_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, group: int) -> float:
+    """Writing the batch's completions: a pass over each prompt, once a group, and one over each completion."""
+    prompts = forward_flops(
+        config, weights, sum(batch.prompts), sum(length**2 for length in batch.prompts), 0, batch.grids
+    )
+    written = sum(batch.completions)
+    pairs = sum(new * (old + new) for old, new in zip(batch.prompts, batch.completions, strict=True))
+    return sum(prompts) / group + sum(forward_flops(config, weights, written, pairs, written, []))
+
+
+# --- what is trained, and on what
+
+
+def load_sections(profile: str, changes: Sequence[str]) -> dict[type[params.Section], Any]:
+    """The sections of a profile of params.yaml, some of its values changed ("sft.batch_size=4", in YAML).
+
+    Raises:
+        ParamsError: no such profile, key or value.
+        BenchmarkError: a change that is none.
+    """
+    params.load(params.Launch, profile=profile)
+    content = yaml.safe_load(params.FILE.read_text(encoding="utf-8"))
+    for change in changes:
+        key, _, value = change.partition("=")
+        *folders, name = key.split(".")
+        part: Any = content["profiles"][profile]
+        for folder in folders:
+            part = part.setdefault(folder, {}) if isinstance(part, dict) else None
+        if not folders or not value or not isinstance(part, dict):
+            raise BenchmarkError(f"--set {change}: give a section's key and its value, such as sft.batch_size=4")
+        part[name] = yaml.safe_load(value)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return {section: params.load(section, file, profile=profile) for section in params.SECTIONS}
+
+
+def make_base(shape: str, model: params.Model, contract: Contract, seed: int) -> Path:
+    """A checkpoint with random weights and the tiny base's tokenizer, made once."""
+    folder = RUN / f"{shape}-{contract.name}"
+    state = PartialState()
+    if state.is_main_process and not folder.exists():
+        torch.manual_seed(seed)
+        with torch.device(state.device):
+            made = AutoModelForImageTextToText.from_config(config_of(shape), dtype=getattr(torch, model.dtype))
+        save_checkpoint(made, load_processor(TINY_BASE, contract), contract, folder)
+        del made
+        torch.cuda.empty_cache()  # vLLM looks at what is free
+    state.wait_for_everyone()
+    return folder
+
+
+def make_samples(
+    path: Path, number: int, tokens: int | None, sides: tuple[int, int], contract: Contract, words: list[str]
+) -> None:
+    """Write random samples: two pictures, an instruction, and a completion of so many tokens or, for RL, a MOS."""
+    rng = np.random.default_rng(0)
+
+    def text(length: int) -> str:
+        return "".join(rng.choice(words, length))
+
+    def picture() -> dict[str, Any]:
+        blobs = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        width, height = rng.integers(sides[0], sides[1], 2, endpoint=True)
+        file = BytesIO()
+        Image.fromarray(blobs).resize((int(width), int(height)), Image.Resampling.BICUBIC).save(file, "JPEG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    blank = Image.new("RGB", (56, 56))
+    samples = []
+    for n in range(number):
+        edit = Edit(f"random-{n}", blank, blank, text(12))
+        sample: dict[str, Any] = {
+            "id": edit.id,
+            "prompt": contract.messages(edit),
+            "images": [picture(), picture()],
+        }
+        if tokens is None:
+            sample |= {"mos": 3.0}
+        else:
+            content = [{"type": "text", "text": text(tokens)}]
+            sample |= {"mode": "reasoning", "completion": [{"role": "assistant", "content": content}]}
+        samples.append(sample)
+    write_samples(samples, path)
+
+
+def one_token_words(processor: Any) -> list[str]:
+    """Words, with the space before them, that the tokenizer has whole: n of them in a row are n tokens."""
+    tokenizer = processor.tokenizer
+    texts = (tokenizer.decode([token]) for token in range(len(tokenizer)))
+    return [text for text in texts if text[:1] == " " and text[1:].isalpha() and len(tokenizer.encode(text)) == 1]
+
+
+# --- what is timed
+
+
+class Clock(TrainerCallback):
+    """Notes when each step has ended, its work on the GPU too, and the memory in use then."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.memory_in_use = 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.ends.append(now())
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            self.memory_in_use = max(self.memory_in_use, total - free)
+
+
+def now() -> float:
+    """Seconds, once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class _Metered:
+    """A trainer that keeps the masks and grids of each micro-batch, to be looked at when it is over."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[dict[str, torch.Tensor]] = []
+        self.rollouts: list[float] = []
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        names = ("attention_mask", "labels", "prompt_mask", "completion_mask", "image_grid_thw")
+        self.seen.append({name: inputs[name] for name in names if name in inputs})
+        return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+
+class MeteredSft(_Metered, SFTTrainer):
+    """TRL's, metered."""
+
+
+class MeteredGrpo(_Metered, GRPOTrainer):
+    """TRL's, metered, and its rollouts timed, in seconds a step."""
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        began = now()
+        written = super()._generate_single_turn(*args, **kwargs)
+        self.rollouts.append(now() - began)
+        return written
+
+
+def batch_of(seen: dict[str, torch.Tensor]) -> Batch:
+    """What a micro-batch of either training held."""
+    if "labels" in seen:
+        completions = (seen["labels"] != -100).sum(dim=1)
+        prompts = seen["attention_mask"].sum(dim=1) - completions
+    else:
+        prompts, completions = seen["prompt_mask"].sum(dim=1), seen["completion_mask"].sum(dim=1)
+    return Batch(prompts.tolist(), completions.tolist(), seen["image_grid_thw"].tolist())
+
+
+def make_trainer(
+    training: str, sections: dict[type[params.Section], Any], base: Path, samples: Path, tokens: int, seed: int
+) -> MeteredSft | MeteredGrpo:
+    """The trainer of a stage, on the random base."""
+    section, launch = sections[params.Sft if training == "sft" else params.Grpo], sections[params.Launch]
+    contract = load_contract(sections[params.Prompt].contract)
+    processor = load_processor(base, contract)
+    folder = RUN / training
+    args: Any
+    if training == "sft":
+        args = sft.arguments(section, launch, seed, folder)
+        kind, reward = MeteredSft, {}
+    else:
+        args = grpo.arguments(section, launch, seed, folder, processor)
+        args.generation_kwargs["min_tokens" if args.use_vllm else "min_new_tokens"] = tokens
+        settings = sections[params.Reward]
+        score = partial(compute_score, **settings.model_dump())
+        kind, reward = MeteredGrpo, {"reward_funcs": CriticReward(score, contract.prefill, settings.r_min)}
+    args.save_strategy = "no"
+    trainer = kind(
+        model=load_trainable(base, sections[params.Model], section),
+        processing_class=processor,
+        args=args,
+        train_dataset=load_samples(samples, contract),
+        peft_config=adapters(section),
+        **reward,
+    )
+    if training == "sft":
+        trainer.model_accepts_loss_kwargs = True  # as stages/sft.py
+    return trainer
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Train for some steps; what the last of them took.
+
+    Raises:
+        BenchmarkError: no GPU for the 7B, one of unknown speed, or another number of processes than `launch` says.
+        ParamsError: as `load_sections`.
+    """
+    sections = load_sections(given.profile or {"7b": "single-gpu", "tiny": "tiny"}[given.shape], given.set)
+    launch, model, seed = sections[params.Launch], sections[params.Model], params.seed()
+    peak = peak_flops(given, model.dtype)
+    join_processes(launch)
+    state = PartialState()
+    if state.num_processes != (asked := launch.machines * launch.processes):
+        raise BenchmarkError(
+            f"launch asks for {asked} processes, and this is {state.num_processes}: start it with "
+            f"`torchrun --nproc-per-node {launch.processes}`, or --set launch.processes={state.num_processes}"
+        )
+    steps = given.warmup + given.steps
+    tokens = given.completion_tokens
+    if given.training == "sft":
+        section = sections[params.Sft] = sections[params.Sft].model_copy(update={"epochs": 1.0})
+        group = 1
+    else:
+        update = {"steps": steps, "max_completion_tokens": tokens}
+        section = sections[params.Grpo] = sections[params.Grpo].model_copy(update=update)
+        group = section.num_generations
+    contract = load_contract(sections[params.Prompt].contract)
+    base = make_base(given.shape, model, contract, seed)
+    number = steps * section.batch_size * section.gradient_accumulation * state.num_processes // group
+    samples = RUN / f"{given.training}.parquet"
+    if state.is_main_process:
+        words = one_token_words(load_processor(base, contract))
+        make_samples(samples, number, None if group > 1 else tokens, given.sides, contract, words)
+    state.wait_for_everyone()
+    config = config_of(given.shape)
+    weights = count_weights(config, section)
+    trainer = make_trainer(given.training, sections, base, samples, tokens, seed)
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return {
+        "training": given.training,
+        "command": shlex.join(["python", *sys.argv]),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "processes": state.num_processes,
+        "peak_tflops": None if peak is None else peak / 1e12,
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "deepspeed", "peft")},
+        "settings": {part.name: part.model_dump() for part in (model, launch, section)},
+        "measured": figures(trainer, clock, config, weights, section, given.warmup, group, peak),
+    }
+
+
+def figures(
+    trainer: MeteredSft | MeteredGrpo,
+    clock: Clock,
+    config: Qwen2_5_VLConfig,
+    weights: Weights,
+    section: params.Training,
+    warmup: int,
+    group: int,
+    peak: float | None,
+) -> dict[str, Any]:
+    """What the steps after the warm-up took, of all processes together; memory is that of the fullest."""
+    batches = [batch_of(seen) for seen in trainer.seen[warmup * section.gradient_accumulation :]]
+    mine = {
+        "prompts": sum(sum(batch.prompts) for batch in batches),
+        "completions": sum(sum(batch.completions) for batch in batches),
+        "updates": sum(update_flops(config, weights, batch, section) for batch in batches),
+        "rollouts": sum(rollout_flops(config, weights, batch, group) for batch in batches) if group > 1 else 0,
+    }
+    everyone = gather_object([mine])
+    total = {name: sum(process[name] for process in everyone) for name in mine}
+    steps = len(clock.ends) - warmup
+    seconds = clock.ends[-1] - clock.ends[warmup - 1]
+    rolling = sum(trainer.rollouts[warmup:])
+
+    def mfu(flops: float, seconds: float) -> float | None:
+        return None if peak is None else flops / (seconds * len(everyone) * peak)
+
+    return {
+        "steps": steps,
+        "seconds_per_step": seconds / steps,
+        "rollout_seconds_per_step": rolling / steps,
+        "prompt_tokens_per_step": total["prompts"] / steps,
+        "completion_tokens_per_step": total["completions"] / steps,
+        "tokens_per_second": (total["prompts"] + total["completions"]) / seconds,
+        "rollout_tokens_per_second": total["completions"] / rolling if rolling else None,
+        "model_tflops_per_step": (total["updates"] + total["rollouts"]) / steps / 1e12,
+        "mfu": mfu(total["updates"] + total["rollouts"], seconds),
+        "mfu_of_updates": mfu(total["updates"], seconds - rolling),
+        "peak_memory_gib": max(gather_object([peak_memory()])),
+        "device_memory_gib": max(gather_object([clock.memory_in_use])) / 2**30 or None,
+    }
+
+
+def peak_flops(given: argparse.Namespace, dtype: str) -> float | None:
+    """FLOPs a second that a GPU can do: as given, or TRL's figure for its name; None on a CPU.
+
+    Raises:
+        BenchmarkError: no GPU for the 7B, or one that TRL doesn't know.
+    """
+    if not torch.cuda.is_available():
+        if given.shape == "7b":
+            raise BenchmarkError("there is no GPU here for the 7B: --shape tiny runs anywhere")
+        return None
+    name = torch.cuda.get_device_name()
+    known = given.peak_tflops * 1e12 if given.peak_tflops else get_peak_flops(name, dtype)
+    if known is None:
+        raise BenchmarkError(f"the peak of {name} in {dtype} isn't known: give its dense TFLOP/s as --peak-tflops")
+    return known
+
+
+def peak_memory() -> float:
+    """GiB that PyTorch had allocated on the GPU at most, or without a GPU the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown."""
+    measured = result["measured"]
+    rows = [
+        (f"{result['training']} on", f"{result['processes']} x {result['device']}"),
+        ("---", "---:"),
+        ("seconds a step", f"{measured['seconds_per_step']:.2f}"),
+        ("of them rollouts", f"{measured['rollout_seconds_per_step']:.2f}"),
+        ("prompt tokens a step", f"{measured['prompt_tokens_per_step']:,.0f}"),
+        ("completion tokens a step", f"{measured['completion_tokens_per_step']:,.0f}"),
+        ("tokens a second", f"{measured['tokens_per_second']:,.0f}"),
+        ("tokens a second of rollouts", _shown("{:,.0f}", measured["rollout_tokens_per_second"])),
+        ("model TFLOPs a step", f"{measured['model_tflops_per_step']:,.2f}"),
+        ("MFU", _shown("{:.1%}", measured["mfu"])),
+        ("MFU without rollouts", _shown("{:.1%}", measured["mfu_of_updates"])),
+        ("peak memory, GiB", f"{measured['peak_memory_gib']:.1f}"),
+        ("device memory in use, GiB", _shown("{:.1f}", measured["device_memory_gib"])),
+    ]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _shown(how: str, value: float | None) -> str:
+    return "-" if value is None else how.format(value)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    summary, examples = (__doc__ or "").split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/train_7b.py",
+        description=summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("training", choices=("sft", "grpo"))
+    parser.add_argument(
+        "--shape", choices=("7b", "tiny"), default="7b", help="of the model; tiny: the tiny base's"
+    )
+    parser.add_argument("--profile", help="of params.yaml; single-gpu is the 7b's default, tiny the tiny's")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
+        help="change values of the profile, such as sft.lora=null sft.batch_size=2 sft.liger=false",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=5, help="that are timed (default: 5)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1 (default: 2)")
+    parser.add_argument("--completion-tokens", type=int, help="of every sample (default: 512; tiny: 48)")
+    parser.add_argument(
+        "--sides", type=int, nargs=2, metavar=("LEAST", "MOST"),
+        help="pixels of a picture's sides, drawn between (default: 768 1024; tiny: 84 112). The prompt contract's "
+        "pixel limits apply after it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peak-tflops", type=float, help="dense, of one GPU (default: what TRL knows of its name)"
+    )
+    given = parser.parse_args(arguments)
+    if min(given.steps, given.warmup) < 1:
+        parser.error("--steps and --warmup are at least 1")
+    given.completion_tokens = given.completion_tokens or {"7b": 512, "tiny": 48}[given.shape]
+    given.sides = tuple(given.sides or {"7b": (768, 1024), "tiny": (84, 112)}[given.shape])
+    return given
+
+
+def main() -> None:
+    given = parse()
+    try:
+        result = measure(given)
+    except (BenchmarkError, params.ParamsError) as error:
+        raise SystemExit(str(error)) from None
+    if PartialState().is_main_process:
+        print(table(result))
+        file = RUN / f"{given.training}.json"
+        file.write_text(json.dumps(result, indent=2) + "\n")
+        print(f"\nwith its settings: {file}")
+
+
+if __name__ == "__main__":
+    main()

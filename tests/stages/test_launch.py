@@ -1,0 +1,132 @@
+"""The command of each stage is a pure function of its params and the environment, and can be looked at first."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from critic import params
+from critic.params import Launch
+from stages import launch
+from stages.launch import STAGES, TRAININGS, LaunchError, stage_command
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+SECOND = {"MACHINE_RANK": "1", "MAIN_ADDRESS": "10.0.0.1", "MAIN_PORT": "29500"}
+"""What the second machine's environment holds."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """The command line, from the top folder."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
+    launch.main()
+
+
+# --- the command
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_process_runs_the_module_itself(stage: str) -> None:
+    alone = Launch(machines=1, processes=1, zero_stage=None)
+    assert stage_command(stage, alone, {}) == [sys.executable, "-m", f"stages.{stage}"]
+
+
+@pytest.mark.parametrize("stage", TRAININGS)
+def test_several_processes_run_under_torchrun_which_finds_a_port_itself(stage: str) -> None:
+    command = stage_command(stage, Launch(machines=1, processes=8, zero_stage=3), {})
+    assert command == [*TORCHRUN, "--nproc-per-node", "8", "--standalone", "-m", f"stages.{stage}"]
+
+
+def test_one_process_with_deepspeed_is_under_torchrun_too_since_deepspeed_asks_for_its_environment() -> None:
+    command = stage_command("sft", Launch(machines=1, processes=1, zero_stage=2), {})
+    assert command == [*TORCHRUN, "--nproc-per-node", "1", "--standalone", "-m", "stages.sft"]
+
+
+def test_on_several_machines_each_says_which_it_is_and_where_the_first_one_listens() -> None:
+    command = stage_command("grpo", Launch(machines=2, processes=8, zero_stage=3), SECOND)
+    assert command == [
+        *TORCHRUN, "--nproc-per-node", "8", "--nnodes", "2", "--node-rank", "1",
+        "--master-addr", "10.0.0.1", "--master-port", "29500", "-m", "stages.grpo",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - set(TRAININGS)))
+def test_other_stages_are_one_process_however_many_the_trainings_have(stage: str) -> None:
+    everywhere = Launch(machines=2, processes=8, zero_stage=3)
+    assert stage_command(stage, everywhere, {}) == [sys.executable, "-m", f"stages.{stage}"]
+
+
+@pytest.mark.parametrize("lacking", [[*SECOND], ["MAIN_PORT"], ["MACHINE_RANK", "MAIN_ADDRESS"]])
+def test_what_a_machine_doesnt_say_is_named(lacking: list[str]) -> None:
+    environment = {name: value for name, value in SECOND.items() if name not in lacking}
+    with pytest.raises(LaunchError, match=rf"launch\.machines is 2: set {', '.join(lacking)} in each machine's"):
+        stage_command("sft", Launch(machines=2, processes=1, zero_stage=None), environment)
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize("profile", ["tiny", "full", "single-gpu"])
+def test_a_dry_run_prints_the_commands_of_all_stages_and_runs_none(
+    profile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "execvp", lambda *command: pytest.fail("it ran"))
+    run(monkeypatch, "--dry-run", "--profile", profile)
+    section = params.load(Launch, ROOT / "params.yaml", profile=profile)
+    printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == [stage_command(stage, section, {}) for stage in STAGES]
+    assert [command[-1] for command in printed] == [f"stages.{stage}" for stage in STAGES]
+    assert [command[:3] == TORCHRUN for command in printed].count(True) == (2 if profile == "full" else 0)
+
+
+def test_a_dry_run_of_one_stage_prints_one_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "grpo", "--dry-run")
+    assert capsys.readouterr().out == f"{shlex.join([sys.executable, '-m', 'stages.grpo'])}\n"
+
+
+def test_without_it_the_command_takes_the_place_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(os, "execvp", lambda file, command: ran.append((file, command)))
+    run(monkeypatch, "sft")
+    assert ran == [(sys.executable, [sys.executable, "-m", "stages.sft"])]
+
+
+@pytest.mark.parametrize("arguments", [[], ["sft", "--profile", "full"], ["--profile", "full"]])
+def test_a_run_needs_a_stage_and_takes_no_other_profile(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *arguments)
+    assert "name a stage to run, and no profile: the active one is `profile` in" in capsys.readouterr().err
+
+
+def test_an_unknown_stage_is_refused_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "pretrain")
+    error = capsys.readouterr().err
+    assert all(stage in error for stage in ("pretrain", *STAGES))
+
+
+def test_an_unknown_profile_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(params.ParamsError, match="profiles has no 'huge', only tiny, full, single-gpu"):
+        run(monkeypatch, "--dry-run", "--profile", "huge")
+
+
+def test_help_shows_how_to_run_it_look_first_and_use_several_machines() -> None:
+    command = [sys.executable, "-m", "stages.launch", "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for words in ("stages.launch sft", "--dry-run", "--profile", "torchrun", *SECOND):
+        assert words in said
+
+
+def test_each_module_of_stages_is_a_stage() -> None:
+    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "launch"}
+    assert {*STAGES} == files
