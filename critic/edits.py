@@ -44,7 +44,11 @@ dataset's own prompt, scores are 1..5, and the columns from `edit_type` on are o
 RAW_NAMES = {"edit_inst": "instruction", "answer": "mos"}
 """Columns of a raw table that a validated one renames."""
 
-_TYPES = COLUMNS | {raw: COLUMNS[name] for raw, name in RAW_NAMES.items()}
+SPLITS = ("train", "validation", "test")
+
+TYPES = COLUMNS | {raw: COLUMNS[name] for raw, name in RAW_NAMES.items()}
+"""All columns that a raw or a validated table may have."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _ROWS_A_GROUP = 256
@@ -181,26 +185,29 @@ def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
     return table[[name for name in COLUMNS if name in table]]
 
 
-def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a raw or validated table as Parquet, whole or not at all.
+def write_table(
+    table: pd.DataFrame, path: str | os.PathLike[str], types: Mapping[str, pa.DataType] = TYPES
+) -> None:
+    """Write a table as Parquet, whole or not at all: a raw or validated one of edits, or one of other `types`.
 
     The same table gives the same bytes. Columns keep the table's order and get the types of
     `COLUMNS`; a missing value becomes null. Missing parent folders are made.
 
     Raises:
-        ValueError: a column that neither kind of table has, or a value that its type can't hold.
+        ValueError: a column that `types` lacks, or a value that its type can't hold.
     """
-    unknown = {*table.columns} - {*_TYPES}
+    unknown = {*table.columns} - {*types}
     if unknown:
-        raise ValueError(f"{path}: unknown columns {sorted(unknown)}; known are {sorted(_TYPES)}")
-    schema = pa.schema([(name, _TYPES[name]) for name in table.columns])
+        raise ValueError(f"{path}: unknown columns {sorted(unknown)}; known are {sorted(types)}")
+    schema = pa.schema([(name, types[name]) for name in table.columns])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for start in range(0, len(table), _ROWS_A_GROUP):
             rows = table.iloc[start : start + _ROWS_A_GROUP]
-            writer.write_table(pa.table([_array(rows[name], path) for name in rows], schema=schema))
+            arrays = [_array(rows[name], types[name], path) for name in schema.names]
+            writer.write_table(pa.table(arrays, schema=schema))
     os.replace(partial, path)
 
 
@@ -215,8 +222,8 @@ def _text_or_none(value: Any) -> str | None:
     return None if value is None or pd.isna(value) else str(value)
 
 
-def _array(column: pd.Series, path: Path) -> pa.Array:
+def _array(column: pd.Series, kind: pa.DataType, path: Path) -> pa.Array:
     try:
-        return pa.array(column, type=_TYPES[str(column.name)], from_pandas=True)
+        return pa.array(column, type=kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{path}: column {column.name} of another type: {error}") from error

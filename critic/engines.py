@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from critic.answers import parse_critique
 from critic.edits import Edit
+from critic.generated import Generated
 from critic.prompts import Contract, Mode
 
 
@@ -47,14 +48,16 @@ class Engine(Protocol):
     def complete(self, requests: Sequence[Request]) -> list[Completion]: ...
 
 
-def request(contract: Contract, edit: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> Request:
-    """What a critic under `contract` is given to judge `edit`.
+def request(
+    contract: Contract, item: Edit | Generated, mode: Mode = "reasoning", *, use_problem: bool = False
+) -> Request:
+    """What a critic under `contract` is given to judge an edit or a generated picture.
 
     Raises:
-        ContractError: `use_problem` for an edit without a `problem`.
+        ContractError: as `Contract.messages`.
     """
-    messages = contract.messages(edit, mode, use_problem=use_problem)
-    return Request(contract.render(messages), contract.pictures(edit))
+    messages = contract.messages(item, mode, use_problem=use_problem)
+    return Request(contract.render(messages), contract.pictures(item))
 
 
 @dataclass

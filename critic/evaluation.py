@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from critic.baselines import BASELINES
+from critic.generated import AXES
 from critic.metrics import (
     Difference,
     Estimate,
@@ -64,16 +65,17 @@ class Evaluation:
 
     def to_metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """`models` as `reports/metrics.json` holds them; a number that is not defined is None."""
-        return {
-            model: {
-                metric: {
-                    end: value if isfinite(value := getattr(estimate, end)) else None
-                    for end in ("value", "low", "high")
-                }
-                for metric, estimate in scores.items()
-            }
-            for model, scores in self.models.items()
+        return {model: plain(scores) for model, scores in self.models.items()}
+
+
+def plain(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """Scores as JSON holds them; a number that is not defined is None."""
+    return {
+        metric: {
+            end: value if isfinite(value := getattr(estimate, end)) else None for end in ("value", "low", "high")
         }
+        for metric, estimate in scores.items()
+    }
 
 
 def compute_metrics(
@@ -138,6 +140,45 @@ def compute_metrics(
         n_boot=n_boot,
         seed=seed,
     )
+
+
+def measure_generated(
+    predictions: dict[str, pd.DataFrame],
+    generated: pd.DataFrame,
+    *,
+    train_mean: float,
+    policy: Policy = "train_mean",
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Scores]]:
+    """How well the one score of each critic agrees with each mean opinion score of generated pictures.
+
+    Args:
+        predictions: by model: id, score (null where the answer failed).
+        generated: the validated table that was scored (`critic.generated`). Pictures of one prompt are resampled
+            together, as edits of one source image are.
+        train_mean, policy, n_boot, seed: as `compute_metrics`; a failed answer counts by the edits' scale.
+
+    Returns:
+        By model and axis (`critic.generated.AXES`) the metrics of `critic.metrics.measure`, without those in
+        points of MOS, since the scales are not the same; coverage as in `Evaluation`.
+
+    Raises:
+        ValueError: a table that does not hold exactly the ids of `generated`.
+    """
+    measured: dict[str, dict[str, Scores]] = {}
+    for model, table in predictions.items():
+        pred = aligned(table, generated, model)["score"].to_numpy(float, na_value=np.nan)
+        measured[model] = {}
+        for axis, column in AXES.items():
+            mos, prompts = generated[column].to_numpy(float), generated["prompt"].to_numpy()
+            counted = correlations(
+                apply_policy(pred, mos, policy, train_mean), mos, prompts, n_boot=n_boot, seed=seed
+            )
+            parsed = correlations(pred, mos, prompts, n_boot=n_boot, seed=seed)["coverage"]
+            kept = {metric: e for metric, e in counted.items() if metric not in _IN_POINTS_OF_MOS}
+            measured[model][axis] = kept | {"coverage": parsed}
+    return measured
 
 
 def aligned(table: pd.DataFrame, edits: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -6,7 +6,8 @@
 
 Great Expectations suites, one function a table: `table_suite` for each split as it came,
 `edits_suite` for the facts of all rows (`critic.facts`), `sources_suite` for source images in two
-splits (`critic.sources`). Each run writes its results as Data Docs, pages to read in a browser.
+splits (`critic.sources`), and where there are such tables `rationales_suite` (`critic.released`) and
+`generated_suite`. Each run writes its results as Data Docs, pages to read in a browser.
 """
 
 import os
@@ -19,7 +20,10 @@ from typing import Any
 import pandas as pd
 
 from critic.edits import RAW_NAMES
-from critic.facts import SCALE, SCORES, edit_facts
+from critic.facts import SCALE, SCORES, edit_facts, generated_facts
+from critic.generated import AXES
+from critic.generated import SCALE as GENERATED_SCALE
+from critic.released import rationale_facts
 from critic.sources import find_shared
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
@@ -35,6 +39,11 @@ MAX_ASPECT = 200
 
 _LONGEST_FOUND = 100
 _CORRECT, _REPLACE = "correct it or drop the row", "replace the image or drop the row"
+_OWN_ID = "give each row an id of its own"
+_LEAVE_OUT = (
+    "write data/raw/rationales.parquet without these rows to a file elsewhere, and give that as "
+    "download.rationales.path in params.yaml"
+)
 _WHERE = ["split", "row", "id"]
 _RAW_COLUMNS = {name: raw_name for raw_name, name in RAW_NAMES.items()}
 
@@ -60,17 +69,21 @@ class Failure:
 class Validation:
     """What was checked, {table, column, expected} each, and every failure.
 
-    `facts` are those of `critic.facts.edit_facts`. If a table lacks columns or rows, the checks end
-    there and `facts` is empty.
+    `facts` are those of `critic.facts.edit_facts`, `rationales` those of
+    `critic.released.rationale_facts`, empty without a released set. If a table lacks columns or rows,
+    the checks end there and both are empty.
     """
 
     checks: list[dict[str, str]]
     failures: list[Failure]
     facts: pd.DataFrame
+    rationales: pd.DataFrame
 
 
 def validate_tables(
     tables: Mapping[str, pd.DataFrame],
+    rationales: pd.DataFrame | None = None,
+    agiqa: pd.DataFrame | None = None,
     *,
     phash_distance: int,
     min_side: int,
@@ -81,13 +94,15 @@ def validate_tables(
 
     Args:
         tables: normalised tables by split (`critic.edits.normalise`).
+        rationales: the raw table of a released SFT set.
+        agiqa: the raw table of AGIQA-3k.
         phash_distance: source images look alike up to so many differing bits (`critic.sources`).
         min_side: least pixels of an image's shorter side.
         max_instruction_chars: most characters of an instruction.
         docs: folder for Data Docs, those of this run only; reading starts at its index.html.
     """
     context = _context(docs)
-    facts = pd.DataFrame()
+    facts, told = pd.DataFrame(), pd.DataFrame()
     results = {split: _run(context, table_suite(split), tables[split]) for split in tables}
     if all(result.success for result in results.values()):
         facts = edit_facts(tables)
@@ -99,6 +114,11 @@ def validate_tables(
         results["edits"] = _run(context, suite, facts)
         shared = find_shared(facts, phash_distance)
         results["sources"] = _run(context, sources_suite(phash_distance), shared)
+        if rationales is not None:
+            told = rationale_facts(rationales, facts, phash_distance)
+            results["rationales"] = _run(context, rationales_suite(min_side), told)
+        if agiqa is not None:
+            results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa))
     outcomes = [(table, one) for table, result in results.items() for one in _sorted(result)]
     return Validation(
         checks=[
@@ -108,6 +128,7 @@ def validate_tables(
         ],
         failures=[failure for table, one in outcomes for failure in _failures(table, one)],
         facts=facts,
+        rationales=told,
     )
 
 
@@ -148,15 +169,7 @@ def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection
                 "no other row of any split has the same id",
                 "give each row an id of its own, or leave the column out",
             ),
-            _expect(
-                gxe.ExpectColumnValuesToBeInSet,
-                "images",
-                "there are two images, the source and the edited one",
-                _REPLACE,
-                value_set=[2],
-            ),
-            *_image_expectations("source", min_side),
-            *_image_expectations("edited", min_side),
+            *_pair_expectations(min_side),
             _expect(
                 gxe.ExpectColumnValueLengthsToBeBetween,
                 "instruction",
@@ -224,6 +237,78 @@ def sources_suite(phash_distance: int) -> gx.ExpectationSuite:
     )
 
 
+def rationales_suite(min_side: int) -> gx.ExpectationSuite:
+    """The facts of a released set: two whole images, a user's turn and an answer to learn from.
+
+    Args:
+        min_side: least pixels of an image's shorter side.
+    """
+    low, high = SCALE
+    return gx.ExpectationSuite(
+        name="rationales",
+        expectations=[
+            _expect(gxe.ExpectColumnValuesToBeUnique, "id", "no other row has the same id", _OWN_ID),
+            *_pair_expectations(min_side),
+            _expect(
+                gxe.ExpectColumnValuesToBeNull,
+                "turns",
+                "there is one turn of the user, then one of the assistant",
+                _LEAVE_OUT,
+                of="messages",
+            ),
+            _expect(
+                gxe.ExpectColumnValuesToBeNull,
+                "fault",
+                f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
+                f"to {high} </answer>",
+                _LEAVE_OUT,
+                of="messages",
+            ),
+            _expect(
+                gxe.ExpectColumnValuesToBeNull,
+                "in_test",
+                "the test split has no source image that is or looks the same",
+                _LEAVE_OUT,
+                of="images",
+            ),
+        ],
+    )
+
+
+def generated_suite(min_side: int) -> gx.ExpectationSuite:
+    """The facts of generated pictures: an id, a prompt, a whole image, two scores on their scale.
+
+    Args:
+        min_side: least pixels of an image's shorter side.
+    """
+    low, high = GENERATED_SCALE
+    return gx.ExpectationSuite(
+        name="agiqa",
+        expectations=[
+            _expect(gxe.ExpectColumnValuesToBeUnique, "id", "no other row has the same id", _OWN_ID),
+            _expect(
+                gxe.ExpectColumnValueLengthsToBeBetween, "prompt", "the prompt is not empty", _CORRECT, min_value=1
+            ),
+            *_image_expectations("image", min_side, of="image"),
+            *(
+                expectation
+                for name in AXES.values()
+                for expectation in (
+                    _expect(gxe.ExpectColumnValuesToNotBeNull, name, "there is a MOS", _CORRECT),
+                    _expect(
+                        gxe.ExpectColumnValuesToBeBetween,
+                        name,
+                        f"the score is from {low} to {high}",
+                        _CORRECT,
+                        min_value=low,
+                        max_value=high,
+                    ),
+                )
+            ),
+        ],
+    )
+
+
 def describe(failures: Sequence[Failure], rows_a_check: int = 10) -> str:
     """Failures for people: by check, with the first `rows_a_check` rows of each and what to do."""
     lines = []
@@ -247,21 +332,35 @@ def _place(failure: Failure) -> str:
     return f"{failure.split} row {failure.row}, id {failure.id!r}: {found[:_LONGEST_FOUND]}{end}"
 
 
-def _image_expectations(role: str, min_side: int) -> list[gxe.Expectation]:
+def _pair_expectations(min_side: int) -> list[gxe.Expectation]:
+    return [
+        _expect(
+            gxe.ExpectColumnValuesToBeInSet,
+            "images",
+            "there are two images, the source and the edited one",
+            _REPLACE,
+            value_set=[2],
+        ),
+        *_image_expectations("source", min_side),
+        *_image_expectations("edited", min_side),
+    ]
+
+
+def _image_expectations(role: str, min_side: int, of: str = "images") -> list[gxe.Expectation]:
     return [
         _expect(
             gxe.ExpectColumnValuesToBeNull,
             f"{role}_error",
             f"the {role} image can be decoded",
             _REPLACE,
-            of="images",
+            of=of,
         ),
         _expect(
             gxe.ExpectColumnValuesToBeBetween,
             f"{role}_side",
             f"the {role} image's shorter side has at least {min_side} pixels",
             f"{_REPLACE}, or lower validate.min_side in params.yaml",
-            of="images",
+            of=of,
             min_value=min_side,
         ),
         _expect(
@@ -269,7 +368,7 @@ def _image_expectations(role: str, min_side: int) -> list[gxe.Expectation]:
             f"{role}_aspect",
             f"the {role} image's longer side is at most {MAX_ASPECT} times the shorter",
             _REPLACE,
-            of="images",
+            of=of,
             max_value=MAX_ASPECT,
         ),
     ]

@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from critic.edits import ImageError, count_images, decode_image, image_file
+from critic.generated import AXES
 
 HASH_SIZE = 16
 """Side of a perceptual hash, which has HASH_SIZE squared bits."""
@@ -27,9 +28,10 @@ SCALE = (1, 5)
 COLUMNS = (
     *("split", "row", "id", "source_id", "instruction", "images"),
     *("source_error", "source_side", "source_aspect", "pixels", "phash"),
-    *("edited_error", "edited_side", "edited_aspect"),
+    *("edited_error", "edited_side", "edited_aspect", "edited_pixels"),
     *(*SCORES, *(f"{name}_text" for name in SCORES), "raters", "odd_ratings"),
 )
+GENERATED_COLUMNS = ("split", "row", "id", "prompt", "image_error", "image_side", "image_aspect", *AXES.values())
 
 
 def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -43,7 +45,7 @@ def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         source_error, edited_error: why the image can't be decoded, missing if it can.
         source_side, edited_side: the shorter side in pixels, missing if not decoded.
         source_aspect, edited_aspect: the longer side over the shorter, missing if not decoded.
-        pixels: sha256 of the decoded source image: the same picture whatever the file.
+        pixels, edited_pixels: sha256 of the decoded image: the same picture whatever the file.
         phash: perceptual hash of the source image (of its cosine transform, in hex).
         mos, mos_alignment, mos_fidelity, mos_quality: as they are, missing if not a number.
         mos_text, ...: what is there instead of a number, missing if nothing or a number is.
@@ -71,6 +73,24 @@ def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(numbers, float))
 
 
+def generated_facts(table: pd.DataFrame) -> pd.DataFrame:
+    """The facts of each row of a raw table of generated pictures (`critic.generated`), in its order.
+
+    Returns:
+        split, row: "agiqa", and the number of the row, from 0.
+        id, mos_quality, mos_alignment: as they are.
+        prompt: without the white space around it, empty if missing.
+        image_error, image_side, image_aspect: as `edit_facts` has them of the source image.
+    """
+    rows = [
+        {"split": "agiqa", "row": number, **{name: row[name] for name in ("id", *AXES.values())}}
+        | {"prompt": "" if pd.isna(row["prompt"]) else row["prompt"].strip()}
+        | _image_facts("image", image_file([row["image"]], 0))
+        for number, row in enumerate(table.to_dict("records"))
+    ]
+    return pd.DataFrame(rows, columns=GENERATED_COLUMNS).astype({"image_side": float, "image_aspect": float})
+
+
 def _image_facts(role: str, file: bytes | None) -> dict[str, Any]:
     try:
         image = decode_image({"bytes": file})
@@ -78,12 +98,16 @@ def _image_facts(role: str, file: bytes | None) -> dict[str, Any]:
         return {f"{role}_error": str(error)}
     short, long = sorted(image.size)
     facts = {f"{role}_error": None, f"{role}_side": short, f"{role}_aspect": long / short}
-    return facts | _fingerprints(image) if role == "source" else facts
+    match role:
+        case "source":
+            return facts | {"pixels": _digest(image), "phash": str(imagehash.phash(image, HASH_SIZE))}
+        case "edited":
+            return facts | {"edited_pixels": _digest(image)}
+    return facts
 
 
-def _fingerprints(image: Image.Image) -> dict[str, str]:
-    pixels = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return {"pixels": pixels, "phash": str(imagehash.phash(image, HASH_SIZE))}
+def _digest(image: Image.Image) -> str:
+    return sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _score_facts(name: str, given: Any) -> dict[str, Any]:

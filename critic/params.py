@@ -63,19 +63,47 @@ class Minibench(BaseModel):
 
 
 class Hub(BaseModel):
-    """A data set on the hub and the revision that is read."""
+    """A data set on the hub and the revision that is read: a commit stays, a branch or tag may move."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     dataset: str
     revision: str
 
 
-class Download(Section):
-    """Where the benchmark comes from; `source` names the part that is read."""
+class Local(BaseModel):
+    """A benchmark on this machine: a folder of <split>.csv or <split>.parquet, or a file of all splits."""
 
-    source: Literal["minibench", "hub"]
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    path: str
+
+
+class Rationales(BaseModel):
+    """A released SFT set: `dataset` at `revision` on the hub, or the file `path`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    dataset: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if (self.dataset is None) == (self.path is None) or (self.dataset is None) != (self.revision is None):
+            raise ValueError("give either dataset and revision, or path")
+        return self
+
+
+class Download(Section):
+    """Where the benchmark comes from, `source` naming the part that is read, and what is read beside it.
+
+    `rationales` is a released SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images.
+    """
+
+    source: Literal["minibench", "hub", "local"]
     minibench: Minibench | None = None
     hub: Hub | None = None
+    local: Local | None = None
+    rationales: Rationales | None = None
+    agiqa: str | None = None
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> Self:
@@ -94,10 +122,46 @@ class Validate(Section):
 
 
 class Build(Section):
-    """The mix of SFT samples: so many an edit, each worded anew; a share asks for a score without reasoning."""
+    """Where the rationales of SFT come from, and the mix of its samples.
 
+    `rationales`: worded from the sub-`scores`, anew for each sample; written once an edit by the `teacher`; or the
+    `released` set as it is, which has its own mix. Of the others `samples_per_edit` are made, and
+    a `direct_fraction` of all asks for a score without reasoning.
+    """
+
+    rationales: Literal["scores", "teacher", "released"]
     samples_per_edit: Count
     direct_fraction: Fraction
+
+
+class Prices(BaseModel):
+    """What a teacher's tokens cost, in US dollars a million."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class Teacher(Section):
+    """Who writes the rationales where `build.rationales` is `teacher`, and what is kept of them.
+
+    `sampling` goes into the request as it is, under the names that the server knows. The API key itself is in the
+    environment variable `api_key_variable`.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str | None
+    sampling: dict[str, Any]
+    concurrency: Count
+    timeout: Positive
+    max_retries: Annotated[int, Field(ge=0)]
+    attempts: Count
+    tolerance: Positive
+    min_chars: Count
+    max_chars: Count
+    min_kept: Fraction
+    usd_per_million_tokens: Prices | None
 
 
 class Lora(BaseModel):
@@ -230,7 +294,7 @@ class Evaluate(Section):
 
 
 SECTIONS: tuple[type[Section], ...] = (
-    Prompt, Model, Launch, Download, Validate, Build, Sft, Reward, Grpo, Evaluate,
+    Prompt, Model, Launch, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)

@@ -1,4 +1,4 @@
-"""The prompt contract: the one place that turns an edit into what the model reads.
+"""The prompt contract: the one place that turns an edit, or a generated picture, into what the model reads.
 
 A contract is a YAML file in `critic/contracts/` (or any path): the user's text, the order of the images, the
 chat template with the think-prefill, and the pixel limits. It is chosen by `prompt.contract` in params.yaml,
@@ -19,6 +19,7 @@ from qwen_vl_utils.vision_process import fetch_image
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic.edits import Edit
+from critic.generated import Generated
 
 Mode = Literal["reasoning", "direct"]
 Message = dict[str, Any]
@@ -41,6 +42,7 @@ class _File(BaseModel):
     version: PositiveInt
     images: list[str]
     user_text: str
+    generated_text: str | None = None
     requests: dict[str, str]
     prefill: str
     pixels: _Pixels
@@ -52,15 +54,19 @@ class _File(BaseModel):
             raise ValueError(f"`images` orders source and edited, `requests` has {', '.join(MODES)}")
         if self.pixels.min > self.pixels.max:
             raise ValueError("pixels.min is more than pixels.max")
-        try:
-            text = self.user_text.format(instruction="\0", request="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"`user_text` has fields other than {{instruction}} and {{request}}: {error}"
-            ) from None
-        if "\0" not in text:
-            raise ValueError("`user_text` has no {instruction}")
+        _check_fields("user_text", self.user_text, "instruction")
+        if self.generated_text is not None:
+            _check_fields("generated_text", self.generated_text, "prompt")
         return self
+
+
+def _check_fields(name: str, text: str, field: str) -> None:
+    try:
+        filled = text.format(**{field: "\0"}, request="")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"`{name}` has fields other than {{{field}}} and {{request}}: {error}") from None
+    if "\0" not in filled:
+        raise ValueError(f"`{name}` has no {{{field}}}")
 
 
 class ContractError(ValueError):
@@ -72,6 +78,7 @@ class Contract:
     """A prompt contract as read from its file.
 
     `images` orders "source" and "edited"; `user_text` has the fields `{instruction}` and `{request}`;
+    `generated_text`, for pictures that were generated from a text, `{prompt}` and `{request}`, or is None;
     `requests` holds the wording of each mode; `prefill` is what the chat template writes at the start of the
     assistant's turn; `min_pixels` and `max_pixels` bound each image's area; `text` is the file itself.
     """
@@ -80,6 +87,7 @@ class Contract:
     version: int
     images: tuple[str, ...]
     user_text: str
+    generated_text: str | None
     requests: dict[str, str]
     prefill: str
     chat_template: str
@@ -92,25 +100,34 @@ class Contract:
         """SHA-256 of the contract file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def messages(self, edit: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> list[Message]:
+    def messages(
+        self, item: Edit | Generated, mode: Mode = "reasoning", *, use_problem: bool = False
+    ) -> list[Message]:
         """The user's turn: the images' places, then the text.
 
         Args:
-            edit: the edit to judge; its instruction is untrusted and made harmless.
+            item: what to judge; its instruction or prompt is untrusted and made harmless.
             mode: "reasoning", or "direct" for a score without reasoning.
-            use_problem: take the data set's own prompt (`edit.problem`) as the user's text.
+            use_problem: take the data set's own prompt (`problem`) as the user's text of an edit.
 
         Raises:
-            ContractError: `use_problem` for an edit without one.
+            ContractError: `use_problem` for an edit without one; a generated picture, and no `generated_text`.
         """
-        if use_problem:
-            text = neutralise((edit.problem or "").replace("<image>", ""), tags=False).strip()
+        request = self.requests[mode]
+        if isinstance(item, Generated):
+            if self.generated_text is None:
+                raise ContractError(
+                    f"contract {self.name} has no `generated_text`, so it can't judge generated pictures: "
+                    "add it, choose another prompt.contract, or set download.agiqa to null"
+                )
+            text = self.generated_text.format(prompt=neutralise(item.prompt).strip(), request=request)
+        elif use_problem:
+            text = neutralise((item.problem or "").replace("<image>", ""), tags=False).strip()
             if not text:
-                raise ContractError(f"edit {edit.id} has no `problem` text: set prompt.user_text to `contract`")
+                raise ContractError(f"edit {item.id} has no `problem` text: set prompt.user_text to `contract`")
         else:
-            instruction = neutralise(edit.instruction).strip()
-            text = self.user_text.format(instruction=instruction, request=self.requests[mode])
-        places = [{"type": "image"} for _ in self.images]
+            text = self.user_text.format(instruction=neutralise(item.instruction).strip(), request=request)
+        places = [{"type": "image"} for _ in self._names(item)]
         return [{"role": "user", "content": [*places, {"type": "text", "text": text}]}]
 
     def render(self, messages: list[Message], *, generate: bool = True) -> str:
@@ -120,9 +137,12 @@ class Contract:
         )
         return str(rendered[0])
 
-    def pictures(self, edit: Edit) -> list[Image.Image]:
-        """The edit's images in the contract's order, resized by qwen-vl-utils to whole merged patches."""
-        return [self.resize(getattr(edit, name)) for name in self.images]
+    def pictures(self, item: Edit | Generated) -> list[Image.Image]:
+        """What to look at, in the contract's order, resized by qwen-vl-utils to whole merged patches."""
+        return [self.resize(getattr(item, name)) for name in self._names(item)]
+
+    def _names(self, item: Edit | Generated) -> tuple[str, ...]:
+        return ("image",) if isinstance(item, Generated) else self.images
 
     def resize(self, image: Image.Image) -> Image.Image:
         """Resize to multiples of 28 pixels within the pixel limits; a second time changes nothing.
@@ -165,6 +185,7 @@ def load_contract(name: str) -> Contract:
         version=file.version,
         images=tuple(file.images),
         user_text=file.user_text.strip(),
+        generated_text=None if file.generated_text is None else file.generated_text.strip(),
         requests={mode: request.strip() for mode, request in file.requests.items()},
         prefill=file.prefill,
         chat_template=file.chat_template,

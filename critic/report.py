@@ -22,6 +22,7 @@ from critic.answers import Status
 from critic.baselines import BASELINES
 from critic.evaluation import GROUPINGS, SMALLEST_GROUP, Evaluation, Scores, aligned
 from critic.figures import bars, curve, scatter
+from critic.generated import AXES
 from critic.metrics import Estimate, Policy, fit_logistic
 
 COLUMNS = {
@@ -40,6 +41,7 @@ POLICIES: dict[Policy, str] = {
     "worst": "counted as far off as can be",
     "train_mean": "counted as the training mean",
 }
+GENERATED = ("plcc", "srcc", "main_score")
 EXAMPLES = 5
 PICTURE_SIDE = 320
 
@@ -52,6 +54,7 @@ def build_report(
     training: pd.DataFrame,
     validation: pd.DataFrame,
     meta: dict[str, str],
+    generated: Mapping[str, Mapping[str, Scores]] | None = None,
 ) -> str:
     """The report as one HTML page.
 
@@ -63,6 +66,7 @@ def build_report(
         training: GRPO by step: step, reward, completion_length, and optionally reward_std.
         validation: GRPO on the validation split: step, main_score. Empty tables draw no curve.
         meta: what the page should say of its making, by name (profile, model, contract, params).
+        generated: what `measure_generated` found for the same models, if AGIQA-3k was scored.
 
     Raises:
         ValueError: predictions that don't hold exactly the ids of `edits`.
@@ -75,6 +79,8 @@ def build_report(
         "labels": list(labels.values()),
         "columns": list(COLUMNS.values()),
         "sections": _sections(evaluation, labels),
+        "axes": [f"{axis.capitalize()} {COLUMNS[metric]}" for axis in AXES for metric in GENERATED],
+        "generated": _generated(generated or {}, labels),
         "headline_policy": POLICIES[evaluation.policy],
         "verdict": evaluation.difference and _verdict(evaluation.difference),
         "scatters": _scatters(tables, edits, labels),
@@ -155,6 +161,14 @@ def _sections(evaluation: Evaluation, labels: dict[str, str]) -> list[dict[str, 
     ceiling = [row(CEILING[name], s) for name, s in evaluation.ceiling.items()]
     sections = [("Trained critics", models), ("Classic metrics", baselines), ("People", ceiling)]
     return [{"title": title, "rows": rows} for title, rows in sections if rows]
+
+
+def _generated(generated: Mapping[str, Mapping[str, Scores]], labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Rows of AGIQA-3k's table: each model's estimates of both axes."""
+    return [
+        {"label": labels[name], "estimates": [axes[axis][metric] for axis in AXES for metric in GENERATED]}
+        for name, axes in generated.items()
+    ]
 
 
 def _scatters(

@@ -33,6 +33,28 @@ class Rollout:
     finished: bool
 
 
+def let_vllm_place_pictures(trainer: GRPOTrainer) -> None:
+    """Hand a colocated vLLM prompts with one placeholder a picture, as it wants them.
+
+    TRL 1.16 sends prompts in which the processor has put as many placeholders as the picture has patches, beside
+    the pictures; vLLM 0.31 puts its own in as well, and the completions are those of garbled prompts (TRL issue
+    6401). Its server mode sends the pictures' features for the places that are there, and is left alone.
+    """
+    if not trainer.use_vllm or trainer.vllm_generation.mode != "colocate":
+        return
+    placeholder = trainer.processing_class.image_token_id
+    generate = trainer.vllm_generation.generate
+
+    def with_single_placeholders(prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        single = [
+            [token for place, token in enumerate(ids) if token != placeholder or ids[place - 1] != placeholder]
+            for ids in prompts
+        ]
+        return generate(single, *args, **kwargs)
+
+    trainer.vllm_generation.generate = with_single_placeholders
+
+
 @contextmanager
 def greedy(trainer: GRPOTrainer) -> Iterator[None]:
     """Rollouts take the likeliest token at each place."""

@@ -4,9 +4,15 @@
 
 SFT samples are a prompt and the completion to learn: a rationale in `<think>` and the MOS in `<answer>`, or,
 for a share of them, the MOS alone. RL samples are a prompt and the MOS to come near to.
+
+With `build.rationales: teacher` the rationales are a large model's. Its answers are kept in runs/teacher, so that
+none is paid for twice; an edit for which it wrote nothing that can be used gets samples without reasoning. With
+`released` the SFT samples are those of a released set as they are.
 """
 
 import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +25,17 @@ from critic.edits import edits_from_table, read_table
 from critic.prompts import Contract, Mode, load_contract
 from critic.rationales import write_rationale
 from critic.samples import write_samples
+from critic.teacher import TeacherError, write_rationales
+from critic.teacher.journal import JournalError
+
+RELEASED = Path("data/validated/rationales.parquet")
+JOURNAL = Path("runs/teacher/journal.jsonl")
+Teach = Callable[[pd.DataFrame], Mapping[str, str]]
+"""Rationales by edit id, for those edits of a table that there is one for."""
 
 
 class NoRationales(ValueError):
-    """A benchmark without what rationales are made of."""
+    """A benchmark without rationales, or without what they are made of."""
 
 
 def main() -> None:
@@ -34,7 +47,18 @@ def main() -> None:
     for split in ("train", "validation"):
         table = read_table(f"data/validated/{split}.parquet")
         each = build.samples_per_edit if split == "train" else 1
-        samples = sft_samples(table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem)
+        teach = None
+        if build.rationales == "teacher":
+            teach = partial(write_rationales, section=params.load(params.Teacher), journal=JOURNAL, title=split)
+        try:
+            if build.rationales == "released":
+                samples = released_samples(RELEASED, split, contract, use_problem=use_problem)
+            else:
+                samples = sft_samples(
+                    table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem, teach=teach
+                )
+        except (TeacherError, JournalError) as error:
+            raise SystemExit(str(error)) from None
         sft.write(split, samples)
         rl.write(split, rl_samples(table, contract, use_problem=use_problem))
     sft.finish()
@@ -49,25 +73,40 @@ def sft_samples(
     *,
     each: int = 1,
     use_problem: bool = False,
+    teach: Teach | None = None,
 ) -> list[dict[str, Any]]:
     """`each` samples an edit, with reasoning or, for a `direct_fraction` of all, without.
 
+    Reasoning comes from `teach`, which is asked about the edits that need it; an edit that it leaves out gets its
+    samples without reasoning. Without `teach` it is worded from the MOS of each axis. Either way the answer to
+    learn is the MOS itself.
+
     Raises:
-        NoRationales: reasoning is asked for and the table lacks the MOS of an axis.
+        NoRationales: reasoning is to be worded and the table lacks the MOS of an axis.
     """
     axes = {axis: f"mos_{axis}" for axis in ("alignment", "fidelity", "quality")}
-    if direct_fraction < 1 and (missing := [name for name in axes.values() if name not in table]):
+    if (
+        teach is None
+        and direct_fraction < 1
+        and (missing := [name for name in axes.values() if name not in table])
+    ):
         raise NoRationales(
             f"data/validated has no {', '.join(missing)}, from which rationales are worded: "
-            "set build.direct_fraction to 1.0, or give a benchmark that has them"
+            "set build.direct_fraction to 1.0 or build.rationales to teacher, or give a benchmark that has them"
         )
     samples = []
     table = table.loc[table.index.repeat(each)]
     direct = rng.permutation(len(table)) < round(direct_fraction * len(table))
+    taught = teach(table[~direct].drop_duplicates("id")) if teach else {}
     rows = tqdm(table.to_dict("records"), desc="SFT samples", mininterval=2)
     for row, edit, is_direct in zip(rows, edits_from_table(table), direct, strict=True):
-        mode: Mode = "direct" if is_direct else "reasoning"
-        reasoning = "" if is_direct else write_rationale({a: row[c] for a, c in axes.items()}, rng)
+        if is_direct:
+            reasoning = ""
+        elif teach:
+            reasoning = taught.get(edit.id, "")
+        else:
+            reasoning = write_rationale({a: row[c] for a, c in axes.items()}, rng)
+        mode: Mode = "reasoning" if reasoning else "direct"
         response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
         samples.append(
             {
@@ -79,6 +118,42 @@ def sft_samples(
             }
         )
     return samples
+
+
+def released_samples(
+    path: Path, split: str, contract: Contract, *, use_problem: bool = False
+) -> list[dict[str, Any]]:
+    """The samples of a released set (`critic.released`) for a split, each with the response that it has.
+
+    Raises:
+        NoRationales: there is no such set or it has none for the split, or the contract's text is asked for and
+            nothing tells the instruction of an edit.
+    """
+    table = read_table(path) if path.exists() else pd.DataFrame(columns=["split"])
+    table = table[table["split"] == split]
+    if table.empty:
+        raise NoRationales(
+            f"no rationale of {path} is for the {split} split: set download.rationales to a set that has some, "
+            "or build.rationales to `scores`"
+        )
+    unknown = table[table["instruction"].isna()]["id"]
+    if len(unknown) and not use_problem:
+        raise NoRationales(
+            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown, since no "
+            "edit of the benchmark has the same two pictures: set prompt.user_text to `dataset`, or give the set "
+            "a column edit_inst"
+        )
+    edits = edits_from_table(table)
+    return [
+        {
+            "id": row["id"],
+            "mode": row["mode"],
+            "prompt": contract.messages(edit, row["mode"], use_problem=use_problem),
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}],
+            "images": list(row["images"]),
+        }
+        for row, edit in zip(table.to_dict("records"), edits, strict=True)
+    ]
 
 
 def rl_samples(table: pd.DataFrame, contract: Contract, *, use_problem: bool = False) -> list[dict[str, Any]]:

@@ -1,41 +1,70 @@
-"""download.source -> data/raw: the benchmark's tables as they come, one Parquet file a split.
+"""download.source -> data/raw: tables as they come, one Parquet file a split, and their checksums.
 
     python -m stages.download
 
-`minibench` makes itself; `hub` is read through `datasets`, at a pinned revision.
+`minibench` makes itself, `hub` is read at a pinned revision, `local` is a folder or file of this machine. A
+released SFT set and AGIQA-3k come beside it where params.yaml gives them: see docs/data.md.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from hashlib import file_digest
 from pathlib import Path
 
 import pandas as pd
-from datasets import Image, Sequence, get_dataset_split_names, load_dataset
 
-from critic import params
+from critic import generated, params
 from critic.edits import write_table
 from critic.minibench import make_table
+from critic.readers import sft_set
+from critic.readers.agiqa import read_agiqa
+from critic.readers.hub import Snapshot, fetch, read_benchmark
+from critic.readers.local import read_local
+from critic.readers.rows import SourceError
 
 RAW = Path("data/raw")
 
 
-class HubError(RuntimeError):
-    """The hub's data set can't be had; the message says which and what to do."""
-
-
 def main() -> None:
-    section = params.load(params.Download)
-    if section.source == "hub" and section.hub is not None:
-        tables = from_hub(section.hub)
-    elif section.minibench is not None:
-        tables = from_minibench(section.minibench, params.seed())
-    partial = RAW.with_name(".raw.partial")
+    try:
+        download(params.load(params.Download), params.seed(), RAW)
+    except SourceError as error:
+        raise SystemExit(str(error)) from None
+
+
+def download(section: params.Download, seed: int, raw: Path) -> None:
+    """Write the folder `raw`: a table a split, rationales and agiqa if there are any, and checksums.json.
+
+    Raises:
+        SourceError: a source can't be had or isn't as it should be; `raw` is then as it was.
+    """
+    partial = raw.with_name(f".{raw.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    snapshots: dict[str, Snapshot] = {}
+    if section.source == "hub" and section.hub is not None:
+        snapshots["benchmark"] = fetch(section.hub.dataset, section.hub.revision)
+        tables = read_benchmark(snapshots["benchmark"])
+    elif section.source == "local" and section.local is not None:
+        tables = read_local(Path(section.local.path))
+    elif section.minibench is not None:
+        tables = from_minibench(section.minibench, seed)
     for split, table in tables:
         write_table(table, partial / f"{split}.parquet")
-    shutil.rmtree(RAW, ignore_errors=True)
-    os.replace(partial, RAW)
+    if (given := section.rationales) is not None:
+        if given.dataset is not None and given.revision is not None:
+            snapshots["rationales"] = fetch(given.dataset, given.revision)
+            table = sft_set.read_snapshot(snapshots["rationales"])
+        elif given.path is not None:
+            table = sft_set.read_file(Path(given.path))
+        write_table(table, partial / "rationales.parquet", sft_set.COLUMNS)
+    if section.agiqa is not None:
+        write_table(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", generated.COLUMNS)
+    write_checksums(partial, snapshots)
+    shutil.rmtree(raw, ignore_errors=True)
+    os.replace(partial, raw)
 
 
 def from_minibench(section: params.Minibench, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -49,23 +78,17 @@ def from_minibench(section: params.Minibench, seed: int) -> Iterator[tuple[str, 
         yield split, make_table(split, number, section.side, seed)
 
 
-def from_hub(section: params.Hub) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The splits of a data set on the hub, images as the files that they are.
-
-    Raises:
-        HubError: it can't be reached, or there is no such data set or revision.
-    """
-    name = f"{section.dataset} at revision {section.revision}"
-    try:
-        for split in get_dataset_split_names(section.dataset, revision=section.revision):
-            dataset = load_dataset(section.dataset, revision=section.revision, split=split)
-            dataset = dataset.cast_column("images", Sequence(Image(decode=False)))
-            yield split, dataset.to_pandas()
-    except (OSError, ValueError) as error:
-        raise HubError(
-            f"{name} can't be had from the hub ({error}): check the network, the name and HF_TOKEN, "
-            "or set download.source to minibench"
-        ) from error
+def write_checksums(folder: Path, snapshots: dict[str, Snapshot]) -> None:
+    """checksums.json: the SHA-256 of each file of the folder, and the commit of each data set of the hub."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            files[path.name] = file_digest(file, "sha256").hexdigest()
+    hub = {
+        part: {"dataset": found.dataset, "revision": found.revision, "commit": found.commit}
+        for part, found in snapshots.items()
+    }
+    (folder / "checksums.json").write_text(json.dumps({"hub": hub, "sha256": files}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
     python -m stages.evaluate
 
-The only stage that reads the test split.
+The only stage that reads the test split. If data/validated has AGIQA-3k, the critics are measured on it too:
+reports/benchmarks.json has the figures, and is empty otherwise.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,17 @@ import pandas as pd
 from critic import params
 from critic.baselines import baseline_scores
 from critic.checkpoints import load_model, load_processor
-from critic.edits import edits_from_table, read_table
+from critic.edits import Edit, edits_from_table, read_table
 from critic.engines import Engine, TransformersEngine, VllmEngine, predict, request
-from critic.evaluation import Evaluation, compute_metrics
+from critic.evaluation import Evaluation, Scores, compute_metrics, measure_generated, plain
+from critic.generated import Generated, generated_from_table
 from critic.metrics import apply_policy, measure
 from critic.prompts import load_contract
 from critic.report import build_report
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
+AGIQA = Path("data/validated/agiqa.parquet")
 
 
 def main() -> None:
@@ -32,7 +36,14 @@ def main() -> None:
     edits = read_table("data/validated/test.parquet")
     train_mean = float(read_table("data/validated/train.parquet")["mos"].mean())
     checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
-    predictions = {name: score(checkpoint, name, edits) for name, checkpoint in checkpoints.items()}
+    pictures = read_table(AGIQA) if AGIQA.exists() else None
+    predictions, on_pictures = {}, {}
+    for name, checkpoint in checkpoints.items():
+        critic = engine(checkpoint, name)
+        predictions[name] = score(critic, name, list(edits["id"]), edits_from_table(edits))
+        if pictures is not None:
+            on_pictures[name] = score(critic, name, list(pictures["id"]), generated_from_table(pictures))
+        del critic  # before the next is made: a vLLM engine that goes takes the process's parallel state with it
     evaluation = compute_metrics(
         predictions,
         baseline_scores(edits),
@@ -42,12 +53,28 @@ def main() -> None:
         n_boot=section.n_boot,
         seed=params.seed(),
     )
+    generated = None
+    if pictures is not None:
+        generated = measure_generated(
+            on_pictures,
+            pictures,
+            train_mean=train_mean,
+            policy=section.policy,
+            n_boot=section.n_boot,
+            seed=params.seed(),
+        )
     training = training_curve(CURVES)
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
     page = build_report(
-        evaluation, predictions, edits, training=training, validation=validation, meta=facts(edits)
+        evaluation,
+        predictions,
+        edits,
+        training=training,
+        validation=validation,
+        meta=facts(edits),
+        generated=generated,
     )
-    write(predictions, evaluation, edits, validation, page)
+    write(predictions, evaluation, edits, validation, page, on_pictures, generated or {})
     for name, metrics in evaluation.models.items():
         main_score = metrics["main_score"]
         print(f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})")
@@ -55,15 +82,15 @@ def main() -> None:
         print(f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}")
 
 
-def score(checkpoint: str, name: str, edits: pd.DataFrame) -> pd.DataFrame:
-    """A checkpoint's predictions of a validated table."""
+def score(critic: Engine, name: str, ids: list[str], items: Iterable[Edit | Generated]) -> pd.DataFrame:
+    """A critic's predictions of edits or generated pictures."""
     section, prompt = params.load(params.Evaluate), params.load(params.Prompt)
     contract = load_contract(prompt.contract)
     use_problem = prompt.user_text == "dataset"
     return predict(
-        engine(checkpoint, name),
-        list(edits["id"]),
-        (request(contract, edit, use_problem=use_problem) for edit in edits_from_table(edits)),
+        critic,
+        ids,
+        (request(contract, item, use_problem=use_problem) for item in items),
         prefill=contract.prefill,
         batch_size=section.batch_size,
         title=f"scoring with {name}",
@@ -132,6 +159,8 @@ def write(
     edits: pd.DataFrame,
     validation: pd.DataFrame,
     page: str,
+    on_pictures: dict[str, pd.DataFrame],
+    generated: dict[str, dict[str, Scores]],
 ) -> None:
     """All that the stage leaves, made in a scratch folder first."""
     partial = REPORTS / ".partial"
@@ -141,12 +170,17 @@ def write(
     known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
     for name, table in predictions.items():
         edits[known].merge(table, on="id").to_parquet(partial / f"predictions/{name}.parquet")
+    for name, table in on_pictures.items():
+        table.to_parquet(partial / f"predictions/agiqa-{name}.parquet")
     scatter = pd.concat([table.assign(model=name) for name, table in predictions.items()])
     scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
     scatter.to_csv(partial / "plots/predictions.csv", index=False)
     validation.to_csv(partial / "plots/validation.csv", index=False)
     evaluation.groups.to_csv(partial / "plots/groups.csv", index=False)
     (partial / "metrics.json").write_text(json.dumps(evaluation.to_metrics(), indent=2) + "\n")
+    agiqa = {name: {axis: plain(scores) for axis, scores in axes.items()} for name, axes in generated.items()}
+    benchmarks = {"agiqa": agiqa} if agiqa else {}
+    (partial / "benchmarks.json").write_text(json.dumps(benchmarks, indent=2) + "\n")
     (partial / "report.html").write_text(page, encoding="utf-8")
     for made in partial.iterdir():
         target = REPORTS / made.name

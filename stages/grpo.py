@@ -22,6 +22,7 @@ from critic.monitors import Monitor
 from critic.preflight import Preflight, never_sampled
 from critic.prompts import load_contract
 from critic.rewards import CriticReward, compute_score
+from critic.rollouts import let_vllm_place_pictures
 from critic.runs import last_checkpoint, open_run
 from critic.samples import load_samples
 from critic.training import adapters, common_arguments, join_processes, load_trainable, publish
@@ -50,6 +51,7 @@ def main() -> None:
         peft_config=adapters(section),
         callbacks=[curves, Monitor(section.collapse)],
     )
+    let_vllm_place_pictures(trainer)
     checked = [validation[number] for number in range(min(section.preflight.prompts, len(validation)))]
     trainer.add_callback(Preflight(trainer, checked, contract, section.preflight.max_logprob_gap))
     watch = Validation(trainer, validation, contract, section.validation_every, run)

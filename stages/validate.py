@@ -3,8 +3,9 @@
     python -m stages.validate
 
 A benchmark without a validation split (the hub's) gets one, carved from its train split by source
-image. Data Docs go to runs/data_docs, whatever the outcome. When an expectation fails, the rows are
-named, the exit status is 1 and there are no outputs, not even those of an earlier run.
+image. A released SFT set and AGIQA-3k are checked too, if they are there. Data Docs go to
+runs/data_docs, whatever the outcome. When an expectation fails, the rows are named, the exit status
+is 1 and there are no outputs, not even those of an earlier run.
 """
 
 import json
@@ -13,13 +14,12 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
-from critic import params
-from critic.edits import normalise, read_table, write_table
+from critic import generated, params, released
+from critic.edits import SPLITS, normalise, read_table, write_table
 from critic.expectations import describe, validate_tables
 from critic.sources import carve, group_sources
-
-SPLITS = ("train", "validation", "test")
 
 
 class InvalidBenchmark(ValueError):
@@ -46,8 +46,11 @@ def validate(data: Path, docs: Path, section: params.Validate) -> None:
     report.unlink(missing_ok=True)
 
     tables = _read(data / "raw")
+    rationales, agiqa = (_read_extra(data / f"raw/{name}.parquet") for name in ("rationales", "agiqa"))
     validation = validate_tables(
         tables,
+        rationales,
+        agiqa,
         phash_distance=section.phash_distance,
         min_side=section.min_side,
         max_instruction_chars=section.max_instruction_chars,
@@ -63,9 +66,18 @@ def validate(data: Path, docs: Path, section: params.Validate) -> None:
         facts = validation.facts
         groups = group_sources(facts[facts["split"] == "train"], section.phash_distance)
         tables["train"], tables["validation"] = carve(tables["train"], groups, section.validation_fraction)
-    _write(tables, validated)
+    extras, counts = {}, {}
+    if rationales is not None:
+        told = validation.rationales
+        table = released.finish(rationales, told, validation.facts, tables["validation"], section.phash_distance)
+        extras["rationales"] = (table, released.COLUMNS)
+        counts["rationales"] = {split: int((table["split"] == split).sum()) for split in ("train", "validation")}
+    if agiqa is not None:
+        extras["agiqa"] = (agiqa, generated.COLUMNS)
+        counts["agiqa"] = {"pictures": len(agiqa)}
+    _write(tables, extras, validated)
     summary = {split: _summary(tables[split]) for split in SPLITS}
-    _write_json({"splits": summary, "checks": validation.checks}, report)
+    _write_json({"splits": summary, **counts, "checks": validation.checks}, report)
 
 
 def _read(raw: Path) -> dict[str, pd.DataFrame]:
@@ -78,6 +90,10 @@ def _read(raw: Path) -> dict[str, pd.DataFrame]:
     }
 
 
+def _read_extra(path: Path) -> pd.DataFrame | None:
+    return read_table(path) if path.exists() else None
+
+
 def _summary(table: pd.DataFrame) -> dict[str, float]:
     return {
         "edits": len(table),
@@ -88,11 +104,17 @@ def _summary(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _write(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+def _write(
+    tables: dict[str, pd.DataFrame],
+    extras: dict[str, tuple[pd.DataFrame, dict[str, pa.DataType]]],
+    folder: Path,
+) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for split, table in tables.items():
         write_table(table, partial / f"{split}.parquet")
+    for name, (table, types) in extras.items():
+        write_table(table, partial / f"{name}.parquet", types)
     os.replace(partial, folder)
 
 

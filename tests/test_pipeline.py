@@ -93,6 +93,7 @@ def test_every_stage_leaves_what_the_next_one_and_the_reader_need(project: Proje
     for scores in metrics.values():
         assert {"plcc", "srcc", "krcc", "mae", "main_score", "main_score_fitted", "coverage"} <= set(scores)
         assert all(set(score) == {"value", "low", "high"} for score in scores.values())
+    assert json.loads((project.folder / "reports/benchmarks.json").read_text()) == {}
     assert "<html" in (project.folder / "reports/report.html").read_text()
     for model in ("sft", "grpo"):
         assert (project.folder / f"models/{model}/contract.yaml").read_text() == load_contract("tiny").text
@@ -120,7 +121,7 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "rerun"),
     [
-        ("params.yaml", "temperature: 1.0", "temperature: 0.9", ["grpo"]),
+        ("params.yaml", "temperature: 0.6", "temperature: 0.7", ["grpo"]),
         ("params.yaml", "n_boot: 100", "n_boot: 101", ["evaluate"]),
         ("critic/metrics.py", '"""', '"""\n', ["evaluate"]),
         ("critic/rewards.py", '"""', '"""\n', ["grpo"]),

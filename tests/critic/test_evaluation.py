@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from critic.baselines import BASELINES
-from critic.evaluation import SMALLEST_GROUP, Evaluation, compute_metrics
+from critic.evaluation import SMALLEST_GROUP, Evaluation, compute_metrics, measure_generated, plain
 from critic.metrics import correlations
 
 EDITS = 60
@@ -159,3 +159,58 @@ def test_ids_that_do_not_match_are_named(
 def test_no_model_is_an_error(baselines: pd.DataFrame, edits: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="no model"):
         evaluate({}, baselines, edits)
+
+
+# --- generated pictures
+
+
+@pytest.fixture
+def pictures() -> pd.DataFrame:
+    """Two pictures of each prompt, whose quality and alignment go opposite ways on a scale from 0 to 5."""
+    quality = np.random.default_rng(2).uniform(0, 5, EDITS)
+    ids = [f"p{i:02}.jpg" for i in range(EDITS)]
+    prompts = [f"prompt {i // 2}" for i in range(EDITS)]
+    return pd.DataFrame({"id": ids, "prompt": prompts, "mos_quality": quality, "mos_alignment": 5 - quality})
+
+
+def on_pictures(pictures: pd.DataFrame, failed: int) -> pd.DataFrame:
+    """A critic of quality alone, whose last answers failed."""
+    score = (1 + 0.8 * pictures["mos_quality"]).mask(np.arange(EDITS) >= EDITS - failed).astype("Float64")
+    return pd.DataFrame({"id": pictures["id"], "score": score})[::-1]
+
+
+def test_one_score_is_measured_against_both_opinions(pictures: pd.DataFrame) -> None:
+    measured = measure_generated({"grpo": on_pictures(pictures, 0)}, pictures, train_mean=3.0, n_boot=20)
+    assert [*measured] == ["grpo"]
+    quality, alignment = measured["grpo"]["quality"], measured["grpo"]["alignment"]
+    assert (quality["plcc"].value, quality["srcc"].value) == pytest.approx((1, 1))
+    assert (alignment["plcc"].value, alignment["srcc"].value) == pytest.approx((-1, -1))
+    assert not {"mae", "rmse", "spread"} & {*quality}
+    json.dumps(plain(quality), allow_nan=False)
+
+
+def test_failed_answers_on_pictures_count_and_are_told(pictures: pd.DataFrame) -> None:
+    """Under the default policy: else a critic would gain by answering the easy ones alone."""
+    predictions = {"grpo": on_pictures(pictures, EDITS // 4)}
+    quality = measure_generated(predictions, pictures, train_mean=3.0, n_boot=20)["grpo"]["quality"]
+    assert quality["coverage"].value == pytest.approx(0.75)
+    assert quality["plcc"].value < 0.99
+    dropped = measure_generated(predictions, pictures, train_mean=3.0, policy="dropped", n_boot=20)
+    assert dropped["grpo"]["quality"]["plcc"].value == pytest.approx(1)
+
+
+def test_pictures_of_one_prompt_are_resampled_together(pictures: pd.DataFrame) -> None:
+    noisy = on_pictures(pictures, 0).assign(
+        score=lambda t: t["score"] + np.random.default_rng(3).normal(0, 1, EDITS)
+    )
+    alone = pictures.assign(prompt=pictures["id"])
+    lows = [
+        measure_generated({"grpo": noisy}, table, train_mean=3.0, n_boot=50)["grpo"]["quality"]["plcc"].low
+        for table in (pictures, alone)
+    ]
+    assert lows[0] != lows[1]
+
+
+def test_predictions_of_other_pictures_are_refused(pictures: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"grpo and the edits differ at id 'p00\.jpg'"):
+        measure_generated({"grpo": on_pictures(pictures, 0)}, pictures[1:], train_mean=3.0, n_boot=20)

@@ -143,6 +143,83 @@ def test_an_empty_table_is_told(tables: dict[str, pd.DataFrame], tmp_path: Path)
     assert (failure.split, failure.expected) == ("train", "the table has rows")
 
 
+# --- what comes beside a benchmark
+
+
+def rationales(first_source: int) -> pd.DataFrame:
+    """A released set of two rows."""
+    turns = [{"role": "user", "content": "Rate it."}, {"role": "assistant", "content": "<answer>4</answer>"}]
+    images = [[picture(first_source + row), picture(100)] for row in range(2)]
+    return pd.DataFrame({"id": ["r0", "r1"], "images": images, "messages": [turns, turns]})
+
+
+def agiqa() -> pd.DataFrame:
+    """Two generated pictures."""
+    names = ["a.jpg", "b.jpg"]
+    pictures = {"id": names, "image": [picture(1), picture(2)], "prompt": ["a cat", "a dog"]}
+    return pd.DataFrame(pictures | {"mos_quality": [0.0, 5.0], "mos_alignment": [2.5, 3.0]})
+
+
+def check_beside(
+    tables: dict[str, pd.DataFrame], docs: Path, rationales: pd.DataFrame | None, agiqa: pd.DataFrame | None
+) -> Validation:
+    limits = {"phash_distance": 24, "min_side": 56, "max_instruction_chars": 100}
+    return validate_tables(tables, rationales, agiqa, **limits, docs=docs)
+
+
+def test_a_good_set_and_good_pictures_pass(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    validation = check_beside(tables, tmp_path, rationales(0), agiqa())
+    assert validation.failures == []
+    assert [*validation.rationales["id"]] == ["r0", "r1"]
+    assert {"rationales", "agiqa"} < {one["table"] for one in validation.checks}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("id", "r0", "same id"),
+        ("images", [GOOD], "two images"),
+        ("images", [GOOD, {"bytes": JPEG[:800]}], "edited image can be decoded"),
+        ("images", [picture(10), GOOD], "the test split has no source image"),
+        ("messages", [{"role": "user", "content": "Rate it."}], "one turn of the user, then one of the assistant"),
+        (
+            "messages",
+            [{"role": "user", "content": ""}, {"role": "assistant", "content": "<answer>9</answer>"}],
+            "<answer> with a score from 1 to 5",
+        ),
+    ],
+)
+def test_a_bad_rationale_is_found(
+    tables: dict[str, pd.DataFrame], tmp_path: Path, column: str, value: Any, expected: str
+) -> None:
+    bad = rationales(0)
+    bad.at[1, column] = value
+    failures = check_beside(tables, tmp_path, bad, None).failures
+    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    assert (failure.split, failure.column) == ("rationales", column)
+    assert failure.fix
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("id", "a.jpg", "same id"),
+        ("prompt", " ", "the prompt is not empty"),
+        ("image", {"bytes": JPEG[:800], "path": None}, "the image image can be decoded"),
+        ("mos_quality", 5.5, "from 0 to 5"),
+        ("mos_alignment", np.nan, "there is a MOS"),
+    ],
+)
+def test_a_bad_picture_is_found(
+    tables: dict[str, pd.DataFrame], tmp_path: Path, column: str, value: Any, expected: str
+) -> None:
+    bad = agiqa()
+    bad.at[1, column] = value
+    failures = check_beside(tables, tmp_path, None, bad).failures
+    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    assert (failure.split, failure.column) == ("agiqa", column)
+
+
 def test_the_description_groups_rows_and_shortens() -> None:
     failures = [
         Failure("test", row, f"t{row}", "answer", "7.0" * 50, "the score is from 1 to 5", "correct it")

@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from critic.edits import Edit
+from critic.generated import Generated
 from critic.prompts import CONTRACTS, MODES, Contract, ContractError, Message, Mode, load_contract
 
 TESTS = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ EDIT = Edit(
     instruction="make the café's door 50% darker, {then} say <hello>",
     problem="<image><image>How good is this edit?",
 )
+PICTURE = Generated("a.jpg", Image.new("RGB", (60, 90), "white"), "a café at night, {style} of <unknown>")
 RESPONSES: dict[Mode, str] = {
     "reasoning": "<think>Half done, alignment 3.0.</think>\n<answer>3.25</answer>",
     "direct": "<think></think>\n<answer>3.25</answer>",
@@ -87,8 +89,13 @@ def renderings(name: str) -> dict[str, str]:
     """Golden file name -> what it holds."""
     contract = load_contract(name)
     prompts = {f"{name}.{mode}.txt": contract.render(contract.messages(EDIT, mode)) for mode in MODES}
-    return prompts | {
+    prompts |= {
         f"{name}.{mode}.sft.txt": contract.render(conversation(contract, mode), generate=False) for mode in MODES
+    }
+    return prompts | {
+        f"{name}.generated.{mode}.txt": contract.render(contract.messages(PICTURE, mode))
+        for mode in MODES
+        if contract.generated_text
     }
 
 
@@ -209,6 +216,34 @@ def test_the_data_sets_own_text_may_have_tags_but_no_special_tokens(problem: str
     assert kept[0]["content"][-1]["text"] == "Answer in <answer> </answer>."
 
 
+# --- generated pictures
+
+
+def test_a_generated_picture_has_one_place_and_its_prompt_in_the_text() -> None:
+    contract = loaded("ie-critic")
+    for use_problem in (False, True):
+        (message,) = contract.messages(PICTURE, "direct", use_problem=use_problem)
+        assert [part["type"] for part in message["content"]] == ["image", "text"]
+        assert f"Prompt: {PICTURE.prompt}\n" in message["content"][-1]["text"]
+        assert message["content"][-1]["text"].endswith(contract.requests["direct"])
+    (picture,) = contract.pictures(PICTURE)
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
+@given(hostile_text)
+def test_no_prompt_changes_the_structure_of_the_conversation(prompt: str) -> None:
+    contract = loaded("ie-critic")
+    harmless, hostile = (
+        contract.render(contract.messages(replace(PICTURE, prompt=text))) for text in ("a cat", prompt)
+    )
+    assert count_structure(hostile) == count_structure(harmless)
+
+
+def test_a_contract_without_a_text_for_generated_pictures_says_so() -> None:
+    with pytest.raises(ContractError, match=r"contract tiny has no `generated_text`.*download\.agiqa to null"):
+        loaded("tiny").messages(PICTURE)
+
+
 @pytest.mark.parametrize("problem", [None, ""])
 def test_an_edit_without_a_text_of_its_own_is_named(contract: Contract, problem: str | None) -> None:
     with pytest.raises(ContractError, match=r"test-00000 has no `problem`.*prompt\.user_text"):
@@ -287,6 +322,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"user_text": 3}, "user_text: Input should be a valid string"),
         ({"user_text": "Score it."}, r"`user_text` has no \{instruction\}"),
         ({"user_text": "{instruction} {mood}"}, "`user_text` has fields other than .*mood"),
+        ({"generated_text": "Score it."}, r"`generated_text` has no \{prompt\}"),
+        ({"generated_text": "{instruction}"}, "`generated_text` has fields other than .*prompt.*instruction"),
         ({"chat_template": "{% for %}"}, "chat_template can't be rendered"),
         ({"prefill": "<reason>"}, "chat_template doesn't end the prompt with the prefill '<reason>'"),
         ({"images": ["source"]}, "`images` orders source and edited"),

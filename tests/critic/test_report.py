@@ -209,6 +209,27 @@ def test_failures_are_counted_under_three_policies(page: str) -> None:
     assert f"no answer {EDITS}" in section
 
 
+def test_agiqa_has_a_table_only_where_it_was_scored(
+    page: str, evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
+) -> None:
+    assert "AGIQA" not in page
+    generated = {model: dict.fromkeys(("quality", "alignment"), evaluation.models[model]) for model in predictions}
+    html = build_report(
+        evaluation,
+        predictions,
+        edits,
+        training=pd.DataFrame(),
+        validation=pd.DataFrame(),
+        meta={},
+        generated=generated,
+    )
+    section = html[html.index("AGIQA-3k") :]
+    table = Page(section[: section.index("</table>")]).text
+    for label in ("Base", "SFT", "GRPO", "Quality PLCC", "Quality SRCC", "Alignment Main score"):
+        assert label in table
+    assert table.count(f"{evaluation.models['grpo']['srcc'].value:.3f}") >= 2
+
+
 def test_data_without_extras_still_makes_a_report(
     baselines: pd.DataFrame, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
 ) -> None:

@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.monitors import describe
@@ -54,6 +54,7 @@ def test_worked_examples(kind: Kind, quarter: float, half: float, full: float) -
     assert accuracy(4.0, 3.0, kind) == pytest.approx(full)
 
 
+@settings(max_examples=4000)
 @given(kinds, opinions, opinions, st.floats(-0.5, 1.5), st.floats(-4, 4), st.booleans(), st.booleans())
 def test_a_well_formed_response_earns_what_upstream_gives(
     kind: Kind,

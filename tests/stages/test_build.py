@@ -9,11 +9,13 @@ import pytest
 
 from critic import params
 from critic.answers import parse_critique
-from critic.edits import edits_from_table, normalise, write_table
+from critic.edits import edits_from_table, normalise, read_table, write_table
 from critic.minibench import make_table
 from critic.prompts import Contract, Message, load_contract
+from critic.released import COLUMNS
 from critic.samples import load_samples
-from stages.build import NoRationales, main, rl_samples, sft_samples
+from critic.teacher import TeacherError
+from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
 AXES = ("alignment", "fidelity", "quality")
 
@@ -111,6 +113,95 @@ def test_a_table_without_an_axis_is_named_with_what_to_do(
     assert {sample["mode"] for sample in samples} == {"direct"}
 
 
+# --- a released set
+
+
+@pytest.fixture
+def released(table: pd.DataFrame, tmp_path: Path) -> Path:
+    """A validated set of three rationales, one of a validation edit; nothing tells the last one's instruction."""
+    rows = pd.DataFrame(
+        {
+            "id": ["r0", "r1", "r2"],
+            "source_id": ["s0", "s1", "s2"],
+            "split": ["train", "validation", "train"],
+            "mode": ["reasoning", "direct", "direct"],
+            "images": [*table["images"][:3]],
+            "instruction": [*table["instruction"][:2], None],
+            "problem": ["<image><image>Rate this."] * 3,
+            "response": ["<think>Good.</think><answer>4</answer>", *["<think></think>\n<answer>2</answer>"] * 2],
+        }
+    )
+    write_table(rows, tmp_path / "rationales.parquet", COLUMNS)
+    return tmp_path / "rationales.parquet"
+
+
+def test_released_responses_are_learnt_as_they_are_under_the_contracts_prompt(
+    released: Path, table: pd.DataFrame, contract: Contract
+) -> None:
+    (sample,) = released_samples(released, "validation", contract)
+    assert (sample["id"], sample["mode"]) == ("r1", "direct")
+    assert text(sample["completion"]) == "<think></think>\n<answer>2</answer>"
+    assert text(sample["prompt"]) == f"Edit: {table['instruction'][1]}. {contract.requests['direct']}"
+    assert sample["images"] == [*table["images"][1]]
+
+
+def test_released_user_text_is_asked_for_if_wanted(released: Path, contract: Contract) -> None:
+    samples = released_samples(released, "train", contract, use_problem=True)
+    assert [sample["id"] for sample in samples] == ["r0", "r2"]
+    assert [text(sample["prompt"]) for sample in samples] == ["Rate this."] * 2
+
+
+def test_a_rationale_of_an_unknown_instruction_is_named(released: Path, contract: Contract) -> None:
+    with pytest.raises(NoRationales, match=r"instruction of 1 rationales \(r2.*prompt\.user_text to `dataset`"):
+        released_samples(released, "train", contract)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_without_rationales_is_named(split: str, released: Path, contract: Contract) -> None:
+    rows = read_table(released)
+    write_table(rows[rows["split"] != split], released, COLUMNS)
+    with pytest.raises(NoRationales, match=rf"no rationale of .* is for the {split} split: set down"):
+        released_samples(released, split, contract, use_problem=True)
+    released.unlink()
+    with pytest.raises(NoRationales, match=r"or build\.rationales to `scores`"):
+        released_samples(released, split, contract, use_problem=True)
+
+
+def test_a_teachers_reasoning_takes_the_place_of_words_and_the_answer_stays_the_mos(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    asked = list[str]()
+
+    def teach(edits: pd.DataFrame) -> dict[str, str]:
+        asked.extend(edits["id"])
+        return {edit: f"As for {edit}." for edit in edits["id"]}
+
+    bare = table[["id", "images", "instruction", "mos"]]
+    samples = sft_samples(bare, contract, 0.5, rng(), each=2, teach=teach)
+    worded = sft_samples(table, contract, 0.5, rng(), each=2)
+    assert [sample["mode"] for sample in samples] == [sample["mode"] for sample in worded]
+    assert len(asked) == len({*asked})
+    assert {*asked} == {sample["id"] for sample in samples if sample["mode"] == "reasoning"}
+    for sample, mos in zip(samples, table["mos"].repeat(2), strict=True):
+        critique = parse_critique(text(sample["completion"]))
+        assert critique.answer == f"{mos:.2f}"
+        assert critique.reasoning == (f"As for {sample['id']}." if sample["mode"] == "reasoning" else "")
+
+
+def test_an_edit_that_the_teacher_leaves_out_asks_for_a_score_alone(
+    table: pd.DataFrame, contract: Contract
+) -> None:
+    left_out = {*table["id"][:5]}
+    samples = sft_samples(
+        table, contract, 0.0, rng(), teach=lambda edits: {e: "So." for e in edits["id"] if e not in left_out}
+    )
+    assert [sample["id"] for sample in samples] == [*table["id"]]
+    assert {sample["id"] for sample in samples if sample["mode"] == "direct"} == left_out
+    for sample in samples[:5]:
+        assert text(sample["prompt"]).endswith(contract.requests["direct"])
+        assert text(sample["completion"]).startswith("<think></think>")
+
+
 # --- RL
 
 
@@ -148,15 +239,19 @@ def samples_folders() -> dict[str, bytes]:
     return {str(path.relative_to("data")): path.read_bytes() for path in paths}
 
 
-def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
-    table: pd.DataFrame, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def project(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the project's own params and 12 edits to train on and 6 to validate."""
     own = (Path(__file__).parents[2] / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(own)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for split, rows in (("train", table[:12]), ("validation", table[12:18])):
         write_table(rows, f"data/validated/{split}.parquet")
+    return tmp_path
+
+
+def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(project: Path, contract: Contract) -> None:
     main()
     made = samples_folders()
     assert {*made} == {
@@ -170,3 +265,29 @@ def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(
     build = params.load(params.Build)
     assert len(train) == 12 * build.samples_per_edit
     assert train["mode"][:].count("direct") == round(build.direct_fraction * len(train))
+
+
+def test_run_as_a_stage_with_a_teacher_it_keeps_the_answers_and_ends_in_a_message_without_one(
+    project: Path, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(own.replace("rationales: scores", "rationales: teacher"))
+    calls = []
+
+    def ask(table: pd.DataFrame, section: params.Teacher, journal: Path, title: str) -> dict[str, str]:
+        calls.append((title, section, journal))
+        if title == "validation" and len(calls) == 4:
+            raise TeacherError("nobody is there")
+        return dict.fromkeys(table["id"], "Because.")
+
+    monkeypatch.setattr("stages.build.write_rationales", ask)
+    main()
+    section = params.load(params.Teacher)
+    assert calls == [(split, section, Path("runs/teacher/journal.jsonl")) for split in ("train", "validation")]
+    made = samples_folders()
+    for sample in load_samples("data/sft/train.parquet", contract).select_columns(["mode", "completion"]):
+        reasoning = parse_critique(text(sample["completion"])).reasoning
+        assert reasoning == ("Because." if sample["mode"] == "reasoning" else "")
+    with pytest.raises(SystemExit, match="nobody is there"):
+        main()
+    assert samples_folders() == made

@@ -1,0 +1,90 @@
+"""What a teacher's answer must be like to become a rationale: pure checks, each failure with a name.
+
+review("<think>The sky is green, not blue.</think><answer>1.5</answer>", mos=2.42, tolerance=0.25, ...)
+# Rejection.OFF_SCORE; None would be good
+"""
+
+import re
+from enum import StrEnum
+
+from critic.answers import Status, parse_critique
+from critic.prompts import neutralise
+
+OPENING = "<think>"
+_NUMBER = re.compile(r"(?P<whole>\d+)(?:[.,](?P<decimals>\d+))?(?P<scale>\s*(?:/|out\s+of)\s*5\b)?", re.IGNORECASE)
+_WORDS = re.compile(
+    r"""\b(?: MOS | mean\s+opinion | ground[\s-]?truth | raters? | annotators?
+    | (?:given|provided|assigned|target|reference|human)\s+(?:the\s+)?(?:overall\s+)?(?:scores?|ratings?)
+    | (?:scores?|ratings?)\s+(?:(?:that\s+)?(?:was|were|is|are)\s+)?(?:given|provided|assigned)
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+class Rejection(StrEnum):
+    """Why an answer is no rationale; the first that applies, in this order."""
+
+    CUT_SHORT = "cut_short"
+    """Generation stopped at the token limit before there was a whole `<answer>`."""
+    MALFORMED = "malformed"
+    """Not one `<think>` and one `<answer>`, or with special tokens or tags in the reasoning."""
+    NO_SCORE = "no_score"
+    """The answer is no score from 1 to 5, see `critic.answers.parse_critique`."""
+    OFF_SCORE = "off_score"
+    """The score is further from the MOS than the tolerance."""
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    LEAKED_MOS = "leaked_mos"
+    """The reasoning names the MOS, or tells that there was one, see `leaks_mos`."""
+
+
+def complete(text: str) -> str:
+    """A teacher's text as a whole response.
+
+    A server whose chat template opens the reasoning returns a text without the opening `<think>`: it is put back.
+    """
+    text = text.strip()
+    return text if text.startswith(OPENING) else OPENING + text
+
+
+def review(
+    response: str, mos: float, *, tolerance: float, min_chars: int, max_chars: int, finished: bool = True
+) -> Rejection | None:
+    """Why a whole response is no rationale of an edit with this MOS (1..5), or None if it is one.
+
+    Args:
+        response: all that the teacher said, see `complete`.
+        tolerance: how far from the MOS its score may be.
+        min_chars, max_chars: how long the stripped reasoning may be, both included.
+        finished: False if generation stopped at the token limit.
+    """
+    critique = parse_critique(response, finished=finished)
+    reasoning = critique.reasoning
+    if critique.status == Status.TRUNCATED:
+        return Rejection.CUT_SHORT
+    if not critique.well_formed or neutralise(reasoning) != reasoning:
+        return Rejection.MALFORMED
+    if critique.score is None:
+        return Rejection.NO_SCORE
+    if abs(critique.score - mos) > tolerance:
+        return Rejection.OFF_SCORE
+    if len(reasoning) < min_chars:
+        return Rejection.TOO_SHORT
+    if len(reasoning) > max_chars:
+        return Rejection.TOO_LONG
+    return Rejection.LEAKED_MOS if leaks_mos(reasoning, mos) else None
+
+
+def leaks_mos(reasoning: str, mos: float) -> bool:
+    """Whether reasoning names the MOS, or words that only someone who was told it would use.
+
+    A number names the MOS if it is the MOS rounded to the decimals that it is written with: of 3.42, `3.4`, `3,42`
+    and `3.420` do. A whole number does so only with its scale (`3/5`, `3 out of 5`), for `3 trees` are no score.
+    Numbers in words are not looked at. The words are such as "MOS", "ground truth", "the given score", "raters".
+    """
+    for match in _NUMBER.finditer(reasoning):
+        decimals = match["decimals"] or ""
+        number = float(f"{match['whole']}.{decimals}")
+        if (decimals or match["scale"]) and abs(number - mos) <= 0.5 * 10.0 ** -len(decimals) + 1e-9:
+            return True
+    return _WORDS.search(reasoning) is not None

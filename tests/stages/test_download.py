@@ -1,0 +1,173 @@
+"""The download stage: from each source to data/raw, and on from there as far as the trainings' samples."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from datasets import Features, Image, Sequence, Value
+
+from critic import params
+from critic.edits import read_table
+from critic.prompts import load_contract
+from critic.samples import load_samples
+from stages import build, validate
+from stages.download import download, main
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MINIBENCH = {"train_sources": 2, "validation_sources": 1, "test_sources": 1, "side": 56}
+ANSWER = "<think>Half done.</think><answer>3.5</answer>"
+
+
+def checksums(raw: Path) -> dict[str, Any]:
+    return json.loads((raw / "checksums.json").read_text())
+
+
+def section(**parts: Any) -> params.Download:
+    return params.Download(**parts)
+
+
+def test_minibench_makes_itself_the_same_each_time(tmp_path: Path) -> None:
+    one = section(source="minibench", minibench=MINIBENCH)
+    for folder in ("a", "b"):
+        download(one, 7, tmp_path / folder)
+    found = checksums(tmp_path / "a")
+    assert found == checksums(tmp_path / "b")
+    assert found["hub"] == {}
+    assert {*found["sha256"]} == {f"{split}.parquet" for split in ("train", "validation", "test")}
+    for name, digest in found["sha256"].items():
+        assert digest == sha256((tmp_path / "a" / name).read_bytes()).hexdigest()
+
+
+def test_a_source_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    download(section(source="minibench", minibench=MINIBENCH), 7, raw)
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    with pytest.raises(ValueError, match="there is no nowhere"):
+        download(section(source="local", local={"path": "nowhere"}), 7, raw)
+    with pytest.raises(ValueError, match=r"no file nowhere\.json"):
+        download(section(source="minibench", minibench=MINIBENCH, rationales={"path": "nowhere.json"}), 7, raw)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+
+
+# --- a lab's own data, all the way
+
+
+@pytest.fixture
+def lab(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A folder with a study of 12 edits, rationales for four of them, and two of AGIQA-3k's pictures."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for seed in range(24):
+        (tmp_path / f"images/{seed}.png").write_bytes(picture(seed))
+    rows = [f"images/{2 * n}.png,images/{2 * n + 1}.png,make it red,{1 + n / 4}" for n in range(12)]
+    for split, kept in {"train": rows[:6], "validation": rows[6:8], "test": rows[8:]}.items():
+        (tmp_path / f"{split}.csv").write_text("\n".join(["source,edited,instruction,mos", *kept]))
+    turns = [{"from": "human", "value": "Rate it."}, {"from": "gpt", "value": ANSWER}]
+    lines = [
+        json.dumps({"conversations": turns, "images": [f"images/{2 * n}.png", f"images/{2 * n + 1}.png"]})
+        for n in (0, 1, 2, 6)
+    ]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    head = "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align"
+    (tmp_path / "data.csv").write_text(f"{head}\n0.png,a cat,,,,1.5,0,2,0\n1.png,a dog,,,,4.5,0,0,0\n")
+    return {
+        "source": "local",
+        "local": {"path": str(tmp_path)},
+        "rationales": {"path": "set.jsonl"},
+        "agiqa": str(tmp_path),
+    }
+
+
+def run_stages(download: dict[str, Any], user_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Download, validate and build, as the pipeline runs them."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["prompt"]["user_text"] = user_text
+    content["profiles"]["tiny"] |= {
+        "download": download,
+        "build": {"rationales": "released", "samples_per_edit": 1},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("cache").absolute())
+    for stage in (main, validate.main, build.main):
+        stage()
+
+
+def test_a_labs_own_data_go_as_far_as_the_samples(lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stages(lab, "contract", monkeypatch)
+    assert {*checksums(Path("data/raw"))["sha256"]} == {
+        f"{name}.parquet" for name in ("train", "validation", "test", "rationales", "agiqa")
+    }
+    report = json.loads(Path("data/validation.json").read_text())
+    assert report["rationales"] == {"train": 3, "validation": 1}
+    assert report["agiqa"] == {"pictures": 2}
+    assert [*read_table("data/validated/agiqa.parquet")["mos_alignment"]] == [2.0, 0.0]
+    contract = load_contract("tiny")
+    train = load_samples("data/sft/train.parquet", contract)
+    assert train["id"][:] == ["rationale-00000", "rationale-00001", "rationale-00002"]
+    assert train[0]["prompt"][0]["content"][-1]["text"] == "Edit: make it red. Think, then score."
+    assert train[0]["completion"][0]["content"][0]["text"] == ANSWER
+    assert len(load_samples("data/sft/validation.parquet", contract)) == 1
+    assert len(load_samples("data/rl/train.parquet", contract)) == 6
+
+
+def test_rationales_of_a_test_image_stop_at_validation(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path("set.jsonl").read_text()
+    Path("set.jsonl").write_text(text.replace("images/12.png", "images/20.png"))
+    with pytest.raises(SystemExit, match=r"(?s)rationales row 3, .*test row 2.*download\.rationales\.path"):
+        run_stages(lab, "contract", monkeypatch)
+    assert not Path("data/validated").exists()
+
+
+# --- the hub, as a process of its own
+
+
+def test_run_as_a_stage_it_reads_the_hub_that_the_environment_names(
+    hub: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    images = [[{"bytes": picture(2 * n + k), "path": None} for k in (0, 1)] for n in range(3)]
+    text = {"edit_inst": ["make it red"] * 3, "problem": ["Rate it."] * 3, "answer": ["1.5", "2", "5"]}
+    bench = Features({"images": Sequence(Image())} | {name: Value("string") for name in text})
+    columns = {"images": images, **text}
+    hub.push("Coobiw/IE-Bench-4k", bench, {"train": columns, "test": columns})
+    turn = {"role": Value("string"), "content": Value("string")}
+    turns = [[{"role": "user", "content": "Rate it."}, {"role": "assistant", "content": ANSWER}]] * 3
+    sft = Features({"images": Sequence(Image()), "messages": [turn]})
+    hub.push("Coobiw/IE-Bench-CoT-mixed", sft, {"train": {"images": images, "messages": turns}})
+
+    own = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(own.replace("profile: tiny", "profile: full"))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "stages.download"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120, check=False
+        )
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    found = checksums(tmp_path / "data/raw")
+    assert found["hub"] == {
+        "benchmark": {"dataset": "Coobiw/IE-Bench-4k", "revision": "main", "commit": COMMIT},
+        "rationales": {"dataset": "Coobiw/IE-Bench-CoT-mixed", "revision": "main", "commit": COMMIT},
+    }
+    assert len(read_table(tmp_path / "data/raw/rationales.parquet")) == 3
+    assert pd.api.types.is_float_dtype(read_table(tmp_path / "data/raw/test.parquet")["answer"])
+
+    del hub.files["Coobiw/IE-Bench-CoT-mixed"]
+    failed = run()
+    assert failed.returncode == 1
+    assert "Coobiw/IE-Bench-CoT-mixed at revision main can't be had: the hub has no such data set" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert checksums(tmp_path / "data/raw") == found

