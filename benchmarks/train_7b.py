@@ -58,6 +58,7 @@ from critic.checkpoints import load_processor, save_checkpoint
 from critic.edits import Edit
 from critic.prompts import Contract, load_contract
 from critic.rewards import CriticReward, compute_score
+from critic.rollouts import let_vllm_place_pictures
 from critic.samples import load_samples, write_samples
 from critic.training import adapters, join_processes, load_trainable
 from stages import grpo, sft
@@ -408,6 +409,8 @@ def make_trainer(
     )
     if training == "sft":
         trainer.model_accepts_loss_kwargs = True  # as stages/sft.py
+    else:
+        let_vllm_place_pictures(trainer)
     return trainer
 
 
