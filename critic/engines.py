@@ -79,7 +79,13 @@ class TransformersEngine:
         training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            output = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_tokens, use_cache=True)
+            output = self.model.generate(
+                **inputs,
+                do_sample=False,
+                repetition_penalty=1.0,  # Qwen2.5-VL's generation_config has 1.05, which vLLM leaves out
+                max_new_tokens=self.max_tokens,
+                use_cache=True,
+            )
         self.model.train(training)
         return [self._read(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
 

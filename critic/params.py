@@ -217,18 +217,24 @@ class Reward(Section):
 
 
 class Vllm(BaseModel):
-    """vLLM rollouts: beside the trainer on its GPUs, or on a server (`trl vllm-serve`) at `server_url`."""
+    """vLLM rollouts: beside the trainer on its GPUs, or on a server (`trl vllm-serve`) at `server_url`.
+
+    With `sleep` a vLLM beside the trainer gives its memory back during the update.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     mode: Literal["colocate", "server"]
     gpu_memory_utilization: Fraction
     tensor_parallel_size: Count
-    server_url: str | None
+    sleep: bool
+    server_url: str | None = None
 
     @model_validator(mode="after")
     def _knows_its_server(self) -> Self:
         if (self.mode == "server") != (self.server_url is not None):
             raise ValueError("server_url goes with mode server, and is null with mode colocate")
+        if self.sleep and self.mode == "server":
+            raise ValueError("sleep goes with mode colocate: a server keeps its memory")
         return self
 
 
@@ -394,7 +400,31 @@ def _check(content: dict[str, Any], profile: str) -> tuple[list[Section], list[s
                 message = "unknown key" if known else found["msg"]
                 given = "" if found["type"] in ("missing", "extra_forbidden") else f", not {found['input']!r}"
                 problems.append(f"{name}: {message}{given if key else ''}{known}")
+    if not problems:
+        problems = [f"profiles.{profile}.{problem}" for problem in _mismatches(*sections)]
     return sections, problems
+
+
+def _mismatches(*sections: Section) -> list[str]:
+    """What is wrong between sections that are right each by itself."""
+    grpo = next(section for section in sections if isinstance(section, Grpo))
+    launch = next(section for section in sections if isinstance(section, Launch))
+    processes = launch.machines * launch.processes
+    completions = grpo.batch_size * grpo.gradient_accumulation * processes
+    problems = []
+    if completions % grpo.num_generations:
+        problems.append(
+            f"grpo: a step has {completions} completions (batch_size {grpo.batch_size} x gradient_accumulation "
+            f"{grpo.gradient_accumulation} x {processes} processes of launch), which must be a multiple of "
+            f"num_generations, {grpo.num_generations}"
+        )
+    colocated = grpo.vllm if grpo.rollouts == "vllm" and grpo.vllm and grpo.vllm.mode == "colocate" else None
+    if colocated and processes % colocated.tensor_parallel_size:
+        problems.append(
+            f"grpo.vllm.tensor_parallel_size: {colocated.tensor_parallel_size} does not divide the {processes} "
+            "processes of launch"
+        )
+    return problems
 
 
 def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

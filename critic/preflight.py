@@ -51,9 +51,8 @@ def preflight(
     """
     samples = [{**sample, "images": _of_two_sizes(sample["images"], contract)} for sample in samples]
     with greedy(trainer):
-        rollouts = roll_out(trainer, samples)
-    for sample, rollout in zip(samples, rollouts, strict=True):
-        _compare(trainer, sample, rollout, contract, max_logprob_gap)
+        for sample, rollout in zip(samples, roll_out(trainer, samples), strict=True):
+            _compare(trainer, sample, rollout, contract, max_logprob_gap)
 
 
 def _of_two_sizes(images: Sequence[Any], contract: Contract) -> list[Any]:

@@ -63,7 +63,8 @@ def build_report(
         predictions: one to three models in the order of training, the last being the one under
             report: id, score (null if failed), status, reasoning, response.
         edits: the validated table that was scored: id, source_id, images, instruction, mos.
-        training: GRPO by step: step, reward, completion_length, and optionally reward_std.
+        training: GRPO by step: step, reward, reward_std, completion_length, format_rate, floor_share,
+            score_entropy, truncated_share.
         validation: GRPO on the validation split: step, main_score. Empty tables draw no curve.
         meta: what the page should say of its making, by name (profile, model, contract, params).
         generated: what `measure_generated` found for the same models, if AGIQA-3k was scored.
@@ -204,11 +205,14 @@ def _groups(evaluation: Evaluation, labels: dict[str, str]) -> list[dict[str, An
 def _curves(training: pd.DataFrame, validation: pd.DataFrame) -> list[dict[str, Any]]:
     window = max(1, len(training) // 20)
     bold = f" Bold: mean of the last {window} points." if window > 1 else ""
-    band = "Band: standard deviation." if "reward_std" in training else "Mean of a step."
     wanted = [
-        (training, window, "reward", "Reward", f"{band}{bold}"),
+        (training, window, "reward", "Reward", f"Band: standard deviation.{bold}"),
         (training, window, "completion_length", "Completion length", f"In tokens.{bold}"),
         (validation, 1, "main_score", "Validation main score", "Choices are made on this split."),
+        (training, window, "format_rate", "Format rate", "Completions with both parts, of 1."),
+        (training, window, "floor_share", "Share at the floor", "Completions too far off to tell, of 1."),
+        (training, window, "score_entropy", "Score entropy", "In bits, of 3; near 0 all scores are alike."),
+        (training, window, "truncated_share", "Truncated share", "Completions cut off, of 1."),
     ]
     plots = []
     for table, smooth, column, label, caption in wanted:

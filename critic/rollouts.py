@@ -57,17 +57,19 @@ def let_vllm_place_pictures(trainer: GRPOTrainer) -> None:
 
 @contextmanager
 def greedy(trainer: GRPOTrainer) -> Iterator[None]:
-    """Rollouts take the likeliest token at each place."""
+    """Rollouts take the likeliest token at each place, and the model drops nothing out."""
     if trainer.use_vllm:
         engine, name, value = trainer.vllm_generation, "temperature", 0.0
     else:
         engine, name, value = trainer.generation_config, "do_sample", False
-    before = getattr(engine, name)
+    before, training = getattr(engine, name), trainer.model.training
     setattr(engine, name, value)
+    trainer.model.eval()
     try:
         yield
     finally:
         setattr(engine, name, before)
+        trainer.model.train(training)
 
 
 def roll_out(trainer: GRPOTrainer, samples: Sequence[dict[str, Any]]) -> list[Rollout]:

@@ -10,13 +10,23 @@ publish(run / "final", model.base, model, processor, contract, Path("models/sft"
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
-from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin, Trainer
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import unset_hf_deepspeed_config
 
 from critic.checkpoints import load_model, save_checkpoint
@@ -27,10 +37,14 @@ _ADAPTER = "adapter_config.json"
 
 
 def join_processes(launch: Launch) -> None:
-    """Meet the other processes of the launch, over NCCL or, without GPUs, gloo, which accelerate can't guess."""
+    """Meet the other processes of the launch, over NCCL or, without GPUs, gloo, which accelerate can't guess.
+
+    They wait half an hour for each other: one of them may be reading pictures or writing a checkpoint.
+    """
     if "WORLD_SIZE" in os.environ:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = str(launch.zero_stage is not None).lower()
-        PartialState(backend=None if torch.cuda.is_available() else "gloo")
+        backend = None if torch.cuda.is_available() else "gloo"
+        PartialState(backend=backend, timeout=timedelta(minutes=30))
 
 
 def common_arguments(section: Training, launch: Launch, seed: int, run: Path) -> dict[str, Any]:
@@ -59,6 +73,19 @@ def common_arguments(section: Training, launch: Launch, seed: int, run: Path) ->
         "seed": seed,
         "data_seed": seed,
     }
+
+
+class NoLastCheckpoint(TrainerCallback):
+    """Leaves out the checkpoint of the last step; add it after all callbacks that ask for one.
+
+    The weights of the last step are the result, and `Trainer`, going on from there, would do one step more.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
 
 def zero_config(stage: int) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Validation(TrainerCallback):
 
     def _rows(self, numbers: Sequence[int], title: str) -> list[dict[str, Any]]:
         rows = []
-        size = self.trainer.args.per_device_train_batch_size
+        size = self.trainer.args.per_device_train_batch_size * self.trainer.args.steps_per_generation
         hidden = not self.trainer.accelerator.is_main_process
         with greedy(self.trainer), tqdm(total=len(numbers), desc=title, unit=" edits", disable=hidden) as bar:
             for start in range(0, len(numbers), size):

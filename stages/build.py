@@ -57,7 +57,7 @@ def main() -> None:
                 samples = sft_samples(
                     table, contract, build.direct_fraction, rng, each=each, use_problem=use_problem, teach=teach
                 )
-        except (TeacherError, JournalError) as error:
+        except (NoRationales, TeacherError, JournalError) as error:
             raise SystemExit(str(error)) from None
         sft.write(split, samples)
         rl.write(split, rl_samples(table, contract, use_problem=use_problem))

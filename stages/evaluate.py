@@ -119,8 +119,16 @@ def engine(checkpoint: str, name: str) -> Engine:
 
 
 def training_curve(curves: Path) -> pd.DataFrame:
-    """GRPO by step: step, reward, reward_std, completion_length (tokens)."""
-    names = {"reward": "reward", "reward_std": "reward_std", "completions_mean_length": "completion_length"}
+    """GRPO by step: step, reward, reward_std, completion_length (tokens), and what `critic.monitors` watches."""
+    names = {
+        "reward": "reward",
+        "reward_std": "reward_std",
+        "completions_mean_length": "completion_length",
+        "reward_format": "format_rate",
+        "reward_floor": "floor_share",
+        "reward_score_entropy": "score_entropy",
+        "completions_clipped_ratio": "truncated_share",
+    }
     columns = []
     for logged, column in names.items():
         table = pd.read_csv(curves / f"plots/metrics/{logged}.tsv", sep="\t")

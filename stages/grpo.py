@@ -25,7 +25,14 @@ from critic.rewards import CriticReward, compute_score
 from critic.rollouts import let_vllm_place_pictures
 from critic.runs import last_checkpoint, open_run
 from critic.samples import load_samples
-from critic.training import adapters, common_arguments, join_processes, load_trainable, publish
+from critic.training import (
+    NoLastCheckpoint,
+    adapters,
+    common_arguments,
+    join_processes,
+    load_trainable,
+    publish,
+)
 from critic.validation import Validation
 
 
@@ -34,13 +41,14 @@ def main() -> None:
     join_processes(launch)
     prompt, reward = params.load(params.Prompt), params.load(params.Reward)
     contract = load_contract(prompt.contract)
-    inputs = [Path("models/sft"), Path("data/rl")]
-    run = open_run(Path("runs/grpo"), inputs, [section, model, launch, prompt, reward])
-    checkpoint = last_checkpoint(run)
     processor = load_processor("models/sft", contract)
-    args = arguments(section, launch, params.seed(), run, processor)
+    seed, inputs = params.seed(), [Path("models/sft"), Path("data/rl")]
+    settings = [section, model, launch, prompt, reward]
+    run = open_run(Path("runs/grpo"), inputs, settings, seed=seed, contract=contract)
+    checkpoint = last_checkpoint(run)
+    args = arguments(section, launch, seed, run, processor)
     curves = Curves(run / "curves")
-    validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=params.seed())
+    validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=seed)
     validation = validation.select(range(min(section.validation_edits, len(validation))))
     trainer = GRPOTrainer(
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
@@ -49,7 +57,7 @@ def main() -> None:
         args=args,
         train_dataset=load_samples("data/rl/train.parquet", contract),
         peft_config=adapters(section),
-        callbacks=[curves, Monitor(section.collapse)],
+        callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
     let_vllm_place_pictures(trainer)
     checked = [validation[number] for number in range(min(section.preflight.prompts, len(validation)))]
@@ -99,6 +107,7 @@ def engine_arguments(section: params.Grpo, suppressed: list[int]) -> dict[str, A
         "vllm_server_base_url": section.vllm.server_url,
         "vllm_gpu_memory_utilization": section.vllm.gpu_memory_utilization,
         "vllm_tensor_parallel_size": section.vllm.tensor_parallel_size,
+        "vllm_enable_sleep_mode": section.vllm.sleep,
         "generation_kwargs": {"logit_bias": dict.fromkeys(suppressed, -100.0)},
     }
 

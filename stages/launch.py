@@ -4,9 +4,9 @@
     python -m stages.launch sft --dry-run              # print the command alone
     python -m stages.launch --dry-run --profile full   # print those of all stages under another profile
 
-One process runs here and now; several under torchrun, one a GPU. On several machines, run
-`dvc repro` on the first and this command on the others, each with MACHINE_RANK (0 is the first), MAIN_ADDRESS and
-MAIN_PORT in its environment and the same files before it.
+One process runs here and now; several under torchrun, one a GPU. On several machines, which must share this folder
+(all write checkpoints and read them), run `dvc repro` on the first and this command on the others, each with
+MACHINE_RANK (0 is the first), MAIN_ADDRESS and MAIN_PORT in its environment.
 """
 
 import argparse
@@ -41,7 +41,10 @@ def main() -> None:
         parser.error("name a stage to run, and no profile: the active one is `profile` in params.yaml")
     launch = params.load(params.Launch, profile=given.profile)
     for stage in [given.stage] if given.stage else STAGES:
-        command = stage_command(stage, launch, os.environ)
+        try:
+            command = stage_command(stage, launch, os.environ)
+        except LaunchError as error:
+            raise SystemExit(str(error)) from None
         if given.dry_run:
             print(shlex.join(command))
         else:

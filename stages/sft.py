@@ -17,6 +17,7 @@ from critic.prompts import load_contract
 from critic.runs import last_checkpoint, open_run
 from critic.samples import load_samples
 from critic.training import (
+    NoLastCheckpoint,
     adapters,
     common_arguments,
     join_processes,
@@ -31,10 +32,11 @@ def main() -> None:
     join_processes(launch)
     prompt = params.load(params.Prompt)
     contract = load_contract(prompt.contract)
-    run = open_run(Path("runs/sft"), [Path(model.base), Path("data/sft")], [section, model, launch, prompt])
-    checkpoint = last_checkpoint(run)
-    args = arguments(section, launch, params.seed(), run)
     processor = load_processor(model.base, contract, model.revision)
+    seed, inputs = params.seed(), [Path(model.base), Path("data/sft")]
+    run = open_run(Path("runs/sft"), inputs, [section, model, launch, prompt], seed=seed, contract=contract)
+    checkpoint = last_checkpoint(run)
+    args = arguments(section, launch, seed, run)
     curves = Curves(run / "curves")
     trainer = SFTTrainer(
         model=load_trainable(model.base, model, section, revision=model.revision, checkpoint=checkpoint),
@@ -43,7 +45,7 @@ def main() -> None:
         train_dataset=load_samples("data/sft/train.parquet", contract),
         eval_dataset=load_samples("data/sft/validation.parquet", contract),
         peft_config=adapters(section),
-        callbacks=[curves],
+        callbacks=[curves, NoLastCheckpoint()],
     )
     # Qwen2.5-VL says that its own loss can't; TRL's can, and so is a mean over the tokens of the whole batch,
     # however many processes and accumulation steps share it.

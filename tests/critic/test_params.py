@@ -310,3 +310,41 @@ def test_the_reward_section_is_the_keywords_of_compute_score() -> None:
     section = params.load(params.Reward, OWN)
     scores = rewards.compute_score("<think></think><answer>3</answer>", 3.0, **section.model_dump())
     assert scores == {"overall": 1 + section.format_weight, "format": 1.0, "accuracy": 1.0}
+
+
+# --- between sections
+
+
+def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
+    content["profiles"]["full"]["grpo"].update(values)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"num_generations": 7},
+            r"profiles\.full\.grpo: a step has 1024 completions \(batch_size 8 x gradient_accumulation 16 x 8 "
+            r"processes of launch\), which must be a multiple of num_generations, 7",
+        ),
+        (
+            {
+                "vllm": {
+                    "mode": "colocate",
+                    "gpu_memory_utilization": 0.5,
+                    "tensor_parallel_size": 3,
+                    "sleep": True,
+                }
+            },
+            r"profiles\.full\.grpo\.vllm\.tensor_parallel_size: 3 does not divide the 8 processes",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_named(
+    values: dict[str, Any], message: str, content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    """Also in a profile that isn't the active one."""
+    write(grpo(content, **values))
+    with pytest.raises(ParamsError, match=message):
+        params.load(params.Grpo)

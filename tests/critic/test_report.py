@@ -88,6 +88,10 @@ def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: 
                 "reward": 1.6 + steps / 400,
                 "reward_std": 0.1,
                 "completion_length": 60.0 + steps % 3,
+                "format_rate": 0.9,
+                "floor_share": 0.1,
+                "score_entropy": 2.0,
+                "truncated_share": 0.0,
             }
         ),
         validation=pd.DataFrame({"step": [0, 20, 40], "main_score": [0.5, 0.6, 0.65]}),
@@ -180,6 +184,10 @@ def test_every_model_has_a_scatter_and_every_grouping_its_bars(page: str) -> Non
         "Reward by GRPO step",
         "Completion length by GRPO step",
         "Validation main score by GRPO step",
+        "Format rate by GRPO step",
+        "Share at the floor by GRPO step",
+        "Score entropy by GRPO step",
+        "Truncated share by GRPO step",
     ]
 
 

@@ -40,7 +40,9 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
             "num_generations": 8,
             "max_completion_tokens": 12,
             "rollouts": "vllm",
-            "vllm": Vllm(mode="colocate", gpu_memory_utilization=0.3, tensor_parallel_size=1, server_url=None),
+            "vllm": Vllm(
+                mode="colocate", gpu_memory_utilization=0.3, tensor_parallel_size=1, sleep=False, server_url=None
+            ),
         }
     )
     launch = params.load(params.Launch, ROOT / "params.yaml")

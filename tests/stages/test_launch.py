@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from critic import params
 from critic.params import Launch
@@ -130,3 +131,17 @@ def test_help_shows_how_to_run_it_look_first_and_use_several_machines() -> None:
 def test_each_module_of_stages_is_a_stage() -> None:
     files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "launch"}
     assert {*STAGES} == files
+
+
+def test_what_the_environment_lacks_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["profiles"]["tiny"]["launch"]["machines"] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    for name in SECOND:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch", "sft"])
+    with pytest.raises(SystemExit, match=r"launch\.machines is 2: set MACHINE_RANK, MAIN_ADDRESS, MAIN_PORT"):
+        launch.main()

@@ -43,6 +43,9 @@ SMALL: dict[str, Any] = {
     },
 }
 
+DONE = "publish"
+"""Killed here, all steps are done and models/ has nothing yet."""
+
 DIE_AT = """
 import os, signal, sys
 from transformers import Trainer
@@ -50,12 +53,14 @@ from transformers import Trainer
 step = Trainer.training_step
 def training_step(self, *args, **kwargs):
     result = step(self, *args, **kwargs)
-    if self.state.global_step == int(sys.argv[1]):
+    if str(self.state.global_step) == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 Trainer.training_step = training_step
 
 import stages.{stage}
+if sys.argv[1] == "{done}":
+    stages.{stage}.publish = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 stages.{stage}.main()
 """
 
@@ -127,8 +132,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     train(whole, stage)
     assert (curve(whole, stage, "grad_norm")["grad_norm"] > 0).any()
 
-    for step in sorted(random.Random(0).choices(range(1, 8), k=KILLS)):
-        killed = run(broken, "-c", DIE_AT.format(stage=stage), str(step))
+    for step in [*sorted(random.Random(0).choices(range(1, 8), k=KILLS)), DONE]:
+        killed = run(broken, "-c", DIE_AT.format(stage=stage, done=DONE), str(step))
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
         assert not (broken / f"models/{stage}/contract.yaml").exists()
     assert "going on from runs/" in train(broken, stage)
