@@ -19,12 +19,15 @@ from critic import params
 from critic.baselines import baseline_scores
 from critic.checkpoints import load_model, load_processor
 from critic.edits import Edit, edits_from_table, read_table
-from critic.engines import Engine, TransformersEngine, VllmEngine, predict, request
+from critic.engines import Engine
+from critic.engines.transformers import TransformersEngine
+from critic.engines.vllm import VllmEngine
 from critic.evaluation import Evaluation, Scores, compute_metrics, measure_generated, plain
 from critic.generated import Generated, generated_from_table
 from critic.metrics import apply_policy, measure
 from critic.prompts import load_contract
 from critic.report import build_report
+from critic.scoring import Scorer, predict
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
@@ -40,9 +43,9 @@ def main() -> None:
     predictions, on_pictures = {}, {}
     for name, checkpoint in checkpoints.items():
         critic = engine(checkpoint, name)
-        predictions[name] = score(critic, name, list(edits["id"]), edits_from_table(edits))
+        predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
         if pictures is not None:
-            on_pictures[name] = score(critic, name, list(pictures["id"]), generated_from_table(pictures))
+            on_pictures[name] = score(critic, name, generated_from_table(pictures), len(pictures))
         del critic  # before the next is made: a vLLM engine that goes takes the process's parallel state with it
     evaluation = compute_metrics(
         predictions,
@@ -82,19 +85,12 @@ def main() -> None:
         print(f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}")
 
 
-def score(critic: Engine, name: str, ids: list[str], items: Iterable[Edit | Generated]) -> pd.DataFrame:
-    """A critic's predictions of edits or generated pictures."""
-    section, prompt = params.load(params.Evaluate), params.load(params.Prompt)
-    contract = load_contract(prompt.contract)
-    use_problem = prompt.user_text == "dataset"
-    return predict(
-        critic,
-        ids,
-        (request(contract, item, use_problem=use_problem) for item in items),
-        prefill=contract.prefill,
-        batch_size=section.batch_size,
-        title=f"scoring with {name}",
-    )
+def score(critic: Engine, name: str, items: Iterable[Edit | Generated], total: int) -> pd.DataFrame:
+    """A critic's predictions of edits or generated pictures, `total` in all."""
+    prompt = params.load(params.Prompt)
+    scorer = Scorer(critic, load_contract(prompt.contract), use_problem=prompt.user_text == "dataset")
+    batch_size = params.load(params.Evaluate).batch_size
+    return predict(scorer, items, total=total, batch_size=batch_size, title=f"scoring with {name}")
 
 
 def engine(checkpoint: str, name: str) -> Engine:

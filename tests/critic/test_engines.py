@@ -1,4 +1,4 @@
-"""Engines complete what they are asked, in order; predictions keep failures and say why.
+"""Engines complete what they are asked, in order.
 
 What the tiny base writes is not looked at here, only that it is the same however it is asked. vLLM is held to
 the same in the pipeline's tests.
@@ -7,123 +7,21 @@ the same in the pipeline's tests.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from critic.checkpoints import load_model, load_processor
 from critic.edits import Edit
-from critic.engines import Completion, Request, TransformersEngine, predict, request
+from critic.engines import GREEDY, Completion, Failed, Request, Sampling, request
+from critic.engines.transformers import TransformersEngine
 from critic.params import Model
 from critic.prompts import ContractError, load_contract
+from critic.verdicts import Failure
 
 BASE = Path(__file__).parents[2] / "assets/tiny-base"
 CONTRACT = load_contract("tiny")
-PREFILL = CONTRACT.prefill
-
-
-# --- predictions, with an engine that reads its lines
-
-
-class Script:
-    """Completes the request "n" with the n-th line, and remembers its batches."""
-
-    def __init__(self, *lines: Completion):
-        self.lines, self.batches = lines, list[int]()
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        self.batches.append(len(requests))
-        return [self.lines[int(request.prompt)] for request in requests]
-
-
-def run(engine: Script, order: Sequence[int] | None = None, batch_size: int = 4) -> pd.DataFrame:
-    order = range(len(engine.lines)) if order is None else order
-    requests = (Request(str(number), []) for number in order)
-    return predict(engine, [f"test-{n}" for n in order], requests, prefill=PREFILL, batch_size=batch_size)
-
-
-def test_a_prediction_is_read_from_the_prefill_and_the_completion() -> None:
-    completion = "All done, alignment 5.0.</think>\n<answer>4.25</answer>"
-    (row,) = run(Script(Completion(completion, 17, True))).to_dict("records")
-    assert row == {
-        "id": "test-0",
-        "score": 4.25,
-        "status": "ok",
-        "reasoning": "All done, alignment 5.0.",
-        "response": "<think>" + completion,
-        "tokens": 17,
-    }
-
-
-FAILURES = {
-    "</think>\n<answer>4.5/10</answer>": "not_a_number",
-    "</think>\n<answer>7</answer>": "out_of_range",
-    "</think>\n<answer>2</answer><answer>3</answer>": "ambiguous",
-    "</think>\n4": "no_answer",
-    "": "empty",
-}
-
-
-def test_a_failure_has_no_score_and_says_why_and_others_keep_theirs() -> None:
-    good = Completion("</think>\n<answer>3.00</answer>", 9, True)
-    failed = [Completion(text, 5, True) for text in FAILURES]
-    table = run(Script(good, *failed, good))
-    assert [*table["status"]] == ["ok", *FAILURES.values(), "ok"]
-    assert table["score"].isna().tolist() == [False, *[True] * len(FAILURES), False]
-    assert [*table["response"][1:-1]] == [PREFILL + text for text in FAILURES]
-    assert [*table["tokens"]] == [9, *[5] * len(FAILURES), 9]
-
-
-def test_an_answer_cut_short_is_told_from_one_never_given() -> None:
-    text = "Half done, alignm"
-    table = run(Script(Completion(text, 80, finished=False), Completion(text, 4, finished=True)))
-    assert [*table["status"]] == ["truncated", "no_answer"]
-    assert [*table["reasoning"]] == [text, text]
-
-
-def test_a_table_without_any_score_has_the_same_types(tmp_path: Path) -> None:
-    none = run(Script(Completion("", 1, True)))
-    some = run(Script(Completion("</think><answer>3</answer>", 9, True)))
-    assert [*none.dtypes] == [*some.dtypes]
-    none.to_parquet(tmp_path / "none.parquet")
-    assert pd.read_parquet(tmp_path / "none.parquet")["score"].isna().all()
-
-
-@pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (100, [7])])
-def test_order_is_kept_whatever_the_batch_size(batch_size: int, batches: list[int]) -> None:
-    engine = Script(*[Completion(f"</think><answer>{1 + n / 2}</answer>", n, True) for n in range(7)])
-    order = [4, 0, 6, 1, 5, 3, 2]
-    table = run(engine, order, batch_size)
-    assert [*table["id"]] == [f"test-{number}" for number in order]
-    assert [*table["score"]] == [1 + number / 2 for number in order]
-    assert engine.batches == batches
-
-
-def test_requests_are_made_as_they_are_needed() -> None:
-    """So that a test split's pictures are never in memory all at once."""
-    made: list[int] = []
-
-    class Look(Script):
-        def complete(self, requests: Sequence[Request]) -> list[Completion]:
-            seen.append(len(made))
-            return super().complete(requests)
-
-    def requests() -> Any:
-        for number in range(6):
-            made.append(number)
-            yield Request("0", [])
-
-    seen: list[int] = []
-    predict(Look(Completion("", 1, True)), list("abcdef"), requests(), prefill=PREFILL, batch_size=2)
-    assert seen == [2, 4, 6]
-
-
-def test_another_number_of_ids_than_requests_is_an_error() -> None:
-    with pytest.raises(ValueError, match="length"):
-        predict(Script(Completion("", 1, True)), ["a", "b"], [Request("0", [])], prefill=PREFILL, batch_size=4)
 
 
 # --- requests
@@ -140,7 +38,7 @@ def test_a_request_is_the_rendered_prompt_and_the_resized_pictures() -> None:
     one = edit(0, side=70)
     asked = request(CONTRACT, one, "direct")
     assert asked.prompt == CONTRACT.render(CONTRACT.messages(one, "direct"))
-    assert asked.prompt.endswith(PREFILL)
+    assert asked.prompt.endswith(CONTRACT.prefill)
     assert asked.pictures == CONTRACT.pictures(one)
     assert asked.prompt.count("<|image_pad|>") == len(asked.pictures) == 2
     assert "Rate it 0." in request(CONTRACT, one, use_problem=True).prompt
@@ -157,13 +55,13 @@ class Recorder(TransformersEngine):
 
     ids: list[list[int]] = field(default_factory=list)
 
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+    def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
         self.ids.clear()
-        return super().complete(requests)
+        return super().complete(requests, sampling)
 
-    def _read(self, ids: list[int]) -> Completion:
+    def _read(self, ids: list[int], prompt_tokens: int, logprobs: dict[str, float]) -> Completion:
         self.ids.append(ids)
-        return super()._read(ids)
+        return super()._read(ids, prompt_tokens, logprobs)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +83,45 @@ def completions(engine: Recorder, requests: list[Request]) -> list[Completion]:
     completions = engine.complete(requests)
     assert len({completion.text for completion in completions}) > 1
     return completions
+
+
+def test_the_tokens_of_a_prompt_count_those_of_its_pictures(
+    engine: Recorder, requests: list[Request], completions: list[Completion]
+) -> None:
+    for asked, completion in zip(requests, completions, strict=True):
+        inputs = engine.processor(text=[asked.prompt], images=[asked.pictures])
+        assert completion.prompt_tokens == len(inputs["input_ids"][0])
+
+
+def test_what_doesnt_fit_is_told_and_the_others_are_completed(
+    engine: Recorder, requests: list[Request], completions: list[Completion]
+) -> None:
+    long = replace(requests[0], prompt=requests[0].prompt.replace("Edit:", "Edit: " + "no " * 5000))
+    first, failed, *others = engine.complete([requests[0], long, *requests[1:]])
+    assert [first, *others] == completions
+    assert isinstance(failed, Failed)
+    assert failed.status == Failure.TOO_LONG
+    assert "up to 12 to write are more than the 4096" in failed.detail
+
+
+def test_a_sample_depends_on_its_seed_alone(engine: Recorder, requests: list[Request]) -> None:
+    drawn = Sampling(temperature=1.0)
+    seeded = [replace(request, seed=seed) for seed in (1, 2) for request in requests]
+    once = engine.complete(seeded, drawn)
+    assert engine.complete(seeded[::-1], drawn)[::-1] == once
+    assert once[:4] != once[4:]
+
+
+def test_the_likeliest_first_tokens_are_told(
+    engine: Recorder, requests: list[Request], completions: list[Completion]
+) -> None:
+    for told, whole in zip(
+        engine.complete(requests, Sampling(max_tokens=1, top_logprobs=5)), completions, strict=True
+    ):
+        assert isinstance(told, Completion)
+        assert len(told.logprobs) == 5
+        allowed = {text: p for text, p in told.logprobs.items() if not text.startswith("<|")}
+        assert whole.text.startswith(max(allowed, key=lambda text: allowed[text]))
 
 
 def test_one_at_a_time_completes_as_a_batch_does(
@@ -227,7 +164,7 @@ def test_a_completion_ends_before_its_end_token_and_others_of_its_batch_go_on(
     for completion, ids in zip(engine.complete(requests), uncut, strict=True):
         length = ids.index(end) if end in ids else len(ids)
         text = engine.processor.tokenizer.decode(ids[:length])
-        assert completion == Completion(text, min(length + 1, len(ids)), end in ids)
+        assert replace(completion, prompt_tokens=0) == Completion(text, min(length + 1, len(ids)), end in ids)
 
 
 @pytest.mark.parametrize("training", [True, False])

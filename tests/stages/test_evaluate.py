@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from critic.baselines import BASELINES
-from critic.engines import Completion, Request
+from critic.engines import GREEDY, Completion, Request, Sampling
 from critic.evaluation import compute_metrics, measure_generated
 from critic.generated import Generated
 from stages import evaluate
@@ -24,7 +24,9 @@ class Yes:
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+    name = "yes"
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion]:
         self.asked += requests
         return [Completion("Fine.</think><answer>4</answer>", 9, True) for _ in requests]
 
@@ -37,7 +39,7 @@ def test_a_generated_picture_is_scored_through_the_contract(
     monkeypatch.chdir(tmp_path)
     engine = Yes()
     picture = Generated("a.jpg", Image.new("RGB", (600, 600)), "a cat at night")
-    table = evaluate.score(engine, "grpo", ["a.jpg"], [picture])
+    table = evaluate.score(engine, "grpo", [picture], 1)
     assert table[["id", "score", "status"]].values.tolist() == [["a.jpg", 4.0, "ok"]]
     (request,) = engine.asked
     assert len(request.pictures) == 1

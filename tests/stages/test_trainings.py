@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from critic import engines
 from critic.checkpoints import load_model, load_processor
 from critic.edits import edits_from_table, normalise
-from critic.engines import TransformersEngine, VllmEngine
+from critic.engines.transformers import TransformersEngine
+from critic.engines.vllm import VllmEngine
 from critic.minibench import make_table
 from critic.params import Model
 from critic.prompts import load_contract

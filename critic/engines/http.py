@@ -1,0 +1,180 @@
+"""Completions by any server that speaks OpenAI's chat completions: vLLM, SGLang, a gateway, a hosted model.
+
+engine = HttpEngine("http://127.0.0.1:8000/v1", max_tokens=80)      # the model that it serves
+
+The server renders the conversation with the chat template of its own checkpoint, which for a critic of this
+project is the contract's. Pictures are sent as they are after the contract's resizing, as PNG.
+"""
+
+import asyncio
+import base64
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Annotated, Any
+
+import openai
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from critic.engines import GREEDY, Completion, Failed, Request, Sampling
+from critic.verdicts import Failure
+
+_OWN_DEFAULTS = ("vllm", "sglang")
+"""Servers that take sampling defaults from the checkpoint, where Qwen2.5-VL has a penalty on repetition."""
+
+
+class ServerError(RuntimeError):
+    """The server can't be used at all; the message says why and what to do."""
+
+
+class HttpEngine:
+    """One request a completion; one that meets a 429, a 5xx or a timeout is made again, with growing pauses."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        max_tokens: int,
+        model: str | None = None,
+        api_key_variable: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 4,
+    ):
+        """Ask the server what it serves.
+
+        Args:
+            base_url: up to and including `/v1`.
+            model: as the server calls it; None if it serves only one.
+            api_key_variable: the environment variable that holds the key; None if the server wants none.
+            concurrency: requests at a time.
+            timeout: seconds that one attempt may take.
+            max_retries: attempts after the first.
+
+        Raises:
+            ServerError: there is no server or no key, or it doesn't serve the model.
+        """
+        key = "none" if api_key_variable is None else os.environ.get(api_key_variable)
+        if not key:
+            raise ServerError(f"no API key: put it into the environment variable {api_key_variable}")
+        self.max_tokens, self.concurrency = max_tokens, concurrency
+        self._client = {"base_url": base_url, "api_key": key, "timeout": timeout, "max_retries": max_retries}
+        try:
+            with openai.OpenAI(**self._client) as client:  # type: ignore[arg-type]
+                served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
+        except (openai.APIError, ValueError, AttributeError) as error:
+            raise ServerError(
+                f"{base_url} doesn't tell what it serves: {error}. Is it the address up to /v1?"
+            ) from None
+        if model is None and len(served) == 1:
+            (model,) = served
+        if model not in served:
+            raise ServerError(
+                f"{base_url} serves {', '.join(served) or 'nothing'}, not {model}: name one of these"
+            )
+        self.name = model
+        own_defaults = served[model] in _OWN_DEFAULTS
+        self._extra: dict[str, Any] = {"repetition_penalty": 1.0, "top_k": -1} if own_defaults else {}
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
+        """One outcome a request, in order.
+
+        Raises:
+            ValueError: log-probabilities are asked for: they belong to a prompt's end, which the server renders.
+        """
+        if sampling.top_logprobs:
+            raise ValueError(
+                "a server can't tell first tokens' probabilities: take transformers or vLLM in process"
+            )
+        return asyncio.run(self._complete(requests, sampling))
+
+    async def _complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion | Failed]:
+        gate = asyncio.Semaphore(self.concurrency)
+        async with openai.AsyncOpenAI(**self._client) as client:  # type: ignore[arg-type]
+
+            async def one(request: Request) -> Completion | Failed:
+                async with gate:
+                    return await self._ask(client, request, sampling)
+
+            return await asyncio.gather(*map(one, requests))
+
+    async def _ask(self, client: openai.AsyncOpenAI, request: Request, sampling: Sampling) -> Completion | Failed:
+        body = {
+            "max_tokens": sampling.max_tokens or self.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": 1.0,
+            **({"seed": request.seed} if sampling.temperature > 0 else {}),
+            **self._extra,
+        }
+        try:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=self.name, messages=_with_pictures(request), extra_body=body
+            )
+            return _read(_Reply.model_validate_json(raw.content))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            return Failed(Failure.GARBLED, f"not a chat completion: {where}: {problem['msg']}")
+        except openai.APITimeoutError as error:
+            return Failed(Failure.TIMED_OUT, str(error))
+        except openai.APIConnectionError as error:
+            return Failed(Failure.UNREACHABLE, f"{error} {error.__cause__ or ''}".strip())
+        except openai.APIStatusError as error:
+            busy = error.status_code >= 500 or error.status_code == 429
+            return Failed(
+                Failure.SERVER_ERROR if busy else Failure.REFUSED, f"{error.status_code}: {error.message}"
+            )
+        except openai.APIError as error:
+            return Failed(Failure.GARBLED, str(error))
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Reply(BaseModel):
+    """What is read of a chat completion."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: _Usage | None = None
+
+
+def _read(reply: _Reply) -> Completion:
+    """The completion; a server that takes reasoning apart has it in a field of its own, maybe the answer too."""
+    choice, usage = reply.choices[0], reply.usage or _Usage()
+    content = choice.message.content or ""
+    reasoning = choice.message.reasoning_content or choice.message.reasoning or ""
+    apart = reasoning and content.strip()
+    text = f"<think>{reasoning}</think>\n{content}" if apart else reasoning or content
+    finished = choice.finish_reason != "length"
+    return Completion(text, usage.completion_tokens, finished, usage.prompt_tokens)
+
+
+def _with_pictures(request: Request) -> Any:
+    pictures = iter(request.pictures)
+
+    def part(given: dict[str, Any]) -> dict[str, Any]:
+        if given["type"] != "image":
+            return given
+        return {"type": "image_url", "image_url": {"url": _data_url(next(pictures))}}
+
+    return [{**message, "content": [part(given) for given in message["content"]]} for message in request.messages]
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,91 @@
+"""Completions by transformers, with the model in this process.
+
+engine = TransformersEngine(model, processor, max_tokens=80)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from critic.engines import GREEDY, Completion, Failed, Request, Sampling, check_length
+
+
+@dataclass
+class TransformersEngine:
+    """`generate` of transformers, on a model that is already in memory.
+
+    One greedy call is one batch. Samples are drawn one request at a time, so that a request's seed decides alone.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    max_tokens: int
+    name: str = ""
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
+        limit = self.model.config.get_text_config().max_position_embeddings
+        written = sampling.max_tokens or self.max_tokens
+        outcomes = {
+            number: failed
+            for number, request in enumerate(requests)
+            if (failed := check_length(request, self.processor.tokenizer, written, limit))
+        }
+        fit = [number for number in range(len(requests)) if number not in outcomes]
+        batches = [fit] if sampling.temperature == 0 else [[number] for number in fit]
+        done: dict[int, Completion | Failed] = {**outcomes}
+        for batch in filter(None, batches):
+            done |= zip(batch, self._batch([requests[n] for n in batch], sampling, written), strict=True)
+        return [done[number] for number in range(len(requests))]
+
+    def _batch(self, requests: Sequence[Request], sampling: Sampling, max_tokens: int) -> list[Completion]:
+        model = self.model
+        inputs = self.processor(
+            text=[request.prompt for request in requests],
+            images=[request.pictures for request in requests],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        drawn: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        training = model.training
+        model.eval()
+        with torch.inference_mode(), torch.random.fork_rng(enabled=sampling.temperature > 0):
+            if sampling.temperature > 0:
+                torch.manual_seed(requests[0].seed)
+            output = model.generate(
+                **inputs,
+                **drawn,
+                repetition_penalty=1.0,  # Qwen2.5-VL's generation_config has 1.05, which vLLM leaves out
+                max_new_tokens=max_tokens,
+                use_cache=True,
+                return_dict_in_generate=True,
+                output_logits=sampling.top_logprobs > 0,
+            )
+        model.train(training)
+        read = inputs["attention_mask"].sum(dim=1).tolist()
+        first = output.logits[0] if sampling.top_logprobs else [None] * len(requests)
+        written = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [
+            self._read(ids, length, self._logprobs(logits, sampling.top_logprobs))
+            for ids, length, logits in zip(written, read, first, strict=True)
+        ]
+
+    def _read(self, ids: list[int], prompt_tokens: int, logprobs: dict[str, float]) -> Completion:
+        end = self.model.generation_config.eos_token_id
+        ends = [ids.index(token) for token in (end if isinstance(end, list) else [end]) if token in ids]
+        length = min(ends) if ends else len(ids)
+        text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Completion(text, length + bool(ends), bool(ends), prompt_tokens, logprobs)
+
+    def _logprobs(self, logits: torch.Tensor | None, top: int) -> dict[str, float]:
+        if logits is None:
+            return {}
+        values, ids = logits.float().log_softmax(dim=-1).topk(top)
+        return {
+            self.processor.tokenizer.decode([i]): v for i, v in zip(ids.tolist(), values.tolist(), strict=True)
+        }
