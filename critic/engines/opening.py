@@ -85,7 +85,7 @@ def open_engine(
 
 
 def identify(model: str, revision: str | None = None) -> str:
-    """Which weights these are: "sha256:" and a hash over a folder's weights and configuration, or name and commit."""
+    """Which weights these are: "sha256:" and a hash over a folder's weights and configuration, or name@commit."""
     folder = Path(model)
     if not folder.is_dir():
         commit = AutoConfig.from_pretrained(model, revision=revision or "main")._commit_hash

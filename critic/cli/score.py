@@ -1,0 +1,155 @@
+"""`critic score`: one edit, or a file or folder of them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from critic.bulk import OutputError, score_to_file
+from critic.checkpoints import CheckpointError
+from critic.cli.options import model_options, open_critic
+from critic.edits import Edit, ImageError, decode_image
+from critic.engines.http import ServerError
+from critic.pairs import read_pairs
+from critic.prompts import ContractError
+from critic.readers.rows import SourceError
+from critic.scoring import MODES, Mode, Scorer
+from critic.verdicts import Verdict
+
+_BATCHES_AT_ONCE = 4
+"""Batches that an engine is given in one call: the longer the call, the less it idles at the call's end."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  critic score -m models/grpo --source cat.png --edited red.png --instruction "make the cat red"
+  critic score -m models/grpo pairs.csv --out scores.jsonl
+  critic score -m models/grpo pairs.csv --out scores.jsonl --retry-failed
+  critic score -m models/grpo edits/ --out scores.jsonl --mode average --samples 8
+  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl""",
+)
+@click.argument("pairs", required=False, type=click.Path(path_type=Path))
+@click.option("--source", type=click.Path(path_type=Path), help="One edit: the picture before.")
+@click.option("--edited", type=click.Path(path_type=Path), help="One edit: the picture after.")
+@click.option("--instruction", help="One edit: what was asked for.")
+@click.option("--out", type=click.Path(path_type=Path), help="The .jsonl file that scores are appended to.")
+@model_options
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="greedy",
+    show_default=True,
+    help="greedy: the likeliest answer. direct: without reasoning. average: the mean of samples. expected: the mean "
+    "over the probabilities of the answer's digits; not with --engine http.",
+)
+@click.option("--samples", default=8, show_default=True, type=click.IntRange(min=2), help="Of mode average.")
+@click.option(
+    "--temperature", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of mode average."
+)
+@click.option("--seed", default=0, show_default=True, help="Of mode average.")
+@click.option("--retry-failed", is_flag=True, help="Score again what failed before.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+@click.option("--source-column", help="[default: source]")
+@click.option("--edited-column", help="[default: edited]")
+@click.option("--instruction-column", help="[default: instruction or edit_inst]")
+@click.option("--id-column", help="[default: id, else the row's number]")
+def score(
+    pairs: Path | None,
+    source: Path | None,
+    edited: Path | None,
+    instruction: str | None,
+    out: Path | None,
+    mode: Mode,
+    samples: int,
+    temperature: float,
+    seed: int,
+    retry_failed: bool,
+    limit: int | None,
+    source_column: str | None,
+    edited_column: str | None,
+    instruction_column: str | None,
+    id_column: str | None,
+    **chosen: Any,
+) -> None:
+    """Score edits from 1 (very bad) to 5 (excellent).
+
+    PAIRS is a .csv, .jsonl or .parquet file with the columns source, edited and instruction, or a folder; see
+    docs/score.md. Scores are appended to --out, failures to a file beside it with their reasons; killed, the same
+    command goes on where it stopped. Without PAIRS, one edit is scored and shown. Exits with 1 if any edit failed.
+    """
+    one = (source, edited, instruction)
+    if pairs is None and None in one:
+        raise click.UsageError("give PAIRS and --out, or --source, --edited and --instruction")
+    if pairs is not None and (out is None or any(given is not None for given in one)):
+        raise click.UsageError("PAIRS goes with --out, and without --source, --edited and --instruction")
+    if mode == "expected" and chosen["engine"] == "http":
+        raise click.UsageError("--mode expected needs the probabilities of tokens: take --engine vllm or transformers")
+    try:
+        if pairs is None:
+            edit = _edit(source, edited, instruction)
+        else:
+            table = read_pairs(
+                pairs,
+                source_column=source_column,
+                edited_column=edited_column,
+                instruction_column=instruction_column,
+                id_column=id_column,
+            )
+        engine, contract = open_critic(**chosen, seed=seed, prefix_caching=mode in ("average", "expected"))
+        scorer = Scorer(engine, contract, mode, samples, temperature, seed)
+        if pairs is None:
+            (verdict,) = scorer([edit])
+            show(verdict)
+            sys.exit(0 if verdict.ok else 1)
+        drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
+        settings = {"model": engine.name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
+        settings |= {"dtype": chosen["dtype"], "max_tokens": chosen["max_tokens"], **drawn}
+        assert out is not None
+        tally = score_to_file(
+            table,
+            scorer,
+            out,
+            settings,
+            batch_size=_BATCHES_AT_ONCE * chosen["batch_size"],
+            retry_failed=retry_failed,
+            limit=limit,
+        )
+    except (SourceError, OutputError, ContractError, CheckpointError, ServerError, ImageError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(tally.describe())
+    if tally.failed or tally.skipped_failures:
+        click.echo(f"The failures, with their reasons: {out.with_suffix('.failures.jsonl')}")
+        sys.exit(1)
+
+
+def _edit(source: Path | None, edited: Path | None, instruction: str | None) -> Edit:
+    pictures = []
+    for path in (source, edited):
+        assert path is not None
+        try:
+            pictures.append(decode_image({"bytes": path.read_bytes(), "path": path.name}))
+        except OSError as error:
+            raise ImageError(f"{path} can't be read: {error.strerror}") from None
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+    return Edit("edit", *pictures, instruction=instruction or "")
+
+
+def show(verdict: Verdict) -> None:
+    """One verdict, for people."""
+    console = Console(highlight=False)
+    if not verdict.ok:
+        console.print(f"[bold red]no score[/] ({verdict.status})", end=" ")
+        console.print(verdict.detail, markup=False)
+        return
+    spread = "" if verdict.spread is None else f" \N{PLUS-MINUS SIGN} {verdict.spread:.2f}"
+    console.print(f"[bold]{verdict.score:.2f}[/]{spread} of 5 ({verdict.mode})")
+    for axis, score in verdict.sub_scores.items():
+        console.print(f"  {axis:<9} {score:.1f}")
+    if verdict.reasoning:
+        console.print(Panel(Text(verdict.reasoning), title="reasoning", title_align="left"))
