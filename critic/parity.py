@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from critic.edits import Edit
-from critic.engines import Completion, Engine, Failed, Request, Sampling, request
+from critic.engines import Completion, Engine, Failed, Request, Sampling
 from critic.prompts import Contract
 from critic.scoring import read_response
 
@@ -77,7 +77,7 @@ class Parity:
 
 
 def mixed_sizes(edits: Sequence[Edit]) -> Iterator[Edit]:
-    """The edits, of two in three of which one picture is squeezed, so that sizes differ within and between edits."""
+    """The edits, of two in three one picture squeezed, so that sizes differ within edits and between them."""
     for number, edit in enumerate(edits):
         if number % 3 == 1:
             width, height = edit.source.size

@@ -1,11 +1,36 @@
 """`critic`: score edits, and tell how far a critic can be believed.
 
-critic score pairs.csv --model models/grpo --out scores.jsonl
+critic score -m models/grpo pairs.csv --out scores.jsonl
+critic parity -m models/grpo --pairs pairs.csv
 """
+
+from importlib import import_module
 
 import click
 
+_COMMANDS = {
+    "score": ("critic.cli.score", "Score one edit, or a file or folder of them."),
+    "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
+}
+"""The module of each command, and what it does. A module is loaded when it is used: torch takes seconds."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = import_module(module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Score text-driven image edits, and tell how far a critic can be believed."""

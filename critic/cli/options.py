@@ -22,8 +22,8 @@ def model_options(command: _Command) -> _Command:
                 required=True,
                 envvar="CRITIC_MODEL",
                 show_envvar=True,
-                help="The critic: a folder, a name on the hub, or with --engine http the address of a server up to "
-                "/v1 (and #NAME if it serves several).",
+                help="The critic: a folder, a name on the hub, or with --engine http the address of a server "
+                "up to /v1 (and #NAME if it serves several).",
             ),
             click.option("--revision", help="Of a model on the hub: a commit, tag or branch."),
             click.option(
@@ -45,7 +45,11 @@ def model_options(command: _Command) -> _Command:
             ),
             click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take."),
             click.option(
-                "--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Requests at a time."
+                "--batch-size",
+                default=64,
+                show_default=True,
+                type=click.IntRange(min=1),
+                help="Requests at a time.",
             ),
         ]
     ):

@@ -31,6 +31,7 @@ _Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
 
 
 @click.command(
+    "parity",
     epilog="""\b
 Examples:
   critic parity -m models/grpo --pairs data/validated/test.parquet
@@ -42,13 +43,13 @@ Examples:
 @click.option("--batch-size", default=32, show_default=True, help="Edits at a time.")
 @click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all differences to this file.")
-def parity(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: int, report: Path | None) -> None:
+def command(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: int, report: Path | None) -> None:
     """Score the same edits with every engine, alone and in batches, in order and shuffled.
 
-    The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, in float32, greedily; pictures are
-    brought to mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the texts or
-    99.5 % of the scores, or one with itself in any other order or batch size. Each difference is listed with the
-    nats by which transformers preferred its own token where the texts part: near 0, it was a tie.
+    The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, in float32, greedily;
+    pictures are brought to mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the
+    texts or 99.5 % of the scores, or one with itself in any other order or batch size. Each difference is listed
+    with the nats by which transformers preferred its own token where the texts part: near 0, it was a tie.
     """
     contract = contract_of(model)
     whole = [pair for pair in islice(read_pairs(pairs), limit) if not isinstance(pair, BadPair)]
@@ -99,7 +100,9 @@ def show(results: Sequence[Parity]) -> None:
         shares = (f"{result.same_text:.2%}", f"{result.same_score:.2%}", f"{result.largest:.2f}")
         table.add_row(result.name, str(result.edits), *shares, "ok" if result.ok else "[bold red]differs[/]")
     console.print(table)
-    console.print(f"At least {MIN_SAME_TEXT:.1%} of the texts and {MIN_SAME_SCORE:.1%} of the scores must be the same.")
+    console.print(
+        f"At least {MIN_SAME_TEXT:.1%} of the texts and {MIN_SAME_SCORE:.1%} of the scores must be the same."
+    )
     for result in results:
         for difference in result.differences:
             gap = "no text to compare" if difference.gap is None else f"a tie within {difference.gap:.1e} nats"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -25,6 +26,7 @@ _BATCHES_AT_ONCE = 4
 
 
 @click.command(
+    "score",
     epilog="""\b
 Examples:
   critic score -m models/grpo --source cat.png --edited red.png --instruction "make the cat red"
@@ -44,12 +46,16 @@ Examples:
     type=click.Choice(MODES),
     default="greedy",
     show_default=True,
-    help="greedy: the likeliest answer. direct: without reasoning. average: the mean of samples. expected: the mean "
-    "over the probabilities of the answer's digits; not with --engine http.",
+    help="greedy: the likeliest answer. direct: without reasoning. average: the mean of samples. expected: the "
+    "mean over the probabilities of the answer's digits; not with --engine http.",
 )
 @click.option("--samples", default=8, show_default=True, type=click.IntRange(min=2), help="Of mode average.")
 @click.option(
-    "--temperature", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of mode average."
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Of mode average.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of mode average.")
 @click.option("--retry-failed", is_flag=True, help="Score again what failed before.")
@@ -58,7 +64,7 @@ Examples:
 @click.option("--edited-column", help="[default: edited]")
 @click.option("--instruction-column", help="[default: instruction or edit_inst]")
 @click.option("--id-column", help="[default: id, else the row's number]")
-def score(
+def command(
     pairs: Path | None,
     source: Path | None,
     edited: Path | None,
@@ -88,7 +94,9 @@ def score(
     if pairs is not None and (out is None or any(given is not None for given in one)):
         raise click.UsageError("PAIRS goes with --out, and without --source, --edited and --instruction")
     if mode == "expected" and chosen["engine"] == "http":
-        raise click.UsageError("--mode expected needs the probabilities of tokens: take --engine vllm or transformers")
+        raise click.UsageError(
+            "--mode expected needs the probabilities of tokens: take --engine vllm or transformers"
+        )
     try:
         if pairs is None:
             edit = _edit(source, edited, instruction)
@@ -128,16 +136,18 @@ def score(
 
 
 def _edit(source: Path | None, edited: Path | None, instruction: str | None) -> Edit:
-    pictures = []
-    for path in (source, edited):
-        assert path is not None
-        try:
-            pictures.append(decode_image({"bytes": path.read_bytes(), "path": path.name}))
-        except OSError as error:
-            raise ImageError(f"{path} can't be read: {error.strerror}") from None
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from None
-    return Edit("edit", *pictures, instruction=instruction or "")
+    assert source is not None
+    assert edited is not None
+    return Edit("edit", _picture(source), _picture(edited), instruction or "")
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        return decode_image({"bytes": path.read_bytes(), "path": path.name})
+    except OSError as error:
+        raise ImageError(f"{path} can't be read: {error.strerror}") from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
 
 
 def show(verdict: Verdict) -> None:
