@@ -47,7 +47,7 @@ def command(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: in
     """Score the same edits with every engine, alone and in batches, in order and shuffled.
 
     The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, in float32, greedily;
-    pictures are brought to mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the
+    pictures get mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the
     texts or 99.5 % of the scores, or one with itself in any other order or batch size. Each difference is listed
     with the nats by which transformers preferred its own token where the texts part: near 0, it was a tie.
     """

@@ -15,6 +15,7 @@ from critic.checkpoints import CheckpointError
 from critic.cli.options import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
+from critic.engines.opening import default_dtype
 from critic.pairs import read_pairs
 from critic.prompts import ContractError
 from critic.readers.rows import SourceError
@@ -116,7 +117,8 @@ def command(
             sys.exit(0 if verdict.ok else 1)
         drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
         settings = {"model": engine.name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
-        settings |= {"dtype": chosen["dtype"], "max_tokens": chosen["max_tokens"], **drawn}
+        dtype = None if chosen["engine"] == "http" else chosen["dtype"] or default_dtype()
+        settings |= {"dtype": dtype, "max_tokens": chosen["max_tokens"], **drawn}
         assert out is not None
         tally = score_to_file(
             table,

@@ -53,7 +53,7 @@ def open_engine(
         kind: "http" takes `model` as the address of a server up to `/v1`, and then, if it serves several, `#` and
             the name of one.
         max_tokens: that an answer may take.
-        dtype: of the weights, not with "http"; None is bfloat16 on a GPU and float32 without one.
+        dtype: of the weights, not with "http"; None is `default_dtype`.
         batch_size: how many requests vLLM works on at a time, or a server is sent.
         prefix_caching: let vLLM keep prompts that go on, as those of expected scores do.
 
@@ -64,7 +64,7 @@ def open_engine(
     if kind == "http":
         address, _, served = model.partition("#")
         return HttpEngine(address, model=served or None, max_tokens=max_tokens, concurrency=batch_size)
-    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    dtype = dtype or default_dtype()
     processor = load_processor(model, contract, revision)
     if kind == "transformers":
         section = Model(base=model, revision=revision, attn_implementation="sdpa", dtype=dtype)
@@ -82,6 +82,11 @@ def open_engine(
         prefix_caching=prefix_caching,
         name=identify(model, revision),
     )
+
+
+def default_dtype() -> Literal["float32", "bfloat16"]:
+    """bfloat16 on a GPU, float32 without one."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def identify(model: str, revision: str | None = None) -> str:
