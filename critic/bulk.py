@@ -258,8 +258,8 @@ def _read_whole(path: Path) -> Iterator[tuple[Verdict, bytes]]:
 
 
 def _line(verdict: Verdict) -> bytes:
-    """A line of JSON; half of a surrogate pair, which UTF-8 can't have, becomes JSON's escape of it."""
-    return verdict.to_json().encode("utf-8", "backslashreplace") + b"\n"
+    """A line of JSON; half of a surrogate pair, which no text can have, becomes a question mark."""
+    return verdict.to_json().encode("utf-8", "replace") + b"\n"
 
 
 def _append(file: IO[bytes], lines: Iterable[bytes]) -> None:

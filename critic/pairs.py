@@ -383,10 +383,11 @@ def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) 
 
 
 def _ids(named: Iterable[Any], where: Path) -> list[str]:
-    """The rows' ids as text, that of a row without one its number in five digits."""
+    """The rows' ids as text that UTF-8 can hold, that of a row without one its number in five digits."""
     rows: dict[str, int] = {}
     for row, name in enumerate(named):
         id = f"{row:05d}" if name is None or name == "" or name != name else str(name)
+        id = id.encode("utf-8", "replace").decode()
         if (first := rows.setdefault(id, row)) != row:
             raise SourceError(
                 f"{where} has the id {id!r} in rows {first} and {row} (from 0): give each row its own, "
