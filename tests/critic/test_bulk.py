@@ -282,6 +282,16 @@ def test_a_last_line_that_is_no_verdict_is_cut_off(out: Path, end: bytes) -> Non
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("torn", [1, 2, 40])
+def test_a_last_line_without_its_end_is_scored_again(out: Path, torn: int) -> None:
+    score(out)
+    before = contents(out)
+    for file in (out, out.with_name("scores.failures.jsonl")):
+        file.write_bytes(file.read_bytes()[:-torn])
+    assert score(out).skipped == COUNT - 7
+    assert contents(out) == before
+
+
 def test_another_line_that_is_no_verdict_is_named_and_stays(out: Path) -> None:
     score(out)
     lines = out.read_bytes().splitlines(keepends=True)
@@ -317,6 +327,23 @@ def test_a_retry_asks_about_failures_alone_and_keeps_those_that_fail_again(out: 
     table = verdicts_to_table(out).set_index("id")
     assert ids(out.with_name("scores.failures.jsonl")) == [0, 5, 8, 9]
     assert table["status"]["00008"] == "truncated"
+
+
+def test_the_failures_of_before_stay_until_the_new_file_takes_their_place(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*paths: Path) -> None:
+        raise Killed
+
+    score(out)
+    before = contents(out)["failures.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr(critic.bulk.os, "replace", killed)
+        with pytest.raises(Killed):
+            score(out, recover, retry_failed=True)
+    assert contents(out)["failures.jsonl"].startswith(before)
+    assert score(out).skipped_failures == len(BAD)
+    assert ids(out.with_name("scores.failures.jsonl")) == sorted(BAD)
 
 
 def test_new_pairs_are_scored_in_a_retry_too(out: Path) -> None:
