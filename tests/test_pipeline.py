@@ -113,6 +113,18 @@ def test_training_changes_the_weights(project: Project) -> None:
     assert weights[0] != weights[1]
 
 
+def test_all_engines_write_the_same_alone_and_in_batches_in_order_and_shuffled(project: Project) -> None:
+    """The parity gate, on what the smoke run trained; pictures are of mixed sizes."""
+    command = ["parity", "-m", "models/grpo", "--pairs", "data/validated/test.parquet", "--json", "parity.json"]
+    command += ["--limit", "24", "--batch-size", "8", "--max-tokens", "40"]
+    process = project.run(sys.executable, "-c", "from critic.cli import main; main()", *command)
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, output + errors[-3000:]
+    results = json.loads((project.folder / "parity.json").read_text())
+    assert len(results) == 6
+    assert all(result["edits"] == 24 and result["ok"] for result in results)
+
+
 def test_nothing_changed_nothing_runs(project: Project) -> None:
     assert project.status() == {}
     assert "Running stage" not in project.dvc("repro")
