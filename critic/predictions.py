@@ -72,10 +72,7 @@ def read_truth(path: Path, *, images: bool = False) -> pd.DataFrame:
     table = with_sources(_read(path, ["id", "mos"], optional))
     _check_ids(table, path)
     table["mos"] = _numbers(table, "mos", path)
-    unrated = np.flatnonzero(table["mos"].isna())
-    if len(unrated):
-        row = unrated[0]
-        raise TableError(f"{path} row {row}, id {table['id'].iloc[row]!r} has no mos: leave it out or fill it in")
+    _check_filled(table, [name for name in ("mos", "source_id") if name in table], path)
     if "ratings" in table:
         table["ratings"] = _ratings(table, path)
     return table
@@ -93,11 +90,7 @@ def read_pairs(path: Path, by: str) -> pd.DataFrame:
         raise TableError(
             f"{path} has no column source_id or source: without it no two edits are of the same picture"
         )
-    for column in ("source_id", by):
-        if len(empty := np.flatnonzero(table[column].isna())):
-            raise TableError(
-                f"{path} row {empty[0]}, id {table['id'].iloc[empty[0]]!r} has no {column}: fill it in"
-            )
+    _check_filled(table, ["source_id", by], path)
     return table
 
 
@@ -128,13 +121,16 @@ def with_sources(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_verdicts(path: Path) -> pd.DataFrame:
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} can't be read, make it again: {error}") from None
     verdicts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                verdicts.append(vars(Verdict.from_json(line)))
-            except ValueError as error:
-                raise TableError(f"{path} line {number} is {error}: give what `critic score` wrote") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            verdicts.append(vars(Verdict.from_json(line)))
+        except ValueError as error:
+            raise TableError(f"{path} line {number} is {error}: give what `critic score` wrote") from None
     table = pd.DataFrame(verdicts, columns=["id", "score", "status", "reasoning", "raw", "spread", "samples"])
     return table.assign(score=_numbers(table, "score", path), spread=table["spread"].astype(float))
 
@@ -192,6 +188,15 @@ def _check_ids(table: pd.DataFrame, path: Path) -> None:
             f"{path} has the id {table['id'].iloc[again[0]]!r} twice ({len(again)} rows too many): "
             "leave each edit in once"
         )
+
+
+def _check_filled(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    for column in columns:
+        if len(empty := np.flatnonzero(table[column].isna())):
+            raise TableError(
+                f"{path} row {empty[0]} (from 0), id {table['id'].iloc[empty[0]]!r} has no {column}: "
+                "fill it in, or leave the row out"
+            )
 
 
 def _numbers(table: pd.DataFrame, column: str, path: Path) -> "pd.Series[float]":

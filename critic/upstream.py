@@ -8,11 +8,12 @@ flatters, and accepts what is off the scale. So this line is for comparison only
 
 from collections.abc import Sequence
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 
 from critic.weighted import Array
@@ -65,10 +66,12 @@ def upstream(raw: Sequence[str] | None, scores: ArrayLike, mos: ArrayLike) -> di
         return counted | {"stopped": "an answer reads as nan or inf"}
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return counted | {"stopped": "fewer than 4 answers, or all the same"}
-    try:
-        beta, _ = curve_fit(_logistic, x, y, p0=[y.max(), y.min(), x.mean(), 0.5], maxfev=100_000)
-    except RuntimeError:
-        return counted | {"stopped": "the logistic fit doesn't converge"}
+    with catch_warnings():
+        simplefilter("ignore", OptimizeWarning)  # the covariance, not used here, may be singular
+        try:
+            beta, _ = curve_fit(_logistic, x, y, p0=[y.max(), y.min(), x.mean(), 0.5], maxfev=100_000)
+        except RuntimeError:
+            return counted | {"stopped": "the logistic fit doesn't converge"}
     plcc, unfitted = (float(stats.pearsonr(pred, y).statistic) for pred in (_logistic(x, *beta), x))
     srcc = float(stats.spearmanr(x, y).statistic)
     return counted | {

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Console
 
-from critic.cli.evaluate import FILE, METRICS, POLICIES
-from critic.cli.tables import cell, console, p_value, show_table, write
+from critic.cli import options
+from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
 from critic.comparison import compare as compare_critics
 from critic.dependent import Significance
 from critic.intervals import plain
@@ -20,14 +20,8 @@ SMALLER_IS_BETTER = ("mae", "rmse")
 
 
 @click.command()
-@click.argument("predictions", nargs=-1, type=FILE, required=True)
-@click.option(
-    "--against",
-    "truth",
-    type=FILE,
-    required=True,
-    help="What people said: Parquet or CSV with id and mos (1 to 5).",
-)
+@click.argument("predictions", nargs=-1, type=options.FILE, required=True)
+@options.against
 @click.option("--name", "names", multiple=True, help="Of each critic, in order; without any, the files' names.")
 @click.option(
     "--metric",
@@ -38,20 +32,11 @@ SMALLER_IS_BETTER = ("mae", "rmse")
     show_default=True,
     help="What is compared. Can be given several times.",
 )
-@click.option(
-    "--policy",
-    type=click.Choice(get_args(Policy)),
-    default="worst",
-    show_default=True,
-    help="What a failed answer counts as: nothing (only edits that both scored are compared), the end of "
-    "the scale farthest from the MOS, or --train-mean.",
-)
-@click.option(
-    "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that the critics learnt from."
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
-@click.option("--n-boot", type=click.IntRange(100), default=1000, show_default=True, help="Bootstrap resamples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@options.policy
+@options.train_mean
+@options.json_file
+@options.n_boot
+@options.seed
 def compare(
     predictions: tuple[Path, ...],
     truth: Path,
@@ -80,10 +65,7 @@ def compare(
     """
     if len(predictions) < 2:
         raise click.UsageError("give at least two files of scores; `critic eval` is for one")
-    if policy == "train_mean" and train_mean is None:
-        raise click.UsageError(
-            "--policy train_mean needs --train-mean, the mean MOS of the edits they learnt from"
-        )
+    options.check_policy(policy, train_mean)
     if names and len(names) != len(predictions):
         raise click.UsageError(f"{len(names)} --name for {len(predictions)} files: give each file one, in order")
     called = names or tuple(path.stem for path in predictions)

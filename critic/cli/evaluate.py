@@ -2,36 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import pandas as pd
 from rich.console import Console
 
 from critic.appraisal import appraise
-from critic.cli.tables import cell, console, show_table, write
+from critic.cli import options
+from critic.cli.tables import METRICS, POLICIES, cell, console, show_table, write
 from critic.intervals import SMALLEST_GROUP, plain
 from critic.metrics import Policy
 from critic.predictions import TableError, match, read_predictions, read_truth
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-METRICS = {
-    "main_score": "main score, the mean of PLCC and SRCC",
-    "main_score_fitted": "main score, fitted",
-    "plcc": "PLCC, linear correlation",
-    "plcc_fitted": "PLCC after the logistic fit",
-    "srcc": "SRCC, rank correlation",
-    "krcc": "KRCC, rank correlation",
-    "mae": "MAE, points",
-    "rmse": "RMSE, points",
-    "spread": "standard deviation of the scores, points",
-    "coverage": "coverage, share of edits with a score",
-}
-POLICIES = {
-    "dropped": "left out, which flatters",
-    "worst": "as far off as can be",
-    "train_mean": "the training mean",
-}
 VALUE = "value (95 % interval)"
 BY_STAGE = (
     "By the <code>evaluate</code> stage, from the test split, which is scored once, after all choices were made "
@@ -42,28 +25,13 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 
 
 @click.command("eval")
-@click.argument("predictions", type=FILE)
-@click.option(
-    "--against",
-    "truth",
-    type=FILE,
-    required=True,
-    help="What people said: Parquet or CSV with id and mos (1 to 5).",
-)
-@click.option(
-    "--policy",
-    type=click.Choice(get_args(Policy)),
-    default="worst",
-    show_default=True,
-    help="What a failed answer counts as: nothing (flatters), the end of the scale farthest from the "
-    "MOS, or --train-mean.",
-)
-@click.option(
-    "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that the critic learnt from."
-)
+@click.argument("predictions", type=options.FILE)
+@options.against
+@options.policy
+@options.train_mean
 @click.option(
     "--again",
-    type=FILE,
+    type=options.FILE,
     multiple=True,
     help="The same critic's scores with another seed, for its reliability. Can be given several times.",
 )
@@ -74,15 +42,15 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
     show_default=True,
     help="Pairs whose MOS differ by no more points than this don't count in the pairwise accuracy.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
+@options.json_file
 @click.option(
     "--html",
     "html_file",
-    type=click.Path(path_type=Path),
+    type=options.OUT,
     help="Write the report here: needs a table with images, and --train-mean.",
 )
-@click.option("--n-boot", type=click.IntRange(100), default=1000, show_default=True, help="Bootstrap resamples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@options.n_boot
+@options.seed
 def evaluate(
     predictions: Path,
     truth: Path,
@@ -111,8 +79,7 @@ def evaluate(
 
     Numbers in brackets are 95 % intervals from resampling source images. docs/evaluate.md explains each figure.
     """
-    if policy == "train_mean" and train_mean is None:
-        raise click.UsageError("--policy train_mean needs --train-mean, the mean MOS of the edits it learnt from")
+    options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
         raise click.UsageError("--html shows all three policies for failed answers: give --train-mean")
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from critic.cli.evaluate import FILE
+from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table, write
 from critic.intervals import plain
 from critic.predictions import TableError, match, read_pairs, read_predictions
@@ -13,17 +13,17 @@ from critic.ranking import rank as rank_groups
 
 
 @click.command()
-@click.argument("scores", type=FILE)
+@click.argument("scores", type=options.FILE)
 @click.option(
     "--pairs",
-    type=FILE,
+    type=options.FILE,
     required=True,
     help="Who made which edit: Parquet or CSV with id, the column of --by, and source_id or source.",
 )
 @click.option("--by", default="editor", show_default=True, help="The column whose values are ranked.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
-@click.option("--n-boot", type=click.IntRange(100), default=1000, show_default=True, help="Bootstrap resamples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@options.json_file
+@options.n_boot
+@options.seed
 def rank(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: int, seed: int) -> None:
     """Rank editors by their mean score, and say which differences are more than chance.
 
@@ -39,6 +39,8 @@ def rank(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: int
     The intervals tell how sure the critic's opinion is, not how right. A critic that is kinder to one editor than
     people are ranks it too high: `critic eval` shows its bias by editor where people have rated some edits.
     """
+    if by in ("id", "source_id", "source"):
+        raise click.UsageError(f"--by {by} has no group to rank: give a column such as editor")
     try:
         known = read_pairs(pairs, by)
         scored = match(read_predictions(scores), known, str(scores), str(pairs))

@@ -6,11 +6,30 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 
+import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from critic.metrics import Estimate
+
+METRICS = {
+    "main_score": "main score, the mean of PLCC and SRCC",
+    "main_score_fitted": "main score, fitted",
+    "plcc": "PLCC, linear correlation",
+    "plcc_fitted": "PLCC after the logistic fit",
+    "srcc": "SRCC, rank correlation",
+    "krcc": "KRCC, rank correlation",
+    "mae": "MAE, points",
+    "rmse": "RMSE, points",
+    "spread": "standard deviation of the scores, points",
+    "coverage": "coverage, share of edits with a score",
+}
+POLICIES = {
+    "dropped": "left out, which flatters",
+    "worst": "as far off as can be",
+    "train_mean": "the training mean",
+}
 
 
 def console() -> Console:
@@ -50,7 +69,14 @@ def p_value(p: float) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        ClickException: it can't be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise click.ClickException(f"{path} can't be written: {error.strerror}") from None
