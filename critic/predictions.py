@@ -3,8 +3,9 @@
     truth = read_truth("data/validated/test.parquet")
     table = match(read_predictions("scores.jsonl"), truth, "scores.jsonl", "test.parquet")
 
-Scores are the lines that `critic score` writes (`critic.verdicts.Verdict`), or a CSV or Parquet table with the
-columns id and score (empty where the critic failed) and, if there are any, status, reasoning, raw and spread.
+Scores are the lines that `critic score` writes (`critic.verdicts.Verdict`), those of its failures in a file beside
+them, or a CSV or Parquet table with the columns id and score (empty where the critic failed) and, if there are
+any, status, reasoning, raw and spread.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class TableError(ValueError):
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The scores of a file, a row an edit, in its order.
+    """The scores of a file, a row an edit, in its order; of `<name>.jsonl` and then its `<name>.failures.jsonl`.
 
     Returns:
         id, score (1..5, NaN where the critic failed), status ("ok" where there is a score), reasoning ("" if
@@ -43,7 +44,12 @@ def read_predictions(path: Path) -> pd.DataFrame:
         TableError: another kind of file, a column id or score that isn't there, an id that is missing or there
             twice, a score that is no number from 1 to 5, or a status that doesn't go with the score.
     """
-    table = _read_verdicts(path) if path.suffix == ".jsonl" else _read_scores(path)
+    if path.suffix == ".jsonl":
+        failures = path.with_suffix(".failures.jsonl")
+        files = [path, failures] if failures.exists() else [path]
+        table = pd.concat([_read_verdicts(file) for file in files], ignore_index=True)
+    else:
+        table = _read_scores(path)
     _check_ids(table, path)
     for row, (name, score, status) in enumerate(zip(table["id"], table["score"], table["status"], strict=True)):
         if (status == Status.OK) != (not np.isnan(score)):
@@ -69,7 +75,7 @@ def read_truth(path: Path, *, images: bool = False) -> pd.DataFrame:
             or not as many in each row that has some.
     """
     optional = ["source_id", "source", *GROUPS, "ratings", *(["images", "instruction"] if images else [])]
-    table = with_sources(_read(path, ["id", "mos"], optional))
+    table = _with_sources(_read(path, ["id", "mos"], optional), path)
     _check_ids(table, path)
     table["mos"] = _numbers(table, "mos", path)
     _check_filled(table, [name for name in ("mos", "source_id") if name in table], path)
@@ -84,7 +90,7 @@ def read_pairs(path: Path, by: str) -> pd.DataFrame:
     Raises:
         TableError: as `read_predictions`; none of source_id and source, or a row without a value.
     """
-    table = with_sources(_read(path, ["id", by], ["source_id", "source"]))
+    table = _with_sources(_read(path, ["id", by], ["source_id", "source"]), path)
     _check_ids(table, path)
     if "source_id" not in table:
         raise TableError(
@@ -113,11 +119,6 @@ def match(table: pd.DataFrame, truth: pd.DataFrame, name: str, truth_name: str) 
             "give the table of these edits, or leave them out"
         )
     return table.set_index("id").loc[list(truth["id"])].reset_index()
-
-
-def with_sources(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `source` as its source_id, if that's what it has."""
-    return table if "source_id" in table else table.rename(columns={"source": "source_id"})
 
 
 def _read_verdicts(path: Path) -> pd.DataFrame:
@@ -174,6 +175,15 @@ def _read(path: Path, required: Sequence[str], optional: Sequence[str]) -> pd.Da
     if missing := [name for name in required if name not in has]:
         raise TableError(f"{path} has no column {' or '.join(missing)}, only {', '.join(has)}: name it so")
     return table[[name for name in wanted if name in table]]
+
+
+def _with_sources(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with the paths in `source` as its source_id, if that's what it has."""
+    if "source_id" in table or "source" not in table:
+        return table
+    if not table["source"].dropna().map(lambda cell: isinstance(cell, str)).all():
+        raise TableError(f"{path} has pictures in its column source, not their paths: add a column source_id")
+    return table.rename(columns={"source": "source_id"})
 
 
 def _check_ids(table: pd.DataFrame, path: Path) -> None:

@@ -65,10 +65,11 @@ def evaluate(
 ) -> None:
     """Tell how well PREDICTIONS agree with people, and how sure that is.
 
-    PREDICTIONS is what `critic score` wrote (.jsonl), or a .csv or .parquet with the columns id and score, the
-    score empty where the critic failed. The table of --against has the same ids with a mos from 1 to 5, and may
-    have more: source_id (or source), so that edits of one picture are resampled together and its pairs counted;
-    ratings, whose own agreement is the ceiling; edit_type, editor and source_kind, for figures of each.
+    PREDICTIONS is what `critic score` wrote (.jsonl; failures are found beside it), or a .csv or .parquet with the
+    columns id and score, the score empty where the critic failed. The table of --against has the same ids with a
+    mos from 1 to 5, and may have more: source_id (or source), so that edits of one picture are resampled together
+    and its pairs counted; ratings, whose own agreement is the ceiling; edit_type, editor and source_kind, for
+    figures of each.
 
     \b
     Examples:

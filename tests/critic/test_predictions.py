@@ -38,6 +38,12 @@ def test_verdicts_are_read_line_by_line(tmp_path: Path) -> None:
     assert table["samples"][0] == [3.3, None, 3.7]
 
 
+def test_failures_are_read_from_the_file_beside(tmp_path: Path) -> None:
+    written(tmp_path, f"{VERDICTS[1].to_json()}\n", "scores.failures.jsonl")
+    table = read_predictions(written(tmp_path, f"{VERDICTS[0].to_json()}\n", "scores.jsonl"))
+    assert table[["id", "status"]].values.tolist() == [["a", "ok"], ["b", "timed_out"]]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_needs_only_ids_and_scores(tmp_path: Path, kind: str) -> None:
     table = pd.DataFrame({"id": ["a", "b"], "score": [3.25, None], "note": ["x", "y"]})
@@ -148,6 +154,12 @@ def test_editors_need_sources(tmp_path: Path) -> None:
         read_pairs(written(tmp_path, "id,editor\na,elm\n"), "editor")
     with pytest.raises(TableError, match="id 'a' has no editor"):
         read_pairs(written(tmp_path, "id,source,editor\na,cat.png,\n"), "editor")
+
+
+def test_pictures_are_no_names_of_sources(tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["a"], "mos": [3.0], "source": [b"PNG"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(TableError, match="add a column source_id"):
+        read_truth(tmp_path / "t.parquet")
 
 
 # --- both
