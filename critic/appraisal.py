@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from critic import weighted
 from critic.calibration import calibration, spread_quality
@@ -80,8 +81,7 @@ def appraise(
         "sources": None if sources is None else len(np.unique(sources)),
         "scored": int(np.isfinite(pred).sum()),
         "failed": {str(status): int(n) for status, n in failed.items()},
-        "metrics": correlations(counted, mos, sources, **boot)
-        | {"coverage": correlations(pred, mos, sources, **boot)["coverage"]},
+        "metrics": correlations(counted, mos, sources, **boot) | {"coverage": coverage(pred, sources, **boot)},
         "policies": {
             way: correlations(apply_policy(pred, mos, way, train_mean), mos, sources, **boot)["main_score"]
             for way in policies
@@ -102,6 +102,13 @@ def appraise(
         "train_mean": train_mean,
         **boot,
     }
+
+
+def coverage(pred: Array, sources: ArrayLike | None, *, n_boot: int, seed: int) -> Estimate:
+    """The share, 0..1, of answers that have a score, as `critic.metrics.measure` has it."""
+    return estimate(
+        weighted.mean(np.isfinite(pred).astype(np.float64), weighted.draw(sources, len(pred), n_boot, seed))
+    )
 
 
 def _ceiling(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from critic import weighted
+from critic.appraisal import coverage
 from critic.dependent import steiger, williams
 from critic.metrics import Policy, apply_policy, correlations, paired_bootstrap
 from critic.weighted import Array
@@ -57,8 +58,8 @@ def compare(
     rows = {}
     for name in critics:
         found = correlations(counted[name], mos, sources, **boot)
-        coverage = correlations(answers[name], mos, sources, **boot)["coverage"]
-        rows[name] = {"coverage": coverage} | {metric: found[metric] for metric in metrics}
+        covered = {"coverage": coverage(answers[name], sources, **boot)}
+        rows[name] = covered | {metric: found[metric] for metric in metrics}
     pairs = []
     for a, b in combinations(critics, 2):
         differences = {

@@ -51,11 +51,11 @@ def read_predictions(path: Path) -> pd.DataFrame:
     else:
         table = _read_scores(path)
     _check_ids(table, path)
-    for row, (name, score, status) in enumerate(zip(table["id"], table["score"], table["status"], strict=True)):
+    for name, score, status in zip(table["id"], table["score"], table["status"], strict=True):
         if (status == Status.OK) != (not np.isnan(score)):
             raise TableError(
-                f'{path} row {row}, id {name!r}: status {status!r} with score {score}: "ok" goes with a score, '
-                "any other status with none"
+                f'{path}, id {name!r}: status {status!r} with score {score}: "ok" goes with a score, any other '
+                "status with none"
             )
     return table
 
@@ -133,7 +133,7 @@ def _read_verdicts(path: Path) -> pd.DataFrame:
         except ValueError as error:
             raise TableError(f"{path} line {number} is {error}: give what `critic score` wrote") from None
     table = pd.DataFrame(verdicts, columns=["id", "score", "status", "reasoning", "raw", "spread", "samples"])
-    return table.assign(score=_numbers(table, "score", path), spread=table["spread"].astype(float))
+    return table.assign(score=_numbers(table, "score", path), spread=_numbers(table, "spread", path, 0, 4))
 
 
 def _read_scores(path: Path) -> pd.DataFrame:
@@ -142,7 +142,6 @@ def _read_scores(path: Path) -> pd.DataFrame:
     scores = _numbers(table, "score", path)
     if "status" not in table:
         table["status"] = np.where(scores.isna(), _FAILED, Status.OK)
-    spreads = table["spread"] if "spread" in table else pd.Series(np.nan, index=table.index)
     return pd.DataFrame(
         {
             "id": table["id"],
@@ -150,7 +149,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
             "status": table["status"],
             "reasoning": table["reasoning"].fillna("") if "reasoning" in table else "",
             "raw": table.get("raw"),
-            "spread": pd.to_numeric(spreads, errors="coerce").astype(float),
+            "spread": _numbers(table, "spread", path, 0, 4) if "spread" in table else np.nan,
             "samples": pd.Series([[]] * len(table), index=table.index, dtype=object),
         }
     )
@@ -209,15 +208,17 @@ def _check_filled(table: pd.DataFrame, columns: Sequence[str], path: Path) -> No
             )
 
 
-def _numbers(table: pd.DataFrame, column: str, path: Path) -> "pd.Series[float]":
-    """A column of numbers from 1 to 5, NaN where there is none."""
+def _numbers(
+    table: pd.DataFrame, column: str, path: Path, low: float = LOWEST, high: float = HIGHEST
+) -> "pd.Series[float]":
+    """A column of numbers from `low` to `high`, NaN where there is none."""
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    odd = np.flatnonzero(table[column].notna() & ~numbers.between(LOWEST, HIGHEST))
+    odd = np.flatnonzero(table[column].notna() & ~numbers.between(low, high))
     if len(odd):
         cell = table[column].iloc[odd[0]]
         raise TableError(
             f"{path} row {odd[0]} (from 0), id {table['id'].iloc[odd[0]]!r} has the {column} {cell!r}, no number "
-            "from 1 to 5: leave it empty where there is none, and bring other scales to this one first"
+            f"from {low:g} to {high:g}: leave it empty where there is none, bring other scales to this one first"
         )
     return numbers
 

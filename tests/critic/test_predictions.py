@@ -78,6 +78,7 @@ def test_ids_are_text_though_they_look_like_numbers(tmp_path: Path) -> None:
         ("id,score\na,3\nb,good\n", r"row 1 \(from 0\), id 'b' has the score 'good', no number from 1 to 5"),
         ("id,score\na,nan\n", "the score 'nan', no number"),
         ("id,score\na,7.5\n", "the score '7.5', no number from 1 to 5: .* bring other scales to this one"),
+        ("id,score,spread\na,3,wide\n", "the spread 'wide', no number from 0 to 4"),
         ("id,score,status\na,3,truncated\n", "id 'a': status 'truncated' with score 3.0"),
         ("id,score,status\na,,ok\n", "id 'a': status 'ok' with score nan"),
     ],
