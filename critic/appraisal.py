@@ -97,7 +97,7 @@ def appraise(
         if scores["spread"].notna().any()
         else None,
         "reliability": _reliability(scores, again, sources, **boot),
-        "upstream": upstream([*scores["raw"]] if scores["raw"].notna().all() else None, pred, mos),
+        "upstream": upstream(_responses(scores), pred, mos),
         "policy": policy,
         "train_mean": train_mean,
         **boot,
@@ -119,6 +119,12 @@ def _ceiling(
         return {}
     ratings = np.stack(list(truth["ratings"][rated]))
     return noise_ceiling(ratings, None if sources is None else sources[rated], n_boot=n_boot, seed=seed)
+
+
+def _responses(scores: pd.DataFrame) -> list[str] | None:
+    """The responses, "" for a failure without one; None if those behind scores weren't kept."""
+    kept = scores["raw"].notna()
+    return [*scores["raw"].fillna("")] if kept.any() and (kept | scores["score"].isna()).all() else None
 
 
 def _groups(

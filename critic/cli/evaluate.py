@@ -166,12 +166,12 @@ def _show_groups(found: dict[str, Any], out: Console) -> None:
         return [f"{row['n']:,}", *(cell(row.get(metric), 2, signed=metric == "bias") for metric in metrics)]
 
     few = f"Bias: score less MOS. n/a: fewer than {SMALLEST_GROUP} edits."
-    groups = [
-        (f"{row['by'].replace('_', ' ')} {row['group']}", *cells(row, "main_score", "mae", "bias"))
-        for row in found["groups"]
-    ]
-    if groups:
-        show_table(out, "By group", ["", "edits", "main score", "MAE", "bias"], groups, few)
+    for by in dict.fromkeys(row["by"] for row in found["groups"]):
+        groups = [
+            (row["group"], *cells(row, "main_score", "mae", "bias")) for row in found["groups"] if row["by"] == by
+        ]
+        title = f"By {by.replace('_', ' ')}"
+        show_table(out, title, ["", "edits", "main score", "MAE", "bias"], groups, few)
     bands = [(f"{row['low']} to {row['high']}", *cells(row, "mae", "bias")) for row in found["bands"]]
     note = f"{few} No correlation: within a band it is low for any critic."
     show_table(out, "By MOS", ["MOS", "edits", "MAE", "bias"], bands, note)

@@ -115,6 +115,16 @@ def test_reliability_is_over_other_runs_or_else_over_samples(scores: pd.DataFram
     assert found(scores.assign(samples=[[]] * EDITS), truth)["reliability"] is None
 
 
+def test_upstream_reads_responses_only_if_each_score_has_its_own(
+    scores: pd.DataFrame, truth: pd.DataFrame
+) -> None:
+    failures_without = scores.assign(raw=scores["raw"].replace("", None))
+    assert found(failures_without, truth)["upstream"] == found(scores, truth)["upstream"]
+    assert found(scores, truth)["upstream"]["read"] == "raw"
+    some_lost = scores.assign(raw=[*scores["raw"][:-1], None])
+    assert found(some_lost, truth)["upstream"]["read"] == "score"
+
+
 def test_columns_that_are_not_there_leave_their_part_out(scores: pd.DataFrame, truth: pd.DataFrame) -> None:
     bare = found(scores.assign(raw=None, spread=np.nan), truth[["id", "mos"]])
     assert bare["sources"] is bare["pairs"] is bare["spread"] is None

@@ -66,7 +66,7 @@ def test_eval_says_how_good_and_how_sure(run: Run) -> None:
     assert result.exit_code == 0, result.output
     assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) on 60 edits of 30 source images; "
                     r"59 scored, 1 truncated", result.output)  # fmt: skip
-    for part in ("coverage", "pairwise accuracy, 30 pairs", "slope of MOS", "editor elm", "2 to 3", "1 dropped"):
+    for part in ("coverage", "pairwise accuracy, 30 pairs", "slope of MOS", "By editor", "2 to 3", "1 dropped"):
         assert part in result.output
     assert "failures as far off as can be" in result.output
     assert "failures the training mean" not in result.output
