@@ -1,6 +1,9 @@
 """`critic`: score edits, and tell how far a critic can be believed.
 
 critic score -m models/grpo pairs.csv --out scores.jsonl
+critic eval scores.jsonl --against data/validated/test.parquet
+critic compare a.jsonl b.jsonl --against data/validated/test.parquet
+critic rank scores.jsonl --pairs pairs.csv --by editor
 critic parity -m models/grpo --pairs pairs.csv
 """
 
@@ -10,6 +13,9 @@ import click
 
 _COMMANDS = {
     "score": ("critic.cli.score", "Score one edit, or a file or folder of them."),
+    "eval": ("critic.cli.evaluate", "Tell how far a critic's scores agree with people's."),
+    "compare": ("critic.cli.compare", "Tell which of several critics agrees better with people."),
+    "rank": ("critic.cli.rank", "Tell which editor, or other group of edits, a critic scores higher."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
 }
 """The module of each command, and what it does. A module is loaded when it is used: torch takes seconds."""

@@ -1,85 +1,47 @@
-"""Options that several commands have, and what they open."""
+"""Arguments and options that several commands have."""
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import get_args
 
 import click
 
-from critic.engines import Engine
-from critic.engines.opening import Kind, contract_of, open_engine
-from critic.prompts import Contract
+from critic.metrics import Policy
 
-_Command = Callable[..., Any]
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT = click.Path(dir_okay=False, path_type=Path)
 
-
-def model_options(command: _Command) -> _Command:
-    """Which critic, and how it is run."""
-    for option in reversed(
-        [
-            click.option(
-                "-m",
-                "--model",
-                required=True,
-                envvar="CRITIC_MODEL",
-                show_envvar=True,
-                help="The critic: a folder, a name on the hub, or with --engine http the address of a server "
-                "up to /v1 (and #NAME if it serves several).",
-            ),
-            click.option("--revision", help="Of a model on the hub: a commit, tag or branch."),
-            click.option(
-                "--engine",
-                type=click.Choice(["vllm", "transformers", "http"]),
-                default="vllm",
-                show_default=True,
-                help="What runs it.",
-            ),
-            click.option(
-                "--contract",
-                help="The prompt contract: a name or a .yaml file.  [default: the one in the model's folder, else "
-                "ie-critic]",
-            ),
-            click.option(
-                "--dtype",
-                type=click.Choice(["float32", "bfloat16"]),
-                help="Of the weights.  [default: bfloat16 on a GPU, else float32]",
-            ),
-            click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take."),
-            click.option(
-                "--batch-size",
-                default=64,
-                show_default=True,
-                type=click.IntRange(min=1),
-                help="Requests at a time.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+against = click.option(
+    "--against",
+    "truth",
+    type=FILE,
+    required=True,
+    help="What people said: Parquet or CSV with id and mos (1 to 5).",
+)
+policy = click.option(
+    "--policy",
+    type=click.Choice(get_args(Policy)),
+    default="worst",
+    show_default=True,
+    help="What a failed answer counts as: nothing (flatters), the end of the scale farthest from the MOS, or "
+    "--train-mean.",
+)
+train_mean = click.option(
+    "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that were learnt from."
+)
+json_file = click.option("--json", "json_file", type=OUT, help="Write all figures here.")
+n_boot = click.option(
+    "--n-boot", type=click.IntRange(100), default=1000, show_default=True, help="Bootstrap resamples."
+)
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 
 
-def open_critic(
-    *,
-    model: str,
-    revision: str | None,
-    engine: Kind,
-    contract: str | None,
-    dtype: Any,
-    max_tokens: int,
-    batch_size: int,
-    seed: int = 0,
-    prefix_caching: bool = False,
-) -> tuple[Engine, Contract]:
-    """The engine and the contract that the options of `model_options` ask for."""
-    chosen = contract_of(model, contract)
-    opened = open_engine(
-        engine,
-        model,
-        chosen,
-        max_tokens=max_tokens,
-        revision=revision,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-        prefix_caching=prefix_caching,
-    )
-    return opened, chosen
+def check_policy(policy: Policy, train_mean: float | None) -> None:
+    """The default needs nothing that a file of scores doesn't tell, and can't flatter; "train_mean" does.
+
+    Raises:
+        UsageError: policy "train_mean" without a train mean.
+    """
+    if policy == "train_mean" and train_mean is None:
+        raise click.UsageError(
+            "--policy train_mean needs --train-mean, the mean MOS of the edits that were learnt from"
+        )

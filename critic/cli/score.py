@@ -12,7 +12,7 @@ from rich.text import Text
 
 from critic.bulk import OutputError, score_to_file
 from critic.checkpoints import CheckpointError
-from critic.cli.options import model_options, open_critic
+from critic.cli.model import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
 from critic.engines.opening import default_dtype

@@ -14,7 +14,7 @@ from critic.engines import Completion
 from critic.engines import transformers as local
 from critic.verdicts import Verdict
 
-BASE = Path(__file__).parents[2] / "assets/tiny-base"
+BASE = Path(__file__).parents[3] / "assets/tiny-base"
 ANSWER = "All done, alignment 4.5.</think>\n<answer>4.00</answer>"
 
 
@@ -110,7 +110,10 @@ def test_other_settings_arent_mixed_into_one_file(pairs: Path, tmp_path: Path) -
         ([], "give PAIRS and --out, or --source, --edited and --instruction"),
         (["pairs.csv"], "PAIRS goes with --out"),
         (["pairs.csv", "--out", "s.jsonl", "--source", "a.png"], "PAIRS goes with --out, and without --source"),
-        (["pairs.csv", "--out", "s.jsonl", "--engine", "http", "--mode", "expected"], "needs the probabilities of tokens"),
+        (
+            ["pairs.csv", "--out", "s.jsonl", "--engine", "http", "--mode", "expected"],
+            "needs the probabilities of tokens",
+        ),
         (["gone.csv", "--out", "s.jsonl"], "there is no gone.csv"),
         (["pairs.csv", "--out", "s.jsonl", "--source-column", "before"], "before"),
         (["--source", "gone.png", "--edited", "b.png", "--instruction", "x"], "gone.png can't be read: No such"),

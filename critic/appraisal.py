@@ -1,0 +1,177 @@
+"""Everything that `critic eval` says of one critic, from its scores and people's opinions of the same edits.
+
+    found = appraise(scores, truth, policy="worst")
+    found["metrics"]["main_score"]     # Estimate(value=0.73, low=0.69, high=0.78)
+    plain(found)                       # as JSON holds it (`critic.intervals`)
+
+All intervals come from the same resamples of source images. A failed answer counts as `policy` says where every
+edit needs a score, and is left out of what is said about scores as such (calibration, reliability).
+"""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from critic import weighted
+from critic.calibration import calibration, spread_quality
+from critic.intervals import SMALLEST_GROUP, estimate
+from critic.metrics import Estimate, Policy, apply_policy, correlations, noise_ceiling
+from critic.predictions import GROUPS
+from critic.ranking import pairwise_accuracy
+from critic.reliability import retest
+from critic.upstream import upstream
+from critic.weighted import Array
+
+BANDS = ((1, 2), (2, 3), (3, 4), (4, 5))
+"""Bands of MOS; the upper end belongs to the next, but for 5."""
+
+
+def appraise(
+    scores: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    policy: Policy = "worst",
+    train_mean: float | None = None,
+    again: Sequence[pd.DataFrame] = (),
+    min_gap: float = 0.0,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every figure of a critic, as nested mappings and lists of numbers and `Estimate`s.
+
+    Args:
+        scores: id, score (NaN if failed), status, raw, spread, samples, as `critic.predictions.read_predictions`
+            gives them, in the order of `truth`.
+        truth: id, mos and what `critic.predictions.read_truth` may give besides.
+        policy: what a failed answer counts as, see `critic.metrics.apply_policy`.
+        train_mean: mean MOS of the edits that the critic was trained on, 1..5; None: unknown.
+        again: scores of the same edits by the same critic with other seeds, in the order of `truth`.
+        min_gap: of `critic.ranking.pairwise_accuracy`.
+
+    Returns:
+        edits, sources: numbers of them; sources is None where the table has no source_id.
+        scored: answers with a score; failed: the number of each other status.
+        metrics: all of `critic.metrics.measure`, coverage being the share of answers that have a score.
+        policies: main_score by failure policy; "train_mean" only with a train mean.
+        ceiling: `critic.metrics.noise_ceiling`, empty without ratings.
+        pairs: n, sources, min_gap and accuracy; None without source_id.
+        groups: a row each: by, group, n, and of at least `SMALLEST_GROUP` edits main_score, plcc, srcc, mae, bias.
+        bands: a row each: low, high, n, and likewise mae, bias. No correlation, since within a narrow band of MOS
+            it is low for any critic.
+        calibration, spread: of `critic.calibration`; spread is None where no answer has one.
+        reliability: of `critic.reliability`, over `again` ("of": "seeds"), else over the samples of each answer
+            ("of": "samples"); None where there are neither.
+        upstream: of `critic.upstream`.
+        policy, train_mean, n_boot, seed: as given.
+
+    Raises:
+        ValueError: policy "train_mean" without a train mean; as `critic.reliability.retest`.
+    """
+    pred, mos = scores["score"].to_numpy(float), truth["mos"].to_numpy(float)
+    sources = truth["source_id"].to_numpy() if "source_id" in truth else None
+    counted = apply_policy(pred, mos, policy, train_mean)
+    boot = {"n_boot": n_boot, "seed": seed}
+    policies = [way for way in get_args(Policy) if way != "train_mean" or train_mean is not None]
+    failed = scores["status"][scores["score"].isna()].value_counts().sort_index()
+    return {
+        "edits": len(truth),
+        "sources": None if sources is None else len(np.unique(sources)),
+        "scored": int(np.isfinite(pred).sum()),
+        "failed": {str(status): int(n) for status, n in failed.items()},
+        "metrics": correlations(counted, mos, sources, **boot) | {"coverage": coverage(pred, sources, **boot)},
+        "policies": {
+            way: correlations(apply_policy(pred, mos, way, train_mean), mos, sources, **boot)["main_score"]
+            for way in policies
+        },
+        "ceiling": _ceiling(truth, sources, **boot),
+        "pairs": None
+        if sources is None
+        else {"min_gap": min_gap} | vars(pairwise_accuracy(counted, mos, sources, min_gap=min_gap, **boot)),
+        "groups": _groups(counted, truth, sources, **boot),
+        "bands": _bands(counted, mos, sources, **boot),
+        "calibration": calibration(pred, mos, sources, **boot),
+        "spread": spread_quality(scores["spread"], pred, mos, sources, **boot)
+        if scores["spread"].notna().any()
+        else None,
+        "reliability": _reliability(scores, again, sources, **boot),
+        "upstream": upstream(_responses(scores), pred, mos),
+        "policy": policy,
+        "train_mean": train_mean,
+        **boot,
+    }
+
+
+def coverage(pred: Array, sources: ArrayLike | None, *, n_boot: int, seed: int) -> Estimate:
+    """The share, 0..1, of answers that have a score, as `critic.metrics.measure` has it."""
+    return estimate(
+        weighted.mean(np.isfinite(pred).astype(np.float64), weighted.draw(sources, len(pred), n_boot, seed))
+    )
+
+
+def _ceiling(
+    truth: pd.DataFrame, sources: Array | None, *, n_boot: int, seed: int
+) -> dict[str, dict[str, Estimate]]:
+    rated = truth["ratings"].notna().to_numpy() if "ratings" in truth else np.zeros(len(truth), dtype=bool)
+    if not rated.any():
+        return {}
+    ratings = np.stack(list(truth["ratings"][rated]))
+    return noise_ceiling(ratings, None if sources is None else sources[rated], n_boot=n_boot, seed=seed)
+
+
+def _responses(scores: pd.DataFrame) -> list[str] | None:
+    """The responses, "" for a failure without one; None if those behind scores weren't kept."""
+    kept = scores["raw"].notna()
+    return [*scores["raw"].fillna("")] if kept.any() and (kept | scores["score"].isna()).all() else None
+
+
+def _groups(
+    counted: Array, truth: pd.DataFrame, sources: Array | None, *, n_boot: int, seed: int
+) -> list[dict[str, Any]]:
+    mos = truth["mos"].to_numpy(float)
+    rows = []
+    for by in GROUPS:
+        for group, at in sorted(truth.groupby(by).indices.items()) if by in truth else []:
+            row: dict[str, Any] = {"by": by, "group": group, "n": len(at)}
+            if len(at) >= SMALLEST_GROUP:
+                of_group = None if sources is None else sources[at]
+                found = correlations(counted[at], mos[at], of_group, n_boot=n_boot, seed=seed)
+                row |= {metric: found[metric] for metric in ("main_score", "plcc", "srcc")}
+                row |= _errors(counted[at], mos[at], of_group, n_boot=n_boot, seed=seed)
+            rows.append(row)
+    return rows
+
+
+def _bands(counted: Array, mos: Array, sources: Array | None, *, n_boot: int, seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for low, high in BANDS:
+        at = np.flatnonzero((mos >= low) & ((mos < high) | (high == BANDS[-1][1])))
+        row: dict[str, Any] = {"low": low, "high": high, "n": len(at)}
+        if len(at) >= SMALLEST_GROUP:
+            of_band = None if sources is None else sources[at]
+            row |= _errors(counted[at], mos[at], of_band, n_boot=n_boot, seed=seed)
+        rows.append(row)
+    return rows
+
+
+def _errors(pred: Array, mos: Array, sources: Array | None, *, n_boot: int, seed: int) -> dict[str, Estimate]:
+    """Mean absolute error and bias (score less MOS) of those with a score, in points."""
+    known = np.isfinite(pred)
+    error, w = (pred - mos)[known], weighted.draw(sources, len(mos), n_boot, seed)[:, known]
+    return {"mae": estimate(weighted.mean(np.abs(error), w)), "bias": estimate(weighted.mean(error, w))}
+
+
+def _reliability(
+    scores: pd.DataFrame, again: Sequence[pd.DataFrame], sources: Array | None, *, n_boot: int, seed: int
+) -> dict[str, Any] | None:
+    if again:
+        runs = np.column_stack([table["score"].to_numpy(float) for table in (scores, *again)])
+    elif (k := scores["samples"].map(len).max()) >= 2:
+        runs = np.full((len(scores), k), np.nan)
+        for row, samples in enumerate(scores["samples"]):
+            runs[row, : len(samples)] = samples  # None becomes NaN
+    else:
+        return None
+    return {"of": "seeds" if again else "samples"} | retest(runs, sources, n_boot=n_boot, seed=seed)

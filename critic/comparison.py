@@ -1,0 +1,88 @@
+"""Which of several critics is better, on the same edits?
+
+found = compare({"sft": scores_a, "grpo": scores_b}, mos, sources)
+found["pairs"][0]["differences"]["main_score"]    # Difference(value=-0.02, low=-0.05, high=0.01, p=0.2)
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from critic import weighted
+from critic.appraisal import coverage
+from critic.dependent import steiger, williams
+from critic.metrics import Policy, apply_policy, correlations, paired_bootstrap
+from critic.weighted import Array
+
+
+def compare(
+    critics: Mapping[str, ArrayLike],
+    mos: ArrayLike,
+    sources: ArrayLike | None = None,
+    *,
+    metrics: Sequence[str] = ("main_score",),
+    policy: Policy = "worst",
+    train_mean: float | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every two of the critics, on the same resamples of source images.
+
+    Args:
+        critics: scores by name, NaN where the critic failed, [n] each.
+        mos: mean opinion scores, [n].
+        sources: the source image of each edit, [n]; None: each is its own.
+        metrics: names that `critic.metrics.measure` returns, but coverage.
+        policy, train_mean: what a failed answer counts as. "dropped" compares the edits that both have scored.
+
+    Returns:
+        critics: by name coverage and the metrics, an `Estimate` each, over all edits.
+        pairs: a row for every two, a and b: n, the edits compared; differences, by metric the `Difference` of a
+            minus b; williams and steiger, of their PLCC (`critic.dependent`), positive where a's is higher;
+            closer, the shares of edits where a's score is closer to the MOS (a), b's is (b) and both are as close
+            (ties).
+        policy, train_mean, n_boot, seed: as given.
+
+    Raises:
+        ValueError: fewer than two critics; as `critic.metrics.paired_bootstrap` and `critic.dependent.williams`.
+    """
+    if len(critics) < 2:
+        raise ValueError("a comparison needs two critics")
+    mos = np.asarray(mos, dtype=np.float64)
+    answers = {name: np.asarray(pred, dtype=np.float64) for name, pred in critics.items()}
+    counted = {name: apply_policy(pred, mos, policy, train_mean) for name, pred in answers.items()}
+    boot = {"n_boot": n_boot, "seed": seed}
+    rows = {}
+    for name in critics:
+        found = correlations(counted[name], mos, sources, **boot)
+        covered = {"coverage": coverage(answers[name], sources, **boot)}
+        rows[name] = covered | {metric: found[metric] for metric in metrics}
+    pairs = []
+    for a, b in combinations(critics, 2):
+        differences = {
+            metric: paired_bootstrap(counted[a], counted[b], mos, sources, metric=metric, **boot)
+            for metric in metrics
+        }
+        pairs.append({"a": a, "b": b, "differences": differences} | _tests(counted[a], counted[b], mos))
+    return {"critics": rows, "pairs": pairs, "policy": policy, "train_mean": train_mean, **boot}
+
+
+def _tests(a: Array, b: Array, mos: Array) -> dict[str, Any]:
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b, mos = a[both], b[both], mos[both]
+    once = np.ones((1, len(mos)))
+    of_a, of_b, between = (float(weighted.pearson(x, y, once)[0]) for x, y in ((a, mos), (b, mos), (a, b)))
+    gain = np.round(np.abs(b - mos) - np.abs(a - mos), 9)  # 3.6 and 3.4 are as far from 3.5
+    return {
+        "n": len(mos),
+        "williams": williams(of_a, of_b, between, len(mos)),
+        "steiger": steiger(of_a, of_b, between, len(mos)),
+        "closer": {
+            "a": float(np.mean(gain > 0)),
+            "b": float(np.mean(gain < 0)),
+            "ties": float(np.mean(gain == 0)),
+        },
+    }

@@ -1,0 +1,187 @@
+"""`critic eval`, `critic compare` and `critic rank` from the outside: what they print, leave and refuse."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from critic.cli import main
+from critic.cli.evaluate import BY_COMMAND, BY_STAGE
+from critic.verdicts import Verdict
+
+ROOT = Path(__file__).parents[3]
+EDITS = 60
+COMMANDS = ["eval", "compare", "rank"]
+
+
+def named(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a study (study.csv, study.parquet), its pairs and two critics' scores are; elm is better than oak."""
+    rng = np.random.default_rng(0)
+    editors = np.array(["elm", "oak"] * (EDITS // 2))
+    mos = np.clip(rng.normal(2.5, 0.6, EDITS) + (editors == "elm"), 1, 5).round(2)
+    study = pd.DataFrame(
+        {
+            "id": [f"e{i:02}" for i in range(EDITS)],
+            "source_id": [f"s{i // 2:02}" for i in range(EDITS)],
+            "instruction": "make it red",
+            "mos": mos,
+            "editor": editors,
+        }
+    )
+    study.to_csv(tmp_path / "study.csv", index=False)
+    images = [[{"bytes": picture(seed), "path": None} for seed in (0, 1)]] * EDITS
+    study.assign(images=images).to_parquet(tmp_path / "study.parquet")
+    study[["id", "source_id", "editor"]].to_csv(tmp_path / "pairs.csv", index=False)
+    for name, noise in (("good", 0.3), ("poor", 1.5)):
+        scores = np.clip(mos + rng.normal(0, noise, EDITS), 1, 5).round(2)
+        verdicts = [
+            Verdict(edit, float(score), "ok", raw=f"<answer>{score}</answer>")
+            for edit, score in zip(study["id"], scores, strict=True)
+        ]
+        verdicts[7] = Verdict("e07", None, "truncated", raw="<think>[/red] :boom:")
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{verdict.to_json()}\n" for verdict in verdicts))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    def invoke(line: str) -> Result:
+        return CliRunner().invoke(main, [*shlex.split(line), "--n-boot", "100"])
+
+    return invoke
+
+
+def test_eval_says_how_good_and_how_sure(run: Run) -> None:
+    result = run("eval good.jsonl --against study.csv")
+    assert result.exit_code == 0, result.output
+    assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) on 60 edits of 30 source images; "
+                    r"59 scored, 1 truncated", result.output)  # fmt: skip
+    for part in ("coverage", "pairwise accuracy, 30 pairs", "slope of MOS", "By editor", "2 to 3", "1 dropped"):
+        assert part in result.output
+    assert "failures as far off as can be" in result.output
+    assert "failures the training mean" not in result.output
+
+
+def test_the_train_mean_brings_its_policy(run: Run) -> None:
+    assert "failures the training mean" in run("eval good.jsonl --against study.csv --train-mean 3").output
+    refused = run("eval good.jsonl --against study.csv --policy train_mean")
+    assert refused.exit_code == 2 and "needs --train-mean" in refused.output
+
+
+def test_eval_writes_the_same_json_each_time(run: Run, folder: Path) -> None:
+    for name in ("one", "two"):
+        assert run(f"eval good.jsonl --against study.csv --json {name}.json --again poor.jsonl").exit_code == 0
+    one = (folder / "one.json").read_text()
+    assert one == (folder / "two.json").read_text()
+    figures = json.loads(one)
+    assert figures["metrics"]["main_score"]["value"] > 0.5
+    assert figures["reliability"]["of"] == "seeds"
+    assert {"policies", "pairs", "groups", "bands", "calibration", "upstream"} <= {*figures}
+
+
+def test_the_page_says_who_made_it(run: Run, folder: Path) -> None:
+    result = run("eval good.jsonl --against study.parquet --train-mean 3 --html page.html")
+    assert result.exit_code == 0, result.output
+    page = (folder / "page.html").read_text()
+    assert BY_COMMAND in page and BY_STAGE not in page
+    assert "make it red" in page
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("eval good.jsonl --against study.csv --train-mean 3 --html page.html", "study.csv has no column images"),
+        ("eval good.jsonl --against study.parquet --html page.html", "give --train-mean"),
+        ("eval good.jsonl --against pairs.csv", "pairs.csv has no column mos"),
+        ("eval study.csv --against study.csv", "study.csv has no column score"),
+        (
+            "eval good.jsonl --against study.csv --json nowhere/figures.json",
+            "nowhere/figures.json can't be written",
+        ),
+        ("eval gone.jsonl --against study.csv", "'gone.jsonl' does not exist"),
+        ("compare good.jsonl --against study.csv", "at least two files"),
+        ("compare good.jsonl good.jsonl --against study.csv", "would be called the same"),
+        ("compare good.jsonl poor.jsonl --name A --against study.csv", "1 --name for 2 files"),
+        ("compare good.jsonl poor.jsonl --against pairs.csv", "no column mos"),
+        ("rank good.jsonl --pairs pairs.csv --by camera", "pairs.csv has no column camera"),
+        ("rank good.jsonl --pairs pairs.csv --by id", "no group to rank"),
+    ],
+)
+def test_what_can_not_be_done_is_said(run: Run, line: str, says: str) -> None:
+    result = run(line)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, SystemExit)  # an error message, no traceback
+    assert says in " ".join(result.output.split())
+
+
+def test_compare_names_the_better_critic(run: Run, folder: Path) -> None:
+    result = run(
+        "compare good.jsonl poor.jsonl --name 7B --name [red] --against study.csv --metric mae --json out.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert "7B is better" in result.output
+    assert "[red]" in result.output  # a name is no markup
+    [pair] = json.loads((folder / "out.json").read_text())["pairs"]
+    assert (pair["a"], pair["b"], pair["n"]) == ("7B", "[red]", EDITS)
+    assert pair["differences"]["mae"]["high"] < 0 and pair["williams"]["p"] < 0.01
+
+
+def test_compare_takes_the_names_of_the_files(run: Run) -> None:
+    assert "good - poor" in run("compare good.jsonl poor.jsonl --against study.csv").output
+
+
+def test_rank_puts_the_better_editor_first(run: Run, folder: Path) -> None:
+    result = run("rank good.jsonl --pairs pairs.csv --json out.json")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"elm over oak +29 +\+\d\.\d\d \(.*\) +0\.0\d\d +better", result.output)  # one of 30 failed
+    ranking = json.loads((folder / "out.json").read_text())
+    assert [group["group"] for group in ranking["groups"]] == ["elm", "oak"]
+    assert ranking["leads"][0]["difference"]["low"] > 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches(name: str) -> None:
+    command = named(name)
+    assert "Examples:\n" in (command.help or "")
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert all(option.help for option in options)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_and_those_of_the_docs_can_be_parsed(name: str, folder: Path) -> None:
+    command = named(name)
+    docs = (ROOT / "docs/evaluate.md").read_text()
+    lines = re.findall(rf"^ *critic {name} (.*)$", (command.help or "") + docs, re.MULTILINE)
+    assert lines
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        for file in filter(lambda argument: Path(argument).suffix in (".jsonl", ".csv", ".parquet"), arguments):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).touch()
+        command.make_context(name, arguments)
+
+
+def test_every_option_is_in_the_docs() -> None:
+    docs = (ROOT / "docs/evaluate.md").read_text()
+    for name in COMMANDS:
+        for option in named(name).params:
+            if isinstance(option, click.Option):
+                assert option.opts[0] in docs, f"docs/evaluate.md lacks {option.opts[0]} of critic {name}"
