@@ -40,7 +40,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/$(LOCK).txt uv
 
 # The lock is complete, so nothing is resolved: no package can pull in another build of torch.
-$(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py | $(BIN)/uv
+$(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.toml | $(BIN)/uv
 	@echo "Installing requirements/$(LOCK).txt: some minutes the first time"
 	@$(INSTALL) -r requirements/$(LOCK).txt 2>$(VENV)/uv.log \
 	  || { [ $(LOCK) = cpu ] && $(INSTALL) -r requirements/$(LOCK).txt $(FROM_PYTORCH) 2>>$(VENV)/uv.log; } \
