@@ -2,6 +2,7 @@
 
 critic score -m models/grpo pairs.csv --out scores.jsonl
 critic parity -m models/grpo --pairs pairs.csv
+critic judge ssim pairs.csv --out ssim.jsonl
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ import click
 _COMMANDS = {
     "score": ("critic.cli.score", "Score one edit, or a file or folder of them."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
+    "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
 }
 """The module of each command, and what it does. A module is loaded when it is used: torch takes seconds."""
 
