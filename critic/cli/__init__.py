@@ -5,6 +5,7 @@ critic eval scores.jsonl --against data/validated/test.parquet
 critic compare a.jsonl b.jsonl --against data/validated/test.parquet
 critic rank scores.jsonl --pairs pairs.csv --by editor
 critic parity -m models/grpo --pairs pairs.csv
+critic judge ssim pairs.csv --out ssim.jsonl
 """
 
 from importlib import import_module
@@ -17,6 +18,7 @@ _COMMANDS = {
     "compare": ("critic.cli.compare", "Tell which of several critics agrees better with people."),
     "rank": ("critic.cli.rank", "Tell which editor, or other group of edits, a critic scores higher."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
+    "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
 }
 """The module of each command, and what it does. A module is loaded when it is used: torch takes seconds."""
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from critic.bulk import OutputError, score_to_file
 from critic.checkpoints import CheckpointError
+from critic.cli.bulk import bulk_options, finish
 from critic.cli.model import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
@@ -59,12 +60,7 @@ Examples:
     help="Of mode average.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of mode average.")
-@click.option("--retry-failed", is_flag=True, help="Score again what failed before.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
-@click.option("--source-column", help="[default: source]")
-@click.option("--edited-column", help="[default: edited]")
-@click.option("--instruction-column", help="[default: instruction or edit_inst]")
-@click.option("--id-column", help="[default: id, else the row's number]")
+@bulk_options
 def command(
     pairs: Path | None,
     source: Path | None,
@@ -131,10 +127,7 @@ def command(
         )
     except (SourceError, OutputError, ContractError, CheckpointError, ServerError, ImageError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(tally.describe())
-    if tally.failed or tally.skipped_failures:
-        click.echo(f"The failures, with their reasons: {out.with_suffix('.failures.jsonl')}")
-        sys.exit(1)
+    finish(tally, out)
 
 
 def _edit(source: Path | None, edited: Path | None, instruction: str | None) -> Edit:
