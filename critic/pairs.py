@@ -14,7 +14,7 @@ import json
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from datasets.exceptions import DatasetsError
 from PIL import Image
 
 from critic.edits import Edit, ImageError, count_images, decode_image
+from critic.prompts import ContractError
 from critic.readers.rows import SourceError
 
 NAMES = {
@@ -78,6 +79,8 @@ class Pairs:
         rows: a cell of a picture is the path of a file, the file's bytes, or {"bytes", "path"}.
         folder: that paths are relative to.
         columns: the column of each part of a pair, see `NAMES`.
+        resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than the
+            model's own sizes; a picture that it refuses with a `ContractError` is that row's failure.
     """
 
     where: str
@@ -87,6 +90,7 @@ class Pairs:
     columns: Mapping[str, str] = field(
         default_factory=lambda: {part: part for part in ("source", "edited", "instruction")}
     )
+    resize: Callable[[Image.Image], Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,8 +138,9 @@ class Pairs:
         if not isinstance(cell, Mapping):
             raise _BadRow(f"{part}: {'no picture' if not cell else f'{shorten(cell)} is no path of a file'}")
         try:
-            return decode_image(cell)
-        except ImageError as error:
+            image = decode_image(cell)
+            return image if self.resize is None else self.resize(image)
+        except (ImageError, ContractError) as error:
             raise _BadRow(f"{part}: {error}") from None
 
 

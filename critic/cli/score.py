@@ -1,6 +1,7 @@
 """`critic score`: one edit, or a file or folder of them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from critic.cli.bulk import bulk_options, finish
 from critic.cli.model import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
-from critic.engines.opening import default_dtype
+from critic.engines.opening import contract_of, default_dtype
 from critic.pairs import read_pairs
 from critic.prompts import ContractError
 from critic.readers.rows import SourceError
@@ -105,6 +106,8 @@ def command(
                 instruction_column=instruction_column,
                 id_column=id_column,
             )
+            contract = contract_of(chosen["model"], chosen["contract"])
+            table = replace(table, resize=contract.resize)
         engine, contract = open_critic(**chosen, seed=seed, prefix_caching=mode in ("average", "expected"))
         scorer = Scorer(engine, contract, mode, samples, temperature, seed)
         if pairs is None:

@@ -5,6 +5,7 @@ import json
 import pickle
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from critic.edits import Edit, decode_image, write_table
 from critic.pairs import BadPair, Pairs, read_pairs
+from critic.prompts import load_contract
 from critic.readers.rows import SourceError
 
 ROW = {"source": "images/a.png", "edited": "images/b.png", "instruction": "make it red"}
@@ -397,3 +400,21 @@ def test_many_rows_fit_in_memory(kind: str, study: Path) -> None:
     pairs = read_pairs(WRITERS[kind](study, rows))
     assert len(pickle.dumps(pairs.rows)) / len(pairs) < 150
     assert isinstance(pairs[19_999], Edit)
+
+
+# --- sizes
+
+
+def test_pictures_are_resized_as_they_are_decoded_and_one_that_cant_be_is_its_rows_failure(
+    study: Path, picture: Callable[..., bytes]
+) -> None:
+    contract = load_contract("tiny")
+    Image.new("RGB", (4000, 3000)).save(study / "images/large.png")
+    Image.new("RGB", (3000, 1)).save(study / "images/thin.png")
+    rows = [ROW | {"edited": "images/large.png"}, ROW | {"edited": "images/thin.png"}]
+    large, thin = replace(read_pairs(write_csv_rows(study / "pairs.csv", rows)), resize=contract.resize)
+    assert isinstance(large, Edit)
+    assert large.edited.width * large.edited.height <= contract.max_pixels
+    assert contract.pictures(large) == [large.source, large.edited]
+    assert isinstance(thin, BadPair)
+    assert "edited images/thin.png: a picture of 3000 x 1 pixels can't be brought within the limits" in thin.detail
