@@ -79,8 +79,8 @@ class Pairs:
         rows: a cell of a picture is the path of a file, the file's bytes, or {"bytes", "path"}.
         folder: that paths are relative to.
         columns: the column of each part of a pair, see `NAMES`.
-        resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than the
-            model's own sizes; a picture that it refuses with a `ContractError` is that row's failure.
+        resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than
+            the sizes of the model; a picture that it refuses with a `ContractError` is that row's failure.
     """
 
     where: str
