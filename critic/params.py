@@ -227,7 +227,7 @@ class Vllm(BaseModel):
     gpu_memory_utilization: Fraction
     tensor_parallel_size: Count
     sleep: bool
-    server_url: str | None = None
+    server_url: str | None
 
     @model_validator(mode="after")
     def _knows_its_server(self) -> Self:

@@ -36,7 +36,7 @@ class Difference:
         reference, other: what each wrote.
         scores: 1..5 each, None for a response without.
         gap: nats by which the reference engine preferred its own token to the likeliest other one where the texts
-            part; None if they don't (one engine has no completion).
+            part; None where that can't be told.
     """
 
     id: str
@@ -156,5 +156,5 @@ def _gap(engine: Engine, asked: Request, one: Outcome, other: Outcome) -> float 
     (outcome,) = engine.complete([before], Sampling(max_tokens=1, top_logprobs=2))
     if isinstance(outcome, Failed):
         return None
-    first, second = sorted(outcome.logprobs.values(), reverse=True)
-    return first - second
+    likely = sorted(outcome.logprobs.values(), reverse=True)
+    return likely[0] - likely[1] if len(likely) == 2 else None

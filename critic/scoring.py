@@ -7,8 +7,8 @@ r"""Scores of edits, by an engine, in one of four modes; every edit ends in a sc
 greedy: the likeliest token at each place, so that the same edit scores the same each time.
 direct: likewise, asked for a score without reasoning.
 average: the mean of K samples at a temperature, and their standard deviation. A sample that fails counts for
-    nothing; if half of them or more fail, the edit has no score. Samples of an edit are drawn by seeds made of
-    `seed`, its id and their number, whatever else is scored with it.
+    nothing; if half of them or more fail, the edit has no score, nor if one of them wasn't even answered. Samples
+    of an edit are drawn by seeds made of `seed`, its id and their number, whatever else is scored with it.
 expected: the greedy response, and then the mean of the answer that could stand in its place, see `Scorer.expect`.
 """
 
@@ -42,7 +42,12 @@ _DIGITS = Sampling(max_tokens=1, top_logprobs=20)
 _LEAST = 0.01
 """First digits less likely than this are left out of an expected score."""
 _ANSWER = re.compile(r"<answer>\s*(?P<mark>[*_`]*)(?P<whole>[1-5])\.(?P<tenth>[0-9])?")
-_SUB_SCORE = re.compile(rf"\b({'|'.join(AXES)})\b[^0-9.\n]{{0,12}}([1-5](?:\.[0-9]+)?)(?![0-9])", re.IGNORECASE)
+_SUB_SCORE = re.compile(
+    rf"\b({'|'.join(AXES)})(?:\s+score)?(?:\s+is)?\s*[:=(]?\s*"
+    r"([1-5]\.[0-9]+|[1-5](?=\s*(?:[.,;)]|$)))(?!\.?[0-9]|\s*(?:[/%]|of\b|out\b|to\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FAILURES = {str(failure) for failure in Failure}
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,18 @@ class Scorer:
     use_problem: bool = False
 
     def __call__(self, items: Sequence[Edit | Generated]) -> list[Verdict]:
-        """One verdict an item, in order; the engine is given all of them at once."""
+        """One verdict an item, in order; the engine is given all of them at once.
+
+        Raises:
+            ContractError: the contract has no words for such items, or they lack the `problem` that is asked for.
+        """
         begun = perf_counter()
         asked: dict[int, Request] = {}
         verdicts: dict[int, Verdict] = {}
         for number, item in enumerate(items):
             try:
                 asked[number] = self._request(item)
-            except ContractError as error:
+            except _BadItem as error:
                 verdicts[number] = Verdict(item.id, None, Failure.BAD_INPUT, str(error))
         scored = self._average if self.mode == "average" else self._greedy
         verdicts |= zip(asked, scored([items[n].id for n in asked], [*asked.values()]), strict=True)
@@ -88,8 +97,16 @@ class Scorer:
         ]
 
     def _request(self, item: Edit | Generated) -> Request:
-        if not (item.prompt if isinstance(item, Generated) else item.instruction).strip():
-            raise ContractError("the instruction is empty")
+        text = item.prompt if isinstance(item, Generated) else item.instruction
+        if not text.strip():
+            raise _BadItem("the instruction is empty")
+        try:
+            text.encode()
+            item = _resized(item, self.contract)
+        except UnicodeEncodeError as error:
+            raise _BadItem(f"the instruction is no text: {error}") from None
+        except ContractError as error:
+            raise _BadItem(str(error)) from None
         asked: prompts.Mode = "direct" if self.mode == "direct" else "reasoning"
         return request(self.contract, item, asked, use_problem=self.use_problem)
 
@@ -132,20 +149,21 @@ class Scorer:
 
         The reasoning stays the greedy one. A score like 3.75 is four tokens, so its distribution is a tree: at the
         place of its first digit the model gives a probability to each of 1 to 5, and after "3." to each tenth.
-        With p the probabilities among digits alone (first digits under 0.01 left out), and h the mean of the
-        hundredths after the greedy answer's tenth, taken to be the same after all others, which is off by 0.09 at
-        most:
+        With p the probabilities among digits alone (first digits under 0.01 left out), and h what the hundredths
+        after the greedy answer's tenth come to (other tokens there count as 0), taken to be the same after all
+        other tenths, which is off by 0.09 at most:
 
             E = p(5) 5 + sum over w in 1..4 of p(w) sum over t in 0..9 of p(t | w.) (w + t/10 + h)
 
-        It takes up to six requests of one token an edit. An answer that isn't written so ("4", "4/5") keeps its
-        greedy score and has no spread, and so does one in whose place no digit is among the 20 likeliest tokens.
+        It takes up to six requests of one token an edit. A response with more than one answer, one that isn't
+        written so ("4", "4/5"), or one in whose place no digit is among the 20 likeliest tokens keeps its greedy
+        score and has no spread.
         """
         trees: dict[int, _Tree] = {}
         for number, verdict in enumerate(verdicts):
-            answers = [*_ANSWER.finditer(verdict.raw)]
-            if verdict.ok and answers and answers[-1]["tenth"]:
-                trees[number] = _Tree(verdict.raw, answers[-1], requests[number], self.contract.prefill)
+            answer = _ANSWER.search(verdict.raw)
+            if verdict.ok and answer and answer["tenth"] and verdict.raw.count("<answer>") == 1:
+                trees[number] = _Tree(verdict.raw, answer, requests[number], self.contract.prefill)
         for step in (_Tree.wholes, _Tree.tenths, _Tree.hundredths):
             asked = [(tree, text) for tree in trees.values() for text in step(tree)]
             outcomes = self.engine.complete([tree.request_after(text) for tree, text in asked], _DIGITS)
@@ -156,6 +174,16 @@ class Scorer:
         ]
 
 
+class _BadItem(ValueError):
+    """An item that can't be asked about, and why."""
+
+
+def _resized(item: Edit | Generated, contract: Contract) -> Edit | Generated:
+    if isinstance(item, Generated):
+        return replace(item, image=contract.resize(item.image))
+    return replace(item, source=contract.resize(item.source), edited=contract.resize(item.edited))
+
+
 class _Tree:
     """The digits that could stand where a greedy response has its answer."""
 
@@ -164,6 +192,7 @@ class _Tree:
         self.request, self.greedy = request, f"{answer['whole']}.{answer['tenth']}"
         self.after: dict[str, dict[int, float]] = {}
         self.failed: Failed | None = None
+        self.read = self.written = 0
 
     def wholes(self) -> list[str]:
         return [""]
@@ -178,18 +207,25 @@ class _Tree:
         return replace(self.request, prompt=self.request.prompt + self.begun + text)
 
     def learn(self, text: str, outcome: Completion | Failed) -> None:
-        """Keep what probabilities the digits have after a text, 1 in all."""
+        """Keep what probabilities the digits have after a text: of whole numbers and tenths, 1 in all."""
         if isinstance(outcome, Failed):
             self.failed = outcome
             return
+        self.read += outcome.prompt_tokens
+        self.written += outcome.tokens
         digits = range(int(LOWEST), int(HIGHEST) + 1) if text == "" else range(10)
         likely = {digit: exp(outcome.logprobs[str(digit)]) for digit in digits if str(digit) in outcome.logprobs}
         if text == "":
             likely = {digit: p for digit, p in likely.items() if p >= _LEAST}
-        total = sum(likely.values())
-        self.after[text] = {digit: p / total for digit, p in likely.items()}  # empty if no digit is likely
+        total = sum(likely.values()) if text != self.greedy else 1.0
+        self.after[text] = {digit: p / total for digit, p in likely.items()} if total > 0 else {}
 
     def judge(self, verdict: Verdict) -> Verdict:
+        verdict = replace(
+            verdict,
+            prompt_tokens=verdict.prompt_tokens + self.read,
+            tokens=verdict.tokens + self.written,
+        )
         if self.failed is not None:
             return replace(verdict, score=None, status=self.failed.status, detail=self.failed.detail)
         h = sum(p * digit / 100 for digit, p in self.after.get(self.greedy, {}).items())
@@ -233,7 +269,8 @@ def predict(
 def read_response(completion: Completion, prefill: str) -> Critique:
     """The critique in a completion, to which the prefill that the prompt ended in is put back.
 
-    A server whose chat template has no prefill lets the model write `<think>` itself; then it is there already.
+    A server whose chat template has no prefill lets the model write `<think>` itself; then it is there already. If
+    such a model doesn't reason at all, its answer can't be told from one inside reasoning, and doesn't count.
     """
     text = completion.text
     begun = bool(prefill) and text.lstrip().startswith(prefill)
@@ -254,7 +291,11 @@ def explain(critique: Critique) -> str:
 
 
 def sub_scores(reasoning: str) -> dict[str, float]:
-    """The scores that the reasoning states for alignment, fidelity and quality, 1..5: each axis' first."""
+    """The scores that the reasoning states for alignment, fidelity and quality, 1..5: each axis' first.
+
+    Only a number right after the axis counts ("alignment 4.5", "Fidelity: 4.", "quality score is 3.5"), and none
+    that is a part of something else ("quality 4/10", "alignment 2 to 5").
+    """
     found: dict[str, float] = {}
     for axis, number in _SUB_SCORE.findall(reasoning):
         if LOWEST <= float(number) <= HIGHEST:
@@ -275,6 +316,9 @@ def _mean(samples: Sequence[Verdict]) -> Verdict:
             argmax=None,
         )
 
+    if unanswered := [sample for sample in samples if sample.status in _FAILURES]:
+        detail = f"{len(unanswered)} of {len(samples)} samples weren't answered: {unanswered[0].detail}"
+        return replace(all_in_one(unanswered[0]), score=None, detail=detail)
     if 2 * len(scores) <= len(samples):
         failed = [sample for sample in samples if not sample.ok]
         ((commonest, _),) = Counter(sample.status for sample in failed).most_common(1)

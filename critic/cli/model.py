@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from critic.engines import Engine
-from critic.engines.opening import Kind, contract_of, open_engine
+from critic.engines.opening import Kind, open_engine
 from critic.prompts import Contract
 
 _Command = Callable[..., Any]
@@ -35,8 +35,7 @@ def model_options(command: _Command) -> _Command:
             ),
             click.option(
                 "--contract",
-                help="The prompt contract: a name or a .yaml file.  [default: the one in the model's folder, else "
-                "ie-critic]",
+                help="The prompt contract: a name or a .yaml file.  [default: the one in the model's folder]",
             ),
             click.option(
                 "--dtype",
@@ -51,6 +50,13 @@ def model_options(command: _Command) -> _Command:
                 type=click.IntRange(min=1),
                 help="Requests at a time.",
             ),
+            click.option("--key-variable", help="Of --engine http: the environment variable with the API key."),
+            click.option(
+                "--timeout",
+                default=120.0,
+                show_default=True,
+                help="Of --engine http: seconds an attempt may take.",
+            ),
         ]
     ):
         command = option(command)
@@ -62,24 +68,8 @@ def open_critic(
     model: str,
     revision: str | None,
     engine: Kind,
-    contract: str | None,
-    dtype: Any,
-    max_tokens: int,
-    batch_size: int,
-    seed: int = 0,
-    prefix_caching: bool = False,
-) -> tuple[Engine, Contract]:
-    """The engine and the contract that the options of `model_options` ask for."""
-    chosen = contract_of(model, contract)
-    opened = open_engine(
-        engine,
-        model,
-        chosen,
-        max_tokens=max_tokens,
-        revision=revision,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-        prefix_caching=prefix_caching,
-    )
-    return opened, chosen
+    contract: Contract,
+    **settings: Any,
+) -> Engine:
+    """The engine that the options of `model_options` ask for."""
+    return open_engine(engine, model, contract, revision=revision, **settings)

@@ -1,21 +1,27 @@
 """`critic parity`: the gate that engines, batch sizes and orders don't change a score."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import click
+import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from critic.checkpoints import CheckpointError
+from critic.edits import Edit
 from critic.engines import Engine, Request, request
-from critic.engines.opening import contract_of, open_engine
+from critic.engines.http import ServerError
+from critic.engines.opening import Kind, contract_of, open_engine
 from critic.engines.server import vllm_server
-from critic.pairs import BadPair, read_pairs
+from critic.pairs import read_pairs
 from critic.parity import (
     MIN_SAME_SCORE,
     MIN_SAME_TEXT,
@@ -26,7 +32,12 @@ from critic.parity import (
     mixed_sizes,
     shuffled,
 )
+from critic.prompts import Contract, ContractError
+from critic.readers.rows import SourceError
 
+_COUNT = click.IntRange(min=1)
+_SHARE = 0.4
+"""Of a GPU's memory, for each vLLM beside the model in transformers."""
 _Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
 
 
@@ -39,26 +50,71 @@ Examples:
 )
 @click.option("-m", "--model", required=True, envvar="CRITIC_MODEL", show_envvar=True, help="The critic's folder.")
 @click.option("--pairs", required=True, type=click.Path(path_type=Path), help="Edits to score, as `critic score`.")
-@click.option("--limit", default=400, show_default=True, help="Take the first so many.")
-@click.option("--batch-size", default=32, show_default=True, help="Edits at a time.")
+@click.option("--contract", "contract_name", help="As `critic score`.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--limit", default=400, show_default=True, type=_COUNT, help="Take the first so many.")
+@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Edits at a time.")
 @click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all differences to this file.")
-def command(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: int, report: Path | None) -> None:
+def command(
+    model: str,
+    pairs: Path,
+    contract_name: str | None,
+    dtype: Literal["float32", "bfloat16"],
+    limit: int,
+    batch_size: int,
+    max_tokens: int,
+    report: Path | None,
+) -> None:
     """Score the same edits with every engine, alone and in batches, in order and shuffled.
 
-    The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, in float32, greedily;
+    The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, greedily;
     pictures get mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the
     texts or 99.5 % of the scores, or one with itself in any other order or batch size. Each difference is listed
     with the nats by which transformers preferred its own token where the texts part: near 0, it was a tie.
     """
-    contract = contract_of(model)
-    whole = [pair for pair in islice(read_pairs(pairs), limit) if not isinstance(pair, BadPair)]
+    try:
+        results = _run(model, contract_of(model, contract_name), pairs, dtype, limit, batch_size, max_tokens)
+    except (SourceError, ContractError, CheckpointError, ServerError) as error:
+        raise click.ClickException(str(error)) from None
+    show(results)
+    if report:
+        summary = [asdict(r) | {"same_text": r.same_text, "same_score": r.same_score, "ok": r.ok} for r in results]
+        report.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not all(result.ok for result in results):
+        sys.exit(1)
+
+
+def _run(
+    model: str,
+    contract: Contract,
+    path: Path,
+    dtype: Literal["float32", "bfloat16"],
+    limit: int,
+    batch_size: int,
+    max_tokens: int,
+) -> list[Parity]:
+    pairs = replace(read_pairs(path), resize=contract.resize)
+    whole = [pair for pair in islice(pairs, limit) if isinstance(pair, Edit)]
     if not whole:
-        raise click.ClickException(f"{pairs} has no edit that can be read")
-    edits = list(mixed_sizes(whole))
-    ids = [edit.id for edit in edits]
-    requests = [request(contract, edit) for edit in tqdm(edits, desc="reading pictures", unit=" edits")]
-    local = open_engine("transformers", model, contract, max_tokens=max_tokens, dtype="float32")
+        raise SourceError(f"{path} has no edit that can be read")
+    ids = [edit.id for edit in whole]
+    edits = tqdm(mixed_sizes(whole), desc="reading pictures", unit=" edits", total=len(whole))
+    requests = [request(contract, edit) for edit in edits]
+
+    def opened(kind: Kind, where: str) -> Engine:
+        share = _SHARE if torch.cuda.is_available() else None
+        return open_engine(
+            kind,
+            where,
+            contract,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            batch_size=batch_size,
+            gpu_memory_utilization=share,
+        )
+
+    local = opened("transformers", model)
 
     def run(title: str, engine: Engine, size: int = batch_size, way: _Way = in_batches) -> list[Outcome]:
         click.echo(f"{title} ...", err=True)
@@ -72,7 +128,7 @@ def command(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: in
         against("transformers, one at a time", by_local, run("one at a time", local, 1)),
         against("transformers, shuffled", by_local, run("shuffled", local, way=shuffled)),
     ]
-    vllm = open_engine("vllm", model, contract, max_tokens=max_tokens, dtype="float32", batch_size=batch_size)
+    vllm = opened("vllm", model)
     by_vllm = run("vLLM", vllm)
     results += [
         against("vLLM against transformers", by_local, by_vllm),
@@ -80,16 +136,11 @@ def command(model: str, pairs: Path, limit: int, batch_size: int, max_tokens: in
         against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
     ]
     del vllm
-    with vllm_server(model, dtype="float32", batch_size=batch_size) as address:
-        server = open_engine("http", address, contract, max_tokens=max_tokens, batch_size=batch_size)
-        by_server = run("vLLM behind HTTP", server)
+    gc.collect()  # gives its memory back to the server
+    with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
+        by_server = run("vLLM behind HTTP", opened("http", address))
     results.append(against("HTTP against transformers", by_local, by_server))
-    show(results)
-    if report:
-        summary = [asdict(r) | {"same_text": r.same_text, "same_score": r.same_score, "ok": r.ok} for r in results]
-        report.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not all(result.ok for result in results):
-        sys.exit(1)
+    return results
 
 
 def show(results: Sequence[Parity]) -> None:
@@ -105,6 +156,6 @@ def show(results: Sequence[Parity]) -> None:
     )
     for result in results:
         for difference in result.differences:
-            gap = "no text to compare" if difference.gap is None else f"a tie within {difference.gap:.1e} nats"
+            gap = "no gap to tell" if difference.gap is None else f"a gap of {difference.gap:.1e} nats"
             console.print(f"{result.name}, edit {difference.id}: {gap}", style="bold")
             console.print(f"  {difference.reference!r}\n  {difference.other!r}", markup=False)

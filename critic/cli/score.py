@@ -96,6 +96,7 @@ def command(
             "--mode expected needs the probabilities of tokens: take --engine vllm or transformers"
         )
     try:
+        contract = contract_of(chosen["model"], chosen["contract"], chosen["revision"])
         if pairs is None:
             edit = _edit(source, edited, instruction)
         else:
@@ -106,9 +107,9 @@ def command(
                 instruction_column=instruction_column,
                 id_column=id_column,
             )
-            contract = contract_of(chosen["model"], chosen["contract"])
             table = replace(table, resize=contract.resize)
-        engine, contract = open_critic(**chosen, seed=seed, prefix_caching=mode in ("average", "expected"))
+        chosen |= {"contract": contract, "seed": seed, "prefix_caching": mode in ("average", "expected")}
+        engine = open_critic(**chosen)
         scorer = Scorer(engine, contract, mode, samples, temperature, seed)
         if pairs is None:
             (verdict,) = scorer([edit])
@@ -117,6 +118,8 @@ def command(
         drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
         settings = {"model": engine.name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
         dtype = None if chosen["engine"] == "http" else chosen["dtype"] or default_dtype()
+        if chosen["engine"] == "http":
+            settings["server"] = chosen["model"]
         settings |= {"dtype": dtype, "max_tokens": chosen["max_tokens"], **drawn}
         assert out is not None
         tally = score_to_file(

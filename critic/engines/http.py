@@ -141,8 +141,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Reply(BaseModel):
@@ -159,8 +159,8 @@ def _read(reply: _Reply) -> Completion:
     reasoning = choice.message.reasoning_content or choice.message.reasoning or ""
     apart = reasoning and content.strip()
     text = f"<think>{reasoning}</think>\n{content}" if apart else reasoning or content
-    finished = choice.finish_reason != "length"
-    return Completion(text, usage.completion_tokens, finished, usage.prompt_tokens)
+    finished = choice.finish_reason in ("stop", None)
+    return Completion(text, usage.completion_tokens or 0, finished, usage.prompt_tokens or 0)
 
 
 def _with_pictures(request: Request) -> Any:

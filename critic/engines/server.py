@@ -23,9 +23,14 @@ from critic.engines.http import ServerError
 
 @contextmanager
 def vllm_server(
-    model: str, *, dtype: str, batch_size: int = 64, revision: str | None = None, patience: float = 600.0
+    model: str,
+    *,
+    dtype: str,
+    batch_size: int = 64,
+    gpu_memory_utilization: float = 0.9,
+    patience: float = 600.0,
 ) -> Iterator[str]:
-    """Serve a model, and stop when done.
+    """Serve a model, and stop when done; without a GPU the share of its memory counts for nothing.
 
     Yields:
         The server's address up to `/v1`, once it answers.
@@ -41,8 +46,8 @@ def vllm_server(
         "--port", str(port), "--dtype", dtype, "--max-num-seqs", str(batch_size), "--no-enable-prefix-caching",
         "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
     ]  # fmt: skip
-    command += ["--revision", revision] if revision else []
-    command += [] if torch.cuda.is_available() else ["--enforce-eager"]
+    gpu = ["--gpu-memory-utilization", str(gpu_memory_utilization)]
+    command += gpu if torch.cuda.is_available() else ["--enforce-eager"]
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)

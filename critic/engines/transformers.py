@@ -17,13 +17,15 @@ from critic.engines import GREEDY, Completion, Failed, Request, Sampling, check_
 class TransformersEngine:
     """`generate` of transformers, on a model that is already in memory.
 
-    One greedy call is one batch. Samples are drawn one request at a time, so that a request's seed decides alone.
+    At most `batch_size` requests are a batch. Samples are drawn one request at a time, so that a request's seed
+    decides alone.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     max_tokens: int
     name: str = ""
+    batch_size: int = 64
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
         limit = self.model.config.get_text_config().max_position_embeddings
@@ -34,9 +36,9 @@ class TransformersEngine:
             if (failed := check_length(request, self.processor.tokenizer, written, limit))
         }
         fit = [number for number in range(len(requests)) if number not in outcomes]
-        batches = [fit] if sampling.temperature == 0 else [[number] for number in fit]
+        size = self.batch_size if sampling.temperature == 0 else 1
         done: dict[int, Completion | Failed] = {**outcomes}
-        for batch in filter(None, batches):
+        for batch in (fit[start : start + size] for start in range(0, len(fit), size)):
             done |= zip(batch, self._batch([requests[n] for n in batch], sampling, written), strict=True)
         return [done[number] for number in range(len(requests))]
 

@@ -335,6 +335,7 @@ def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
                     "gpu_memory_utilization": 0.5,
                     "tensor_parallel_size": 3,
                     "sleep": True,
+                    "server_url": None,
                 }
             },
             r"profiles\.full\.grpo\.vllm\.tensor_parallel_size: 3 does not divide the 8 processes",

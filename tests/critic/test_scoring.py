@@ -12,7 +12,8 @@ from PIL import Image
 from critic.answers import Status
 from critic.edits import Edit
 from critic.engines import GREEDY, Completion, Failed, Request, Sampling
-from critic.prompts import load_contract
+from critic.generated import Generated
+from critic.prompts import ContractError, load_contract
 from critic.scoring import Scorer, predict, read_response, sub_scores
 from critic.verdicts import Failure, Verdict
 
@@ -95,7 +96,11 @@ def test_a_failure_has_no_score_and_says_why_and_others_keep_theirs(mode: str) -
     assert all(verdict.score is None and verdict.detail and not verdict.ok for verdict in failed)
 
 
-@pytest.mark.parametrize("bad", [edit("b", " \n"), edit("b", side=1)], ids=["empty instruction", "1 x 1 pixel"])
+@pytest.mark.parametrize(
+    "bad",
+    [edit("b", " \n"), edit("b", "caf\udce9"), edit("b", side=1)],
+    ids=["empty instruction", "no text", "a thin picture"],
+)
 def test_an_edit_that_cant_be_asked_about_fails_alone(bad: Edit) -> None:
     thin = replace(bad, source=Image.new("RGB", (3000, 1))) if bad.source.width == 1 else bad
     engine = Script([says("3"), says("4")])
@@ -150,6 +155,14 @@ def test_without_a_majority_of_samples_there_is_no_score() -> None:
     assert verdict.samples == [2.0, None, None, None]
 
 
+def test_a_sample_that_wasnt_answered_isnt_left_out_of_a_mean() -> None:
+    """It could be answered the next time: the edit is tried again, and its score doesn't hang on the network."""
+    engine = Script([says("2"), says("3"), Failed(Failure.TIMED_OUT, "no answer in 120 s")])
+    (verdict,) = Scorer(engine, CONTRACT, mode="average", samples=3)([edit("a")])
+    assert (verdict.score, verdict.status) == (None, "timed_out")
+    assert verdict.detail == "1 of 3 samples weren't answered: no answer in 120 s"
+
+
 # --- expected
 
 
@@ -191,6 +204,26 @@ def test_an_answer_without_decimals_keeps_its_greedy_score_and_has_no_spread() -
     assert (verdict.score, verdict.spread) == (4.0, None)
 
 
+def test_digits_that_nearly_never_come_add_nothing() -> None:
+    """After "3.5" comes the end of the answer; a nine is among the likeliest, and never written."""
+    end = Completion("", 1, False, logprobs={"</": log(1 - 1e-6), "9": log(1e-6)})
+    engine = Script([says("3.5"), digits(d3=1.0), digits(d5=1.0), end])
+    (verdict,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
+    assert verdict.score == pytest.approx(3.5, abs=1e-6)
+
+
+def test_a_second_answer_that_doesnt_count_isnt_taken_for_the_first() -> None:
+    engine = Script([Completion("</think><answer>4.00</answer> or <answer>1.0", 9, True)])
+    (verdict,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
+    assert (verdict.score, verdict.spread) == (4.0, None)
+
+
+def test_all_that_was_read_and_written_is_counted() -> None:
+    short = Completion("", 1, False, 35, {"5": 0.0})
+    (verdict,) = Scorer(Script([says("5.00"), short]), CONTRACT, mode="expected")([edit("a")])
+    assert (verdict.prompt_tokens, verdict.tokens) == (65, 10)
+
+
 def test_a_branch_that_fails_leaves_no_score() -> None:
     lines = [says("3.50"), Failed(Failure.TOO_LONG, "5000 tokens"), Failed(Failure.TOO_LONG, "5000 tokens")]
     (verdict,) = Scorer(Script(lines), CONTRACT, mode="expected")([edit("a")])
@@ -227,6 +260,17 @@ def test_an_expected_score_is_on_the_scale_whatever_the_probabilities(
     assert verdict.spread is None or 0 <= verdict.spread <= 2
 
 
+# --- what isn't the edit's fault
+
+
+def test_a_contract_without_words_for_pictures_stops_everything() -> None:
+    picture = Generated("a", Image.new("RGB", (56, 56)), "a cat")
+    with pytest.raises(ContractError, match="no `generated_text`"):
+        Scorer(Script([]), CONTRACT)([picture])
+    with pytest.raises(ContractError, match="no `problem` text"):
+        Scorer(Script([]), CONTRACT, use_problem=True)([edit("a")])
+
+
 # --- reading
 
 
@@ -244,6 +288,9 @@ def test_a_prefill_that_a_server_writes_itself_isnt_put_there_twice() -> None:
         ("Text alignment: 4. Fidelity = 3.5; perceptual quality (2.0)", (4.0, 3.5, 2.0)),
         ("alignment 9, fidelity 0.5, quality 3.25 and again quality 1", (None, None, 3.25)),
         ("The quality is poor. 3 things changed; fidelity 35", (None, None, None)),
+        ("In alignment, the 3 cats; fidelity of the 2 chairs; quality 4/10", (None, None, None)),
+        ("alignment 2 to 5, fidelity 3 out of 10, quality score is 4.5", (None, None, 4.5)),
+        ("alignment 3 cats, fidelity: 3\nquality 4", (None, 3.0, 4.0)),
     ],
 )
 def test_sub_scores_are_those_that_the_reasoning_states(reasoning: str, found: tuple[float | None, ...]) -> None:

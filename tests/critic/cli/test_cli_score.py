@@ -15,17 +15,18 @@ from critic.engines import transformers as local
 from critic.verdicts import Verdict
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
-ANSWER = "All done, alignment 4.5.</think>\n<answer>4.00</answer>"
+ANSWER = "All done, alignment 4.5.</think>\n<answer>{score:.2f}</answer>"
 
 
 @pytest.fixture(autouse=True)
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny base can't answer: its completions are replaced, all else is real."""
+    """The tiny base can't answer: its completions become scores that hang on their tokens, all else is real."""
     read = local.TransformersEngine._read
 
-    def _read(self: local.TransformersEngine, *given: object) -> Completion:
-        completion = read(self, *given)  # type: ignore[arg-type]
-        return Completion(ANSWER, completion.tokens, True, completion.prompt_tokens)
+    def _read(self: local.TransformersEngine, ids: list[int], *given: object) -> Completion:
+        completion = read(self, ids, *given)  # type: ignore[arg-type]
+        text = ANSWER.format(score=1 + sum(ids) % 401 / 100)
+        return Completion(text, completion.tokens, True, completion.prompt_tokens)
 
     monkeypatch.setattr(local.TransformersEngine, "_read", _read)
 
@@ -52,7 +53,7 @@ def test_one_edit_is_scored_and_shown(pairs: Path) -> None:
     folder = pairs.parent
     result = critic("--source", folder / "a.png", "--edited", folder / "b.png", "--instruction", "make it blue")
     assert result.exit_code == 0, result.output
-    assert "4.00 of 5 (greedy)" in result.output
+    assert " of 5 (greedy)" in result.output
     assert "alignment 4.5" in result.output
     assert "All done" in result.output
 
@@ -64,11 +65,8 @@ def test_a_table_is_scored_into_a_file_and_what_failed_beside_it(pairs: Path, tm
     assert "3 scored, 1 failed" in result.output
     assert f"The failures, with their reasons: {tmp_path / 'scores.failures.jsonl'}" in result.output
     verdicts = [Verdict.from_json(line) for line in out.read_text().splitlines()]
-    assert [(verdict.id, verdict.score) for verdict in verdicts] == [
-        ("00000", 4.0),
-        ("00001", 4.0),
-        ("00003", 4.0),
-    ]
+    assert [verdict.id for verdict in verdicts] == ["00000", "00001", "00003"]
+    assert len({verdict.score for verdict in verdicts}) == 1  # the same pictures and words
     assert all(verdict.model.startswith("sha256:") and verdict.prompt_tokens > 0 for verdict in verdicts)
     (failed,) = (tmp_path / "scores.failures.jsonl").read_text().splitlines()
     assert Verdict.from_json(failed).status == "bad_input"
@@ -88,9 +86,12 @@ def test_what_failed_is_scored_again_when_asked_for(pairs: Path, tmp_path: Path)
 
 
 def test_the_same_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        critic(pairs, "--out", tmp_path / f"{name}.jsonl", "--mode", "average", "--samples", "2")
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    written = []
+    drawn = ["--mode", "average", "--samples", "2", "--temperature", "100"]  # the base is sure of its first token
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        critic(pairs, "--out", tmp_path / f"{name}.jsonl", *drawn, "--seed", seed)
+        written.append((tmp_path / f"{name}.jsonl").read_bytes())
+    assert written[0] == written[1] != written[2]
 
 
 def test_other_settings_arent_mixed_into_one_file(pairs: Path, tmp_path: Path) -> None:
@@ -140,3 +141,34 @@ def test_a_model_that_isnt_there_is_told_in_a_line(pairs: Path, tmp_path: Path) 
 def test_help_names_every_command_and_teaches_by_examples() -> None:
     assert all(name in CliRunner().invoke(cli.main, ["-h"]).output for name in ("score", "parity"))
     assert "critic score -m models/grpo pairs.csv --out scores.jsonl" in critic("-h").output
+
+
+def test_a_checkpoint_without_a_contract_needs_one_by_name(pairs: Path, tmp_path: Path) -> None:
+    command = [
+        "score",
+        "-m",
+        str(BASE),
+        "--engine",
+        "transformers",
+        str(pairs),
+        "--out",
+        str(tmp_path / "s.jsonl"),
+    ]
+    result = CliRunner().invoke(cli.main, command)
+    assert result.exit_code == 1
+    assert "name their contract with --contract" in result.output
+
+
+def test_a_server_needs_one_too(pairs: Path, tmp_path: Path) -> None:
+    command = [
+        "score",
+        "-m",
+        "http://127.0.0.1:9/v1",
+        "--engine",
+        "http",
+        str(pairs),
+        "--out",
+        str(tmp_path / "s.jsonl"),
+    ]
+    result = CliRunner().invoke(cli.main, command)
+    assert "name their contract with --contract" in result.output
