@@ -67,6 +67,17 @@ def samples(trainer: GRPOTrainer) -> list[dict[str, Any]]:
 # --- rollouts
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_greedy_drops_nothing_out_and_leaves_the_trainer_as_it_was(trainer: GRPOTrainer, training: bool) -> None:
+    trainer.model.train(training)
+    with suppress(KeyError), greedy(trainer):
+        assert not trainer.model.training
+        assert not trainer.generation_config.do_sample
+        raise KeyError
+    assert trainer.model.training == training
+    assert trainer.generation_config.do_sample
+
+
 def test_greedy_rollouts_are_transformers_own(
     trainer: GRPOTrainer, samples: list[dict[str, Any]], contract: Contract
 ) -> None:
