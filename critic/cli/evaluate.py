@@ -78,7 +78,9 @@ def command(
       critic eval seed0.jsonl --again seed1.jsonl --again seed2.jsonl --against study.csv
       critic eval scores.jsonl --against study.csv --json figures.json
 
-    Numbers in brackets are 95 % intervals from resampling source images. docs/evaluate.md explains each figure.
+    Where answers failed, the first line has the lowest main score of all policies that are known, so that failing
+    gains nothing: give --train-mean for the third. Numbers in brackets are 95 % intervals from resampling source
+    images. docs/evaluate.md explains each figure.
     """
     options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
@@ -111,7 +113,9 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
     """Print what `critic.appraisal.appraise` found."""
     edits = f"{found['edits']:,} edits" + (f" of {found['sources']:,} source images" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
-    out.print(f"{name}: main score {cell(found['metrics']['main_score'])} on {edits}; {answers}\n")
+    way, main = min(found["policies"].items(), key=lambda policy: policy[1].value)
+    how = f" with failures {POLICIES[way]}, the lowest of {len(found['policies'])} ways," if found["failed"] else ""
+    out.print(f"{name}: main score {cell(main)}{how} on {edits}; {answers}\n")
     _show_agreement(found, out)
     _show_calibration(found, out)
     _show_groups(found, out)
