@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from critic import weighted
 from critic.calibration import calibration, spread_quality
@@ -113,7 +113,9 @@ def coverage(pred: Array, sources: ArrayLike | None, *, n_boot: int, seed: int) 
     return estimate(weighted.mean(np.isfinite(pred).astype(np.float64), drawn))
 
 
-def _ceiling(truth: pd.DataFrame, sources: Array, *, n_boot: int, seed: int) -> dict[str, dict[str, Estimate]]:
+def _ceiling(
+    truth: pd.DataFrame, sources: NDArray[Any], *, n_boot: int, seed: int
+) -> dict[str, dict[str, Estimate]]:
     rated = truth["ratings"].notna().to_numpy() if "ratings" in truth else np.zeros(len(truth), dtype=bool)
     if not rated.any():
         return {}
@@ -123,7 +125,7 @@ def _ceiling(truth: pd.DataFrame, sources: Array, *, n_boot: int, seed: int) -> 
 
 
 def _pairs(
-    pred: Array, mos: Array, sources: Array, policy: Policy, min_gap: float, *, n_boot: int, seed: int
+    pred: Array, mos: Array, sources: NDArray[Any], policy: Policy, min_gap: float, *, n_boot: int, seed: int
 ) -> dict[str, Any]:
     left_out = np.isnan(pred) & (policy == "dropped")
     opinions = np.where(left_out, np.nan, mos)
@@ -145,7 +147,7 @@ def _responses(scores: pd.DataFrame) -> list[str] | None:
 
 
 def _groups(
-    counted: Array, truth: pd.DataFrame, sources: Array, *, n_boot: int, seed: int
+    counted: Array, truth: pd.DataFrame, sources: NDArray[Any], *, n_boot: int, seed: int
 ) -> list[dict[str, Any]]:
     mos = truth["mos"].to_numpy(float)
     rows = []
@@ -160,7 +162,7 @@ def _groups(
     return rows
 
 
-def _bands(counted: Array, mos: Array, sources: Array, *, n_boot: int, seed: int) -> list[dict[str, Any]]:
+def _bands(counted: Array, mos: Array, sources: NDArray[Any], *, n_boot: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     for low, high in BANDS:
         at = np.flatnonzero((mos >= low) & ((mos < high) | (high == BANDS[-1][1])))
@@ -171,7 +173,7 @@ def _bands(counted: Array, mos: Array, sources: Array, *, n_boot: int, seed: int
     return rows
 
 
-def _errors(pred: Array, mos: Array, sources: Array, *, n_boot: int, seed: int) -> dict[str, Estimate]:
+def _errors(pred: Array, mos: Array, sources: NDArray[Any], *, n_boot: int, seed: int) -> dict[str, Estimate]:
     """Mean absolute error and bias (score less MOS) of those with a score, in points."""
     known = np.isfinite(pred)
     error, w = (pred - mos)[known], draw(sources, known, n_boot, seed)
@@ -179,7 +181,7 @@ def _errors(pred: Array, mos: Array, sources: Array, *, n_boot: int, seed: int) 
 
 
 def _reliability(
-    scores: pd.DataFrame, again: Sequence[pd.DataFrame], sources: Array, *, n_boot: int, seed: int
+    scores: pd.DataFrame, again: Sequence[pd.DataFrame], sources: NDArray[Any], *, n_boot: int, seed: int
 ) -> dict[str, Any] | None:
     if again:
         runs = np.column_stack([table["score"].to_numpy(float) for table in (scores, *again)])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-
 _ALIKE, _VANISHES = 1e-9, 1e-12
 """Correlations no farther apart are the same but for rounding, and a variance no larger is none."""
 

@@ -32,7 +32,7 @@ class TableError(ValueError):
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The scores of a file, a row an edit, in its order; of a .jsonl file as `critic.bulk.verdicts_to_table` has it.
+    """The scores of a file, a row an edit, in its order; a .jsonl file is read by `critic.bulk.verdicts_to_table`.
 
     Returns:
         id, score (1..5, NaN where the critic failed), status ("ok" where there is a score), mode ("greedy" if the
@@ -43,10 +43,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         TableError: another kind of file, a column id or score that isn't there, an id that is missing or there
             twice, a score that is no number from 1 to 5, or a status that doesn't go with the score.
     """
-    if path.suffix == ".jsonl":
-        table = _read_verdicts(path)
-    else:
-        table = _read_scores(path)
+    table = _read_verdicts(path) if path.suffix == ".jsonl" else _read_scores(path)
     _check_ids(table, path)
     for name, score, status in zip(table["id"], table["score"], table["status"], strict=True):
         if (status == Status.OK) != (not np.isnan(score)):

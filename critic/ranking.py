@@ -36,8 +36,8 @@ def pairwise_accuracy(
     """The share, 0..1, of pairs of edits of the same source image that a critic orders as people do.
 
     A pair counts if its MOS differ by more than `min_gap` points. A tie of the critic counts half, so that 0.5 is
-    chance, and a pair of which an edit has no score counts as wrong. The interval is from resampling source images;
-    there is none if fewer than `SMALLEST_GROUP` have a pair. Without a pair to count all of it is NaN.
+    chance, and a pair of which an edit has no score counts as wrong. The interval is from resampling source
+    images; there is none if fewer than `SMALLEST_GROUP` have a pair. Without a pair to count all of it is NaN.
 
     Args:
         pred, mos: scores (NaN where the answer failed) and mean opinion scores (NaN: in no pair), [n] each.
@@ -120,15 +120,14 @@ def rank(
         ranked.append(Ranked(str(group), len(rows), int(scored.sum()), mean))
     ranked.sort(key=lambda found: (np.isnan(found.mean.value), -found.mean.value))
     means = table.pivot_table(index="source", columns="group", values="score", aggfunc="mean")
-    means = means.reindex(columns=[found.group for found in ranked])
-    two = [*combinations(means, 2)]
-    flips = max(_FLIPS, 100 * len(two))  # enough for the smallest p to be below 0.05 times 1 in so many
-    return Ranking(ranked, _with_holm([_lead(means[[a, b]].dropna(), n_boot, flips, seed) for a, b in two]))
+    two = [*combinations([found.group for found in ranked], 2)]
+    flips = max(_FLIPS, 100 * len(two))  # so that the smallest p that there can be is small after Holm, too
+    return Ranking(ranked, _with_holm([_lead(means, a, b, n_boot, flips, seed) for a, b in two]))
 
 
-def _lead(shared: pd.DataFrame, n_boot: int, flips: int, seed: int) -> Lead:
+def _lead(means: pd.DataFrame, a: str, b: str, n_boot: int, flips: int, seed: int) -> Lead:
     """Between two columns of [sources, groups]; `p_holm` is yet to be found."""
-    a, b = shared
+    shared = means.reindex(columns=[a, b]).dropna()
     if shared.empty:
         return Lead(a, b, 0, Difference(np.nan, np.nan, np.nan, np.nan), np.nan)
     gaps = (shared[a] - shared[b]).to_numpy(float)
@@ -149,10 +148,8 @@ def _sign_flip(gaps: Array, flips: int, seed: int) -> float:
 
 
 def _with_holm(leads: Sequence[Lead]) -> list[Lead]:
-    told = sorted((lead.difference.p, number) for number, lead in enumerate(leads) if np.isfinite(lead.difference.p))
-    adjusted = np.full(len(leads), np.nan)
-    highest = 0.0
-    for before, (p, number) in enumerate(told):
-        highest = max(highest, min(1.0, p * (len(told) - before)))
-        adjusted[number] = highest
-    return [replace(lead, p_holm=float(p)) for lead, p in zip(leads, adjusted, strict=True)]
+    p = np.array([lead.difference.p for lead in leads])
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN comes last
+    raised = np.full(len(p), np.nan)
+    raised[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return [replace(lead, p_holm=float(value)) for lead, value in zip(leads, raised, strict=True)]

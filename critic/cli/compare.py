@@ -52,8 +52,9 @@ def command(
     """Tell which of two or more critics agrees better with people on the same edits.
 
     PREDICTIONS are files as `critic eval` reads them, with the same ids. The test to go by is the paired bootstrap
-    over source images, 10 or more: if the interval of a difference leaves zero out, it's more than chance. Williams' t and
-    Steiger's z compare PLCC as papers do; they take edits of one picture for independent, which they aren't.
+    over source images, of which it needs 10: if the interval of a difference leaves zero out, it's more than
+    chance. Williams' t and Steiger's z compare PLCC as papers do; they take edits of one picture for independent,
+    which they aren't.
 
     \b
     Examples:

@@ -113,8 +113,9 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
     """Print what `critic.appraisal.appraise` found."""
     edits = f"{found['edits']:,} edits" + (f" of {found['sources']:,} source images" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
-    way, main = min(found["policies"].items(), key=lambda policy: policy[1].value)
-    how = f" with failures {POLICIES[way]}, the lowest of {len(found['policies'])} ways," if found["failed"] else ""
+    ways = found["policies"]
+    way, main = min(ways.items(), key=lambda policy: policy[1].value)
+    how = f" with failures {POLICIES[way]}, the lowest of {len(ways)} ways," if found["failed"] else ""
     out.print(f"{name}: main score {cell(main)}{how} on {edits}; {answers}\n")
     _show_agreement(found, out)
     _show_calibration(found, out)

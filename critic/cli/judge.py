@@ -129,7 +129,11 @@ def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size:
         )
         return viescore.VieScore(engine)
 
-    settings = {"contract": viescore.VieScore.contract, "max_tokens": max_tokens, "max_pixels": viescore.MAX_PIXELS}
+    settings = {
+        "contract": viescore.VieScore.contract,
+        "max_tokens": max_tokens,
+        "max_pixels": viescore.MAX_PIXELS,
+    }
     _score(opened, settings, _BATCHES_AT_ONCE * batch_size, viescore.shrink, **given)
 
 

@@ -81,7 +81,7 @@ def test_pairs_of_one_source_count_failures_too(scores: pd.DataFrame, truth: pd.
     assert (dropped["n"], dropped["sources"]) == (3 * 29, 29)  # two of the first source's three edits failed
 
 
-def test_groups_and_bands_tell_of_few_sources_only_how_many_edits_they_are(scores: pd.DataFrame, truth: pd.DataFrame) -> None:
+def test_groups_and_bands_tell_of_few_sources_only_their_number(scores: pd.DataFrame, truth: pd.DataFrame) -> None:
     ours = found(scores, truth)
     assert [(row["by"], row["group"], row["n"]) for row in ours["groups"]] == [
         ("edit_type", "add", 45),
@@ -131,8 +131,10 @@ def test_few_sources_have_figures_and_no_intervals(scores: pd.DataFrame, truth: 
     few = truth.assign(source_id=[f"s{number % 9}" for number in range(EDITS)])
     ours = found(scores, few, again=[scores])
     calibration, reliability = ours["calibration"], ours["reliability"]
-    figures = [*ours["metrics"].values(), *ours["policies"].values(), ours["pairs"]["accuracy"], reliability["icc"]]
-    figures += [of["main_score"] for of in ours["ceiling"].values()] + [ours["spread"]["covered"]]
+    figures = [*ours["metrics"].values(), *ours["policies"].values(), ours["pairs"]["accuracy"]]
+    figures += (
+        [reliability["icc"]] + [of["main_score"] for of in ours["ceiling"].values()] + [ours["spread"]["covered"]]
+    )
     figures += [calibration["slope"], *(row["mos"] for row in calibration["bins"])]
     assert np.isfinite([figure.value for figure in figures]).all()
     assert np.isnan([figure.low for figure in figures]).all()
