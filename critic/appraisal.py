@@ -4,8 +4,9 @@
     found["metrics"]["main_score"]     # Estimate(value=0.73, low=0.69, high=0.78)
     plain(found)                       # as JSON holds it (`critic.intervals`)
 
-All intervals come from the same resamples of source images. A failed answer counts as `policy` says where every
-edit needs a score, and is left out of what is said about scores as such (calibration, reliability).
+Intervals come from resamples of source images, the same for all figures of the same edits. What is of fewer than
+`critic.intervals.SMALLEST_GROUP` source images has none. A failed answer counts as `policy` says where every edit
+needs a score, and is left out of what is said about scores as such (calibration, reliability).
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,11 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from critic import weighted
 from critic.calibration import calibration, spread_quality
-from critic.intervals import SMALLEST_GROUP, estimate
+from critic.intervals import draw, enough, estimate
 from critic.metrics import Estimate, Policy, apply_policy, correlations, noise_ceiling
 from critic.predictions import GROUPS
 from critic.ranking import pairwise_accuracy
@@ -43,8 +44,8 @@ def appraise(
     """Every figure of a critic, as nested mappings and lists of numbers and `Estimate`s.
 
     Args:
-        scores: id, score (NaN if failed), status, raw, spread, samples, as `critic.predictions.read_predictions`
-            gives them, in the order of `truth`.
+        scores: id, score (NaN if failed), status, mode, raw, spread, samples, as
+            `critic.predictions.read_predictions` gives them, in the order of `truth`.
         truth: id, mos and what `critic.predictions.read_truth` may give besides.
         policy: what a failed answer counts as, see `critic.metrics.apply_policy`.
         train_mean: mean MOS of the edits that the critic was trained on, 1..5; None: unknown.
@@ -57,28 +58,31 @@ def appraise(
         metrics: all of `critic.metrics.measure`, coverage being the share of answers that have a score.
         policies: main_score by failure policy; "train_mean" only with a train mean.
         ceiling: `critic.metrics.noise_ceiling`, empty without ratings.
-        pairs: n, sources, min_gap and accuracy; None without source_id.
-        groups: a row each: by, group, n, and of at least `SMALLEST_GROUP` edits main_score, plcc, srcc, mae, bias.
+        pairs: n, sources, min_gap and accuracy; None without source_id. A pair with a failed answer is wrong, but
+            with policy "dropped" it is none.
+        groups: a row each: by, group, n, and where their source images are `enough` main_score, plcc, srcc, mae,
+            bias.
         bands: a row each: low, high, n, and likewise mae, bias. No correlation, since within a narrow band of MOS
             it is low for any critic.
         calibration, spread: of `critic.calibration`; spread is None where no answer has one.
         reliability: of `critic.reliability`, over `again` ("of": "seeds"), else over the samples of each answer
-            ("of": "samples"); None where there are neither.
-        upstream: of `critic.upstream`.
+            ("of": "samples"); None where there are neither. "stopped" says why it can't be told, else "".
+        upstream: of `critic.upstream`; only "stopped" where a score is not that of one response (modes "average"
+            and "expected", and other judges).
         policy, train_mean, n_boot, seed: as given.
 
     Raises:
-        ValueError: policy "train_mean" without a train mean; as `critic.reliability.retest`.
+        ValueError: policy "train_mean" without a train mean.
     """
     pred, mos = scores["score"].to_numpy(float), truth["mos"].to_numpy(float)
-    sources = truth["source_id"].to_numpy() if "source_id" in truth else None
+    sources = truth["source_id"].to_numpy() if "source_id" in truth else np.arange(len(truth))
     counted = apply_policy(pred, mos, policy, train_mean)
-    boot = {"n_boot": n_boot, "seed": seed}
+    boot = {"n_boot": n_boot if enough(sources) else 0, "seed": seed}
     policies = [way for way in get_args(Policy) if way != "train_mean" or train_mean is not None]
     failed = scores["status"][scores["score"].isna()].value_counts().sort_index()
     return {
         "edits": len(truth),
-        "sources": None if sources is None else len(np.unique(sources)),
+        "sources": len(np.unique(sources)) if "source_id" in truth else None,
         "scored": int(np.isfinite(pred).sum()),
         "failed": {str(status): int(n) for status, n in failed.items()},
         "metrics": correlations(counted, mos, sources, **boot) | {"coverage": coverage(pred, sources, **boot)},
@@ -87,9 +91,7 @@ def appraise(
             for way in policies
         },
         "ceiling": _ceiling(truth, sources, **boot),
-        "pairs": None
-        if sources is None
-        else {"min_gap": min_gap} | vars(pairwise_accuracy(counted, mos, sources, min_gap=min_gap, **boot)),
+        "pairs": _pairs(pred, mos, sources, policy, min_gap, **boot) if "source_id" in truth else None,
         "groups": _groups(counted, truth, sources, **boot),
         "bands": _bands(counted, mos, sources, **boot),
         "calibration": calibration(pred, mos, sources, **boot),
@@ -97,28 +99,45 @@ def appraise(
         if scores["spread"].notna().any()
         else None,
         "reliability": _reliability(scores, again, sources, **boot),
-        "upstream": upstream(_responses(scores), pred, mos),
+        "upstream": _upstream(scores, pred, mos),
         "policy": policy,
         "train_mean": train_mean,
-        **boot,
+        "n_boot": n_boot,
+        "seed": seed,
     }
 
 
 def coverage(pred: Array, sources: ArrayLike | None, *, n_boot: int, seed: int) -> Estimate:
     """The share, 0..1, of answers that have a score, as `critic.metrics.measure` has it."""
-    return estimate(
-        weighted.mean(np.isfinite(pred).astype(np.float64), weighted.draw(sources, len(pred), n_boot, seed))
-    )
+    drawn = draw(sources, np.full(len(pred), True), n_boot, seed)
+    return estimate(weighted.mean(np.isfinite(pred).astype(np.float64), drawn))
 
 
 def _ceiling(
-    truth: pd.DataFrame, sources: Array | None, *, n_boot: int, seed: int
+    truth: pd.DataFrame, sources: NDArray[Any], *, n_boot: int, seed: int
 ) -> dict[str, dict[str, Estimate]]:
     rated = truth["ratings"].notna().to_numpy() if "ratings" in truth else np.zeros(len(truth), dtype=bool)
     if not rated.any():
         return {}
     ratings = np.stack(list(truth["ratings"][rated]))
-    return noise_ceiling(ratings, None if sources is None else sources[rated], n_boot=n_boot, seed=seed)
+    of_rated = sources[rated]
+    return noise_ceiling(ratings, of_rated, n_boot=n_boot if enough(of_rated) else 0, seed=seed)
+
+
+def _pairs(
+    pred: Array, mos: Array, sources: NDArray[Any], policy: Policy, min_gap: float, *, n_boot: int, seed: int
+) -> dict[str, Any]:
+    left_out = np.isnan(pred) & (policy == "dropped")
+    opinions = np.where(left_out, np.nan, mos)
+    return {"min_gap": min_gap} | vars(
+        pairwise_accuracy(pred, opinions, sources, min_gap=min_gap, n_boot=n_boot, seed=seed)
+    )
+
+
+def _upstream(scores: pd.DataFrame, pred: Array, mos: Array) -> dict[str, Any]:
+    if other := sorted({*scores["mode"]} - {"greedy", "direct"}):
+        return {"stopped": f"its script reads one answer an edit, and these scores are of mode {', '.join(other)}"}
+    return upstream(_responses(scores), pred, mos)
 
 
 def _responses(scores: pd.DataFrame) -> list[str] | None:
@@ -128,43 +147,41 @@ def _responses(scores: pd.DataFrame) -> list[str] | None:
 
 
 def _groups(
-    counted: Array, truth: pd.DataFrame, sources: Array | None, *, n_boot: int, seed: int
+    counted: Array, truth: pd.DataFrame, sources: NDArray[Any], *, n_boot: int, seed: int
 ) -> list[dict[str, Any]]:
     mos = truth["mos"].to_numpy(float)
     rows = []
     for by in GROUPS:
         for group, at in sorted(truth.groupby(by).indices.items()) if by in truth else []:
             row: dict[str, Any] = {"by": by, "group": group, "n": len(at)}
-            if len(at) >= SMALLEST_GROUP:
-                of_group = None if sources is None else sources[at]
-                found = correlations(counted[at], mos[at], of_group, n_boot=n_boot, seed=seed)
+            if enough(sources[at[np.isfinite(counted[at])]]):
+                found = correlations(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
                 row |= {metric: found[metric] for metric in ("main_score", "plcc", "srcc")}
-                row |= _errors(counted[at], mos[at], of_group, n_boot=n_boot, seed=seed)
+                row |= _errors(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
             rows.append(row)
     return rows
 
 
-def _bands(counted: Array, mos: Array, sources: Array | None, *, n_boot: int, seed: int) -> list[dict[str, Any]]:
+def _bands(counted: Array, mos: Array, sources: NDArray[Any], *, n_boot: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     for low, high in BANDS:
         at = np.flatnonzero((mos >= low) & ((mos < high) | (high == BANDS[-1][1])))
         row: dict[str, Any] = {"low": low, "high": high, "n": len(at)}
-        if len(at) >= SMALLEST_GROUP:
-            of_band = None if sources is None else sources[at]
-            row |= _errors(counted[at], mos[at], of_band, n_boot=n_boot, seed=seed)
+        if enough(sources[at[np.isfinite(counted[at])]]):
+            row |= _errors(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
         rows.append(row)
     return rows
 
 
-def _errors(pred: Array, mos: Array, sources: Array | None, *, n_boot: int, seed: int) -> dict[str, Estimate]:
+def _errors(pred: Array, mos: Array, sources: NDArray[Any], *, n_boot: int, seed: int) -> dict[str, Estimate]:
     """Mean absolute error and bias (score less MOS) of those with a score, in points."""
     known = np.isfinite(pred)
-    error, w = (pred - mos)[known], weighted.draw(sources, len(mos), n_boot, seed)[:, known]
+    error, w = (pred - mos)[known], draw(sources, known, n_boot, seed)
     return {"mae": estimate(weighted.mean(np.abs(error), w)), "bias": estimate(weighted.mean(error, w))}
 
 
 def _reliability(
-    scores: pd.DataFrame, again: Sequence[pd.DataFrame], sources: Array | None, *, n_boot: int, seed: int
+    scores: pd.DataFrame, again: Sequence[pd.DataFrame], sources: NDArray[Any], *, n_boot: int, seed: int
 ) -> dict[str, Any] | None:
     if again:
         runs = np.column_stack([table["score"].to_numpy(float) for table in (scores, *again)])
@@ -174,4 +191,8 @@ def _reliability(
             runs[row, : len(samples)] = samples  # None becomes NaN
     else:
         return None
-    return {"of": "seeds" if again else "samples"} | retest(runs, sources, n_boot=n_boot, seed=seed)
+    try:
+        found = retest(runs, sources, n_boot=n_boot, seed=seed) | {"stopped": ""}
+    except ValueError as error:
+        found = {"stopped": str(error)}
+    return {"of": "seeds" if again else "samples"} | found

@@ -129,9 +129,10 @@ def verdicts_to_table(out: Path) -> pd.DataFrame:
     """
     if not out.exists():
         raise OutputError(f"there is no {out}: give the file of `critic score --out`")
-    scores = {verdict.id: verdict for verdict, _ in _read(out)}
+    verdicts = [verdict for verdict, _ in _read(out)]
+    scored = {verdict.id for verdict in verdicts}
     failures = {verdict.id: verdict for verdict, _ in _read(_beside(out, "failures.jsonl"))}
-    verdicts = [*scores.values(), *(verdict for id, verdict in failures.items() if id not in scores)]
+    verdicts += [verdict for id, verdict in failures.items() if id not in scored]
     names = [field.name for field in fields(Verdict) if field.name != "latency"]
     table = pd.DataFrame([asdict(verdict) for verdict in verdicts], columns=names)
     return table.astype({"score": float, "argmax": float, "spread": float})
@@ -185,11 +186,13 @@ class _Files:
         self.scored |= scores.keys()
 
     def _settle(self) -> None:
-        """Take those failures out that have a later verdict."""
-        if self._superseded:
-            left = [line for id, line in self.failures.items() if id not in self.scored]
+        """Take those failures out that have a later verdict, and the file if none is left."""
+        left = [line for id, line in self.failures.items() if id not in self.scored]
+        if not left:
+            self._failures.unlink(missing_ok=True)
+        elif self._superseded:
             _replace(self._failures, b"".join(left))
-            self._superseded = False
+        self._superseded = False
 
 
 def _beside(out: Path, ending: str) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from critic import weighted
 from critic.answers import HIGHEST, LOWEST
-from critic.intervals import SMALLEST_GROUP, estimate
+from critic.intervals import draw, enough, estimate
 
 BIN = 0.5
 """Width of a bin of scores, in points."""
@@ -22,7 +22,7 @@ BIN = 0.5
 def calibration(
     pred: ArrayLike, mos: ArrayLike, sources: ArrayLike | None, *, n_boot: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """How scores translate into mean opinion scores.
+    """How scores translate into mean opinion scores; without intervals where sources are not `enough`.
 
     Args:
         pred, mos: scores 1..5 (NaN where the answer failed) and mean opinion scores, [n] each.
@@ -36,11 +36,12 @@ def calibration(
             edits of the distance between mean score and mean MOS of their bin. Noise makes it positive for
             a perfect critic, and in resamples more so.
         bins: a row each that has edits: low, high (ends of the bin, the upper one outside but for 5), n,
-            score (mean), mos (mean, an `Estimate`; without interval under `SMALLEST_GROUP` edits).
+            score (mean), mos (mean, an `Estimate`).
     """
     pred, mos = np.asarray(pred, dtype=np.float64), np.asarray(mos, dtype=np.float64)
     scored = np.isfinite(pred)
-    x, y, w = pred[scored], mos[scored], weighted.draw(sources, len(mos), n_boot, seed)[:, scored]
+    x, y, w = pred[scored], mos[scored], draw(sources, scored, n_boot, seed)
+    source_of = (np.arange(len(mos)) if sources is None else np.asarray(sources))[scored]
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = weighted.pearson(x, y, w) * weighted.spread(y, w) / weighted.spread(x, w)
     last = round((HIGHEST - LOWEST) / BIN) - 1
@@ -52,7 +53,7 @@ def calibration(
         gaps += np.abs(w[:, inside] @ (x - y)[inside])
         low = LOWEST + BIN * float(number)
         n, score = int(inside.sum()), float(x[inside].mean())
-        drawn = w if n >= SMALLEST_GROUP else w[:1]
+        drawn = w if enough(source_of[inside]) else w[:1]
         mean_mos = estimate(weighted.mean(y[inside], drawn[:, inside]))
         bins.append({"low": low, "high": low + BIN, "n": n, "score": score, "mos": mean_mos})
     with np.errstate(invalid="ignore"):
@@ -89,7 +90,7 @@ def spread_quality(
     """
     spread, pred, mos = (np.asarray(values, dtype=np.float64) for values in (spread, pred, mos))
     known = np.isfinite(spread) & np.isfinite(pred)
-    w = weighted.draw(sources, len(mos), n_boot, seed)[:, known]
+    w = draw(sources, known, n_boot, seed)
     error = np.abs(pred - mos)[known]
     within = (error <= 2 * spread[known]).astype(np.float64)
     return {

@@ -5,6 +5,7 @@ found["pairs"][0]["differences"]["main_score"]    # Difference(value=-0.02, low=
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from critic import weighted
 from critic.appraisal import coverage
 from critic.dependent import steiger, williams
+from critic.intervals import enough
 from critic.metrics import Policy, apply_policy, correlations, paired_bootstrap
 from critic.weighted import Array
 
@@ -39,7 +41,8 @@ def compare(
         policy, train_mean: what a failed answer counts as. "dropped" compares the edits that both have scored.
 
     Returns:
-        critics: by name coverage and the metrics, an `Estimate` each, over all edits.
+        critics: by name coverage and the metrics, an `Estimate` each, over all edits. Neither these nor the
+            differences have an interval, nor the latter a p, where source images are not `enough`.
         pairs: a row for every two, a and b: n, the edits compared; differences, by metric the `Difference` of a
             minus b; williams and steiger, of their PLCC (`critic.dependent`), positive where a's is higher;
             closer, the shares of edits where a's score is closer to the MOS (a), b's is (b) and both are as close
@@ -54,20 +57,31 @@ def compare(
     mos = np.asarray(mos, dtype=np.float64)
     answers = {name: np.asarray(pred, dtype=np.float64) for name, pred in critics.items()}
     counted = {name: apply_policy(pred, mos, policy, train_mean) for name, pred in answers.items()}
-    boot = {"n_boot": n_boot, "seed": seed}
+    labels = np.arange(len(mos)) if sources is None else np.asarray(sources)
+    boot = {"n_boot": n_boot if enough(labels) else 0, "seed": seed}
     rows = {}
     for name in critics:
-        found = correlations(counted[name], mos, sources, **boot)
+        measured = correlations(counted[name], mos, sources, **boot)
         covered = {"coverage": coverage(answers[name], sources, **boot)}
-        rows[name] = covered | {metric: found[metric] for metric in metrics}
+        rows[name] = covered | {metric: measured[metric] for metric in metrics}
     pairs = []
     for a, b in combinations(critics, 2):
-        differences = {
-            metric: paired_bootstrap(counted[a], counted[b], mos, sources, metric=metric, **boot)
-            for metric in metrics
-        }
+        told = enough(labels[np.isfinite(counted[a]) & np.isfinite(counted[b])])
+        differences = {}
+        for metric in metrics:
+            found = paired_bootstrap(
+                counted[a], counted[b], mos, sources, metric=metric, n_boot=n_boot if told else 0, seed=seed
+            )
+            differences[metric] = found if told else replace(found, p=np.nan)
         pairs.append({"a": a, "b": b, "differences": differences} | _tests(counted[a], counted[b], mos))
-    return {"critics": rows, "pairs": pairs, "policy": policy, "train_mean": train_mean, **boot}
+    return {
+        "critics": rows,
+        "pairs": pairs,
+        "policy": policy,
+        "train_mean": train_mean,
+        "n_boot": n_boot,
+        "seed": seed,
+    }
 
 
 def _tests(a: Array, b: Array, mos: Array) -> dict[str, Any]:

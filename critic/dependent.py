@@ -13,10 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+_ALIKE, _VANISHES = 1e-9, 1e-12
+"""Correlations no farther apart are the same but for rounding, and a variance no larger is none."""
+
 
 @dataclass(frozen=True)
 class Significance:
-    """A test's statistic, positive where the first critic correlates higher, and its two-sided p-value."""
+    """A test's statistic, positive where the first critic correlates higher, and its two-sided p-value.
+
+    0 and 1 for correlations that are the same; NaN where the difference has no variance to be held against.
+    """
 
     statistic: float
     p: float
@@ -37,11 +43,13 @@ def williams(a: float, b: float, between: float, n: int) -> Significance:
         ValueError: fewer than 4 edits.
     """
     _check(n)
-    if a == b:
+    if abs(a - b) < _ALIKE:
         return Significance(0.0, 1.0)
-    determinant = 1 - a**2 - b**2 - between**2 + 2 * a * b * between
+    determinant = max(0.0, 1 - a**2 - b**2 - between**2 + 2 * a * b * between)
     mean = (a + b) / 2
     scale = 2 * (n - 1) / (n - 3) * determinant + mean**2 * (1 - between) ** 3
+    if scale < _VANISHES:
+        return Significance(np.nan, np.nan)
     t = (a - b) * np.sqrt((n - 1) * (1 + between) / scale)
     return Significance(float(t), float(2 * stats.t.sf(abs(t), n - 3)))
 
@@ -53,13 +61,16 @@ def steiger(a: float, b: float, between: float, n: int) -> Significance:
     or -1 has no finite z.
     """
     _check(n)
-    if a == b:
+    if abs(a - b) < _ALIKE:
         return Significance(0.0, 1.0)
     squared = ((a + b) / 2) ** 2
     psi = between * (1 - 2 * squared) - squared * (1 - 2 * squared - between**2) / 2
     covariance = psi / (1 - squared) ** 2
+    variance = 2 - 2 * covariance
+    if variance < _VANISHES:
+        return Significance(np.nan, np.nan)
     with np.errstate(divide="ignore"):
-        z = (np.arctanh(a) - np.arctanh(b)) * np.sqrt((n - 3) / (2 - 2 * covariance))
+        z = (np.arctanh(a) - np.arctanh(b)) * np.sqrt((n - 3) / variance)
     return Significance(float(z), float(2 * stats.norm.sf(abs(z))))
 
 

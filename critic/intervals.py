@@ -1,8 +1,7 @@
 """From a statistic of a sample and of its bootstrap resamples (`critic.weighted`) to what is reported.
 
-samples = weighted.mean(error, weighted.draw(sources, len(error), n_boot=1000, seed=0))
+samples = weighted.mean(error[scored], draw(sources, scored, n_boot=1000, seed=0))
 estimate(samples)      # Estimate(value=0.12, low=0.07, high=0.16)
-difference(samples)    # the same with the p-value of there being none
 plain(found)           # as JSON holds it
 """
 
@@ -12,32 +11,42 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from critic.metrics import Difference, Estimate
+from critic import weighted
+from critic.metrics import Estimate
 from critic.weighted import Array
 
 SMALLEST_GROUP = 10
-"""Fewer edits than these get no interval: it would be too narrow, for resamples of few are alike."""
+"""Of fewer source images there is no interval: resamples draw these, and those of few are too much alike."""
 
 
-def estimate(samples: Array, confidence: float = 0.95) -> Estimate:
-    """The first sample's value, and the percentile interval of the others, [1 + n_boot].
+def enough(sources: ArrayLike) -> bool:
+    """Whether the rows with these source images are of at least `SMALLEST_GROUP` different ones."""
+    return len(np.unique(sources)) >= SMALLEST_GROUP
+
+
+def draw(sources: ArrayLike | None, counted: NDArray[np.bool_], n_boot: int, seed: int) -> Array:
+    """`critic.weighted.draw` of all rows, and of it the counted ones, [1 + n_boot, counted].
+
+    There are no resamples, so that what is made of them has no interval, where the counted rows are not `enough`.
+
+    Args:
+        sources: the source image of each row, [n]; None: each is its own.
+        counted: which rows a statistic is of, [n].
+    """
+    labels = np.arange(len(counted)) if sources is None else np.asarray(sources)
+    return weighted.draw(labels, len(counted), n_boot if enough(labels[counted]) else 0, seed)[:, counted]
+
+
+def estimate(samples: Array) -> Estimate:
+    """The first sample's value, and the 95 % percentile interval of the others, [1 + n_boot].
 
     Resamples where the statistic is not defined (NaN) take no part; without any other the interval is NaN.
     """
     resampled = samples[1:][np.isfinite(samples[1:])]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail]) if len(resampled) else (np.nan, np.nan)
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
     return Estimate(float(samples[0]), float(low), float(high))
-
-
-def difference(samples: Array, confidence: float = 0.95) -> Difference:
-    """The `estimate` of a difference and its two-sided p-value, as `critic.metrics.paired_bootstrap` has it."""
-    resampled = samples[1:][np.isfinite(samples[1:])]
-    smaller_side = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
-    p = min(1.0, float(2 * (1 + smaller_side) / (1 + len(resampled))))
-    found = estimate(samples, confidence)
-    return Difference(found.value, found.low, found.high, p)
 
 
 def plain(found: Any) -> Any:

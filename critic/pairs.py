@@ -80,7 +80,7 @@ class Pairs:
         folder: that paths are relative to.
         columns: the column of each part of a pair, see `NAMES`.
         resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than
-            the sizes of the model; a picture that it refuses with a `ContractError` is that row's failure.
+            the sizes that are asked for; a picture that it refuses with a `ContractError` is that row's failure.
     """
 
     where: str
@@ -353,7 +353,7 @@ def _read_names(folder: Path, given: Mapping[str, str | None]) -> Pairs:
     if any(given.values()):
         raise SourceError(f"{folder} holds files and no table: leave the names of columns out")
     names = sorted(files)
-    return Pairs(str(folder), names, _FolderRows(folder, names, files), folder)
+    return Pairs(str(folder), _ids(names, folder), _FolderRows(folder, names, files), folder)
 
 
 def _object(line: bytes) -> dict[str, Any]:

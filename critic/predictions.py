@@ -5,7 +5,7 @@
 
 Scores are the lines that `critic score` writes (`critic.verdicts.Verdict`), those of its failures in a file beside
 them, or a CSV or Parquet table with the columns id and score (empty where the critic failed) and, if there are
-any, status, reasoning, raw and spread.
+any, status, mode, reasoning, raw and spread.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from critic.answers import HIGHEST, LOWEST, Status
-from critic.verdicts import Verdict
 from critic.weighted import Array
 
 GROUPS = ("edit_type", "editor", "source_kind")
@@ -33,23 +32,18 @@ class TableError(ValueError):
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The scores of a file, a row an edit, in its order; of `<name>.jsonl` and then its `<name>.failures.jsonl`.
+    """The scores of a file, a row an edit, in its order; a .jsonl file is read by `critic.bulk.verdicts_to_table`.
 
     Returns:
-        id, score (1..5, NaN where the critic failed), status ("ok" where there is a score), reasoning ("" if
-        none), raw (None where responses weren't kept), spread (points, NaN if none), samples (a list, empty if
-        none).
+        id, score (1..5, NaN where the critic failed), status ("ok" where there is a score), mode ("greedy" if the
+        file tells none), reasoning ("" if none), raw (None where responses weren't kept), spread (points, NaN if
+        none), samples (a list, empty if none).
 
     Raises:
         TableError: another kind of file, a column id or score that isn't there, an id that is missing or there
             twice, a score that is no number from 1 to 5, or a status that doesn't go with the score.
     """
-    if path.suffix == ".jsonl":
-        failures = path.with_suffix(".failures.jsonl")
-        files = [path, failures] if failures.exists() else [path]
-        table = pd.concat([_read_verdicts(file) for file in files], ignore_index=True)
-    else:
-        table = _read_scores(path)
+    table = _read_verdicts(path) if path.suffix == ".jsonl" else _read_scores(path)
     _check_ids(table, path)
     for name, score, status in zip(table["id"], table["score"], table["status"], strict=True):
         if (status == Status.OK) != (not np.isnan(score)):
@@ -122,22 +116,18 @@ def match(table: pd.DataFrame, truth: pd.DataFrame, name: str, truth_name: str) 
 
 
 def _read_verdicts(path: Path) -> pd.DataFrame:
+    from critic.bulk import verdicts_to_table  # torch, which it needs to score, is slow to import
+
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path} can't be read, make it again: {error}") from None
-    verdicts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            verdicts.append(vars(Verdict.from_json(line)))
-        except ValueError as error:
-            raise TableError(f"{path} line {number} is {error}: give what `critic score` wrote") from None
-    table = pd.DataFrame(verdicts, columns=["id", "score", "status", "reasoning", "raw", "spread", "samples"])
+        verdicts = verdicts_to_table(path)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{path} isn't what `critic score` wrote: {error}") from None
+    table = verdicts[["id", "score", "status", "mode", "reasoning", "raw", "spread", "samples"]]
     return table.assign(score=_numbers(table, "score", path), spread=_numbers(table, "spread", path, 0, 4))
 
 
 def _read_scores(path: Path) -> pd.DataFrame:
-    table = _read(path, ["id", "score"], ["status", "reasoning", "raw", "response", "spread"])
+    table = _read(path, ["id", "score"], ["status", "mode", "reasoning", "raw", "response", "spread"])
     table = table.rename(columns={"response": "raw"} if "raw" not in table else {})
     scores = _numbers(table, "score", path)
     if "status" not in table:
@@ -147,6 +137,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
             "id": table["id"],
             "score": scores,
             "status": table["status"],
+            "mode": table["mode"].fillna("greedy") if "mode" in table else "greedy",
             "reasoning": table["reasoning"].fillna("") if "reasoning" in table else "",
             "raw": table.get("raw"),
             "spread": _numbers(table, "spread", path, 0, 4) if "spread" in table else np.nan,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from critic import weighted
-from critic.intervals import estimate
+from critic.intervals import draw, estimate
 
 
 def retest(
@@ -41,7 +41,7 @@ def retest(
     n, k = int(whole.sum()), runs.shape[1]
     if n < 2:
         raise ValueError(f"{n} edits have a score in all {k} runs: 2 are needed to tell how alike the runs are")
-    x, w = runs[whole], weighted.draw(sources, len(runs), n_boot, seed)[:, whole]
+    x, w = runs[whole], draw(sources, whole, n_boot, seed)
     x = x - x.mean()  # for the precision of the sums of squares
     rows = w.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -19,15 +19,17 @@ from scipy.special import expit
 from critic.weighted import Array
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
+_PREFILL = "<think>"
 
 
 def read_as_upstream(raw: str) -> float | None:
     """The number in a response as upstream's script reads it, None where it reads none.
 
     The text after the first `<answer>`, be it in the reasoning, up to the next `</answer>` or the end; all of the
-    response if there is no such tag; whatever Python's `float` takes, 42 and nan too.
+    response if there is no such tag; whatever Python's `float` takes, 42 and nan too. A `<think>` at the start
+    doesn't count: the prompt of a critic of this project writes it, which upstream's doesn't.
     """
-    text = raw.strip().rstrip(".")
+    text = raw.removeprefix(_PREFILL).strip().rstrip(".")
     start = text.find(_OPEN)
     end = text.find(_CLOSE, start + len(_OPEN))
     if start >= 0 or end >= 0:

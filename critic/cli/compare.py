@@ -1,6 +1,7 @@
 """`critic compare`: which of several critics is better."""
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
 from critic.comparison import compare as compare_critics
 from critic.dependent import Significance
-from critic.intervals import plain
+from critic.intervals import SMALLEST_GROUP, plain
 from critic.metrics import Policy
 from critic.predictions import TableError, match, read_predictions, read_truth
 
@@ -51,8 +52,9 @@ def command(
     """Tell which of two or more critics agrees better with people on the same edits.
 
     PREDICTIONS are files as `critic eval` reads them, with the same ids. The test to go by is the paired bootstrap
-    over source images: if the interval of a difference leaves zero out, it's more than chance. Williams' t and
-    Steiger's z compare PLCC as papers do; they take edits of one picture for independent, which they aren't.
+    over source images, of which it needs 10: if the interval of a difference leaves zero out, it's more than
+    chance. Williams' t and Steiger's z compare PLCC as papers do; they take edits of one picture for independent,
+    which they aren't.
 
     \b
     Examples:
@@ -129,6 +131,8 @@ def show(found: dict[str, Any], out: Console) -> None:
 
 def _verdict(pair: dict[str, Any], metric: str) -> str:
     gain = pair["differences"][metric]
+    if not isfinite(gain.p):
+        return f"fewer than {SMALLEST_GROUP} source images"
     if gain.p >= 0.05:
         return "can't be told apart"
     if metric == "spread":
@@ -137,4 +141,4 @@ def _verdict(pair: dict[str, Any], metric: str) -> str:
 
 
 def _test(found: Significance) -> str:
-    return f"{found.statistic:+.2f}, p {p_value(found.p)}"
+    return f"{found.statistic:+.2f}, p {p_value(found.p)}" if isfinite(found.p) else "n/a"

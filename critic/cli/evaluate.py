@@ -78,7 +78,9 @@ def command(
       critic eval seed0.jsonl --again seed1.jsonl --again seed2.jsonl --against study.csv
       critic eval scores.jsonl --against study.csv --json figures.json
 
-    Numbers in brackets are 95 % intervals from resampling source images. docs/evaluate.md explains each figure.
+    Where answers failed, the first line has the lowest main score of all policies that are known, so that failing
+    gains nothing: give --train-mean for the third. Numbers in brackets are 95 % intervals from resampling source
+    images. docs/evaluate.md explains each figure.
     """
     options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
@@ -111,11 +113,17 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
     """Print what `critic.appraisal.appraise` found."""
     edits = f"{found['edits']:,} edits" + (f" of {found['sources']:,} source images" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
-    out.print(f"{name}: main score {cell(found['metrics']['main_score'])} on {edits}; {answers}\n")
+    ways = found["policies"]
+    way, main = min(ways.items(), key=lambda policy: policy[1].value)
+    how = f" with failures {POLICIES[way]}, the lowest of {len(ways)} ways," if found["failed"] else ""
+    out.print(f"{name}: main score {cell(main)}{how} on {edits}; {answers}\n")
     _show_agreement(found, out)
     _show_calibration(found, out)
     _show_groups(found, out)
-    if again := found["reliability"]:
+    again = found["reliability"]
+    if again and again["stopped"]:
+        out.print(f"Asked again: no figure, {again['stopped']}.\n")
+    elif again:
         rows = [
             ("ICC(2,1), of one score", cell(again["icc"])),
             (f"ICC(2,{again['k']}), of the mean of all", cell(again["icc_mean"])),
@@ -165,7 +173,7 @@ def _show_groups(found: dict[str, Any], out: Console) -> None:
     def cells(row: dict[str, Any], *metrics: str) -> list[str]:
         return [f"{row['n']:,}", *(cell(row.get(metric), 2, signed=metric == "bias") for metric in metrics)]
 
-    few = f"Bias: score less MOS. n/a: fewer than {SMALLEST_GROUP} edits."
+    few = f"Bias: score less MOS. n/a: fewer than {SMALLEST_GROUP} source images."
     for by in dict.fromkeys(row["by"] for row in found["groups"]):
         groups = [
             (row["group"], *cells(row, "main_score", "mae", "bias")) for row in found["groups"] if row["by"] == by
@@ -178,11 +186,11 @@ def _show_groups(found: dict[str, Any], out: Console) -> None:
 
 
 def _upstream(of: dict[str, Any]) -> str:
-    how = "as its script reads them" if of["read"] == "raw" else "scores as given"
-    counted = f"Counted as IE-Critic-R1 does ({of['n']:,} answers, {of['dropped']:,} dropped, {how}): "
     if of["stopped"]:
-        return f"{counted}no figure, {of['stopped']}"
-    return counted + (
+        return f"Not counted as IE-Critic-R1 does: {of['stopped']}."
+    how = "as its script reads them" if of["read"] == "raw" else "scores as given"
+    return (
+        f"Counted as IE-Critic-R1 does ({of['n']:,} answers, {of['dropped']:,} dropped, {how}): "
         f"main score {of['main_score']:.4f}, PLCC {of['plcc']:.4f}, SRCC {of['srcc']:.4f}; "
         f"without its fit {of['main_score_unfitted']:.4f}"
     )

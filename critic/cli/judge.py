@@ -1,10 +1,12 @@
 """`critic judge`: a file or folder of edits, scored by something else than the critic."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 from critic.baselines import BASELINES
 from critic.bulk import OutputError, score_to_file
@@ -62,6 +64,7 @@ def _score(
     opened: Callable[[], Judge],
     settings: Mapping[str, Any],
     batch_size: int,
+    resize: Callable[[Image.Image], Image.Image] | None = None,
     *,
     pairs: Path,
     out: Path,
@@ -70,7 +73,7 @@ def _score(
     **columns: str | None,
 ) -> None:
     try:
-        table = read_pairs(pairs, **columns)
+        table = replace(read_pairs(pairs, **columns), resize=resize)
         judge = opened()
         tally = score_to_file(
             table,
@@ -126,8 +129,12 @@ def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size:
         )
         return viescore.VieScore(engine)
 
-    settings = {"contract": viescore.VieScore.contract, "max_tokens": max_tokens}
-    _score(opened, settings, _BATCHES_AT_ONCE * batch_size, **given)
+    settings = {
+        "contract": viescore.VieScore.contract,
+        "max_tokens": max_tokens,
+        "max_pixels": viescore.MAX_PIXELS,
+    }
+    _score(opened, settings, _BATCHES_AT_ONCE * batch_size, viescore.shrink, **given)
 
 
 @_judge("editscore", "EditScore, by the package editscore (to be installed apart).", editscore.SCALE)

@@ -22,8 +22,7 @@ policy = click.option(
     type=click.Choice(get_args(Policy)),
     default="worst",
     show_default=True,
-    help="What a failed answer counts as: nothing (flatters), the end of the scale farthest from the MOS, or "
-    "--train-mean.",
+    help="What a failed answer counts as: nothing, the end of the scale farthest from the MOS, or --train-mean.",
 )
 train_mean = click.option(
     "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that were learnt from."
@@ -36,7 +35,7 @@ seed = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 
 
 def check_policy(policy: Policy, train_mean: float | None) -> None:
-    """The default needs nothing that a file of scores doesn't tell, and can't flatter; "train_mean" does.
+    """The default needs nothing that a file of scores doesn't tell; "train_mean" does.
 
     Raises:
         UsageError: policy "train_mean" without a train mean.

@@ -1,14 +1,16 @@
 """`critic rank`: which editor makes the better edits, by a critic's scores."""
 
 import json
+from math import isfinite
 from pathlib import Path
 
 import click
 
 from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table, write
-from critic.intervals import plain
+from critic.intervals import SMALLEST_GROUP, plain
 from critic.predictions import TableError, match, read_pairs, read_predictions
+from critic.ranking import Lead
 from critic.ranking import rank as rank_groups
 
 
@@ -28,8 +30,8 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     """Rank editors by their mean score, and say which differences are more than chance.
 
     SCORES is a file as `critic eval` reads it. No opinions of people are needed. Two editors are compared on the
-    pictures that both have edited, so a hard picture is hard for both. Failed answers are left out: look at their
-    number.
+    pictures that both have edited, so a hard picture is hard for both; they need 10 of these. p allows for all
+    comparisons of the table (Holm). Failed answers are left out: look at their number.
 
     \b
     Examples:
@@ -57,11 +59,18 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
             f"{lead.better} over {lead.worse}",
             str(lead.sources),
             cell(lead.difference, 2, signed=True),
-            p_value(lead.difference.p),
-            "better" if lead.difference.p < 0.05 else "can't be told apart",
+            p_value(lead.p_holm),
+            _verdict(lead),
         )
         for lead in found.leads
     ]
-    show_table(
-        out, "On the pictures that both have edited", ["", "pictures", "points (95 % interval)", "p", ""], leads
-    )
+    title, columns = "On the pictures that both have edited", ["", "pictures", "points (95 % interval)", "p", ""]
+    many = sum(isfinite(lead.p_holm) for lead in found.leads)
+    note = f"p is of a sign-flip test, raised by Holm's method because there are {many} comparisons."
+    show_table(out, title, columns, leads, note if many > 1 else "")
+
+
+def _verdict(lead: Lead) -> str:
+    if lead.sources < SMALLEST_GROUP:
+        return f"fewer than {SMALLEST_GROUP} pictures"
+    return "better" if lead.p_holm < 0.05 else "can't be told apart"

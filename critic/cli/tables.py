@@ -26,7 +26,7 @@ METRICS = {
     "coverage": "coverage, share of edits with a score",
 }
 POLICIES = {
-    "dropped": "left out, which flatters",
+    "dropped": "left out",
     "worst": "as far off as can be",
     "train_mean": "the training mean",
 }

@@ -6,6 +6,8 @@ Two questions an edit. Semantic consistency (SC), of both pictures and the instr
 nothing else? Perceptual quality (PQ), of the edited picture alone: is it natural, and clean? Each is answered by
 two numbers in 0..10, and the score is sqrt(min(SC) min(PQ)). The words are this project's own, in viescore.yaml.
 An answer that can't be read is a failure, and no number is put in its place.
+
+Pictures are shown as they are given. `critic judge` brings them to `shrink`'s size as they are decoded.
 """
 
 import json
@@ -32,6 +34,16 @@ PROMPTS = {name: Template(text) for name, text in yaml.safe_load(_FILE).items()}
 ASKED = {"consistency": ("editing_success", "preservation"), "quality": ("naturalness", "cleanness")}
 """The numbers that the answer to each question must have."""
 SCALE = Scale(0, 10)
+MAX_PIXELS = 1024 * 1024
+
+
+def shrink(picture: Image.Image) -> Image.Image:
+    """A picture of at most `MAX_PIXELS` with the same ratio, but for whole pixels; itself if it isn't larger."""
+    ratio = sqrt(MAX_PIXELS / (picture.width * picture.height))
+    if ratio >= 1:
+        return picture
+    width, height = (max(1, min(MAX_PIXELS, int(side * ratio))) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 class UnreadableError(ValueError):
@@ -43,7 +55,7 @@ class UnreadableError(ValueError):
 
 
 class VieScore:
-    """The model behind an endpoint, as a judge; greedy. Pictures are sent in their own size."""
+    """The model behind an endpoint, as a judge; greedy."""
 
     scale = SCALE
     contract = sha256(_FILE).hexdigest()

@@ -329,6 +329,20 @@ def test_a_retry_asks_about_failures_alone_and_keeps_those_that_fail_again(out: 
     assert table["status"]["00008"] == "truncated"
 
 
+def test_a_retry_that_leaves_no_failures_leaves_no_file_of_them(out: Path) -> None:
+    pairs = Pairs("pairs.csv", IDS, [row | {"instruction": "make it blue"} for row in ROWS], Path())
+    score(out, pairs=pairs)
+    assert ids(out.with_name("scores.failures.jsonl")) == sorted(FAILING)
+    score(out, recover, pairs=pairs, retry_failed=True)
+    assert [*contents(out)] == ["jsonl", "run.json"]
+
+
+def test_an_id_that_is_there_twice_is_not_hidden(out: Path) -> None:
+    score(out, limit=5)
+    out.write_bytes(out.read_bytes() * 2)
+    assert verdicts_to_table(out)["id"].duplicated().sum() == 3
+
+
 def test_the_failures_of_before_stay_until_the_new_file_takes_their_place(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

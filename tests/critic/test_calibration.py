@@ -46,9 +46,11 @@ def test_a_constant_critic_has_no_slope_and_one_that_never_answers_nothing() -> 
     assert math.isnan(nothing["bias"].value) and math.isnan(nothing["ece"].value) and nothing["bins"] == []
 
 
-def test_a_bin_of_few_edits_has_no_interval() -> None:
-    few, many = [2.1] * (SMALLEST_GROUP - 1), [4.1] * SMALLEST_GROUP
-    bins = calibration([*few, *many], np.linspace(1, 5, len(few + many)), None, n_boot=50)["bins"]
+def test_a_bin_of_few_sources_has_no_interval() -> None:
+    """The first bin has as many edits as the second, two of each source."""
+    pred = [2.1] * SMALLEST_GROUP + [4.1] * SMALLEST_GROUP
+    sources = [*[f"s{number // 2}" for number in range(SMALLEST_GROUP)], *range(SMALLEST_GROUP)]
+    bins = calibration(pred, np.linspace(1, 5, len(pred)), sources, n_boot=50)["bins"]
     assert [math.isnan(b["mos"].low) for b in bins] == [True, False]
 
 

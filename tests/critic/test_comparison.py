@@ -7,6 +7,7 @@ import pytest
 
 from critic.comparison import compare
 from critic.dependent import williams
+from critic.intervals import SMALLEST_GROUP
 from critic.metrics import paired_bootstrap
 from critic.weighted import Array
 
@@ -43,6 +44,19 @@ def test_differences_are_those_of_the_paired_bootstrap_and_correlations_numpys(
     assert pair["differences"]["main_score"] == paired_bootstrap(good, poor, mos, sources, n_boot=50, seed=4)
     a, b, between = np.corrcoef([mos, good, poor])[[0, 0, 1], [1, 2, 2]]
     assert vars(pair["williams"]) == pytest.approx(vars(williams(a, b, between, 120)))
+
+
+@pytest.mark.parametrize("sources", [SMALLEST_GROUP - 1, SMALLEST_GROUP])
+def test_few_sources_have_no_interval_and_no_p(critics: dict[str, Array], mos: Array, sources: int) -> None:
+    """Of however many edits; and those that one critic has dropped don't count."""
+    labels = np.arange(120) % sources
+    found = compare(critics, mos, labels, n_boot=50)
+    told = [found["pairs"][0]["differences"]["main_score"], found["critics"]["good"]["main_score"]]
+    figures = [told[0].low, told[0].p, told[1].low]
+    assert np.isfinite(figures).all() if sources == SMALLEST_GROUP else np.isnan(figures).all()
+    critics["good"][labels == 0] = NAN
+    [pair] = compare(critics, mos, labels, policy="dropped", n_boot=50)["pairs"]
+    assert math.isnan(pair["differences"]["main_score"].p)
 
 
 def test_who_is_closer_by_hand() -> None:

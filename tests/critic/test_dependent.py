@@ -42,6 +42,26 @@ def test_a_critic_does_not_differ_from_itself() -> None:
     assert williams(0.7, 0.7, 1.0, 50) == steiger(0.7, 0.7, 1.0, 50) == Significance(0.0, 1.0)
 
 
+@given(st.floats(0.01, 100), st.floats(-5, 5), st.integers(0, 99))
+def test_a_critic_does_not_differ_from_itself_on_another_scale(factor: float, shift: float, seed: int) -> None:
+    x, noise = np.random.default_rng(seed).normal(size=(2, 30))
+    a, b, between = (float(np.corrcoef(u, v)[0, 1]) for u, v in _pairs(x, factor * x + shift, x + noise))
+    assert williams(a, b, between, 30) == steiger(a, b, between, 30) == Significance(0.0, 1.0)
+
+
+@pytest.mark.parametrize("between", [1.0, 1 - 1e-14, 1 + 1e-14])
+def test_a_difference_between_critics_that_are_one_is_none_to_test(between: float) -> None:
+    """No scores correlate so; rounding must not make them a certain difference, or an error."""
+    for test in (williams, steiger):
+        found = test(0.5, 0.5 + 1e-8, between, 50)
+        assert np.isnan(found.statistic) and np.isnan(found.p)
+
+
+def test_the_opposite_critic_has_no_t() -> None:
+    found = williams(0.5, -0.5, -1.0, 50)
+    assert np.isnan(found.statistic) and np.isnan(found.p)
+
+
 def test_too_few_edits() -> None:
     with pytest.raises(ValueError, match="3 edits are too few"):
         williams(0.1, 0.2, 0.3, 3)

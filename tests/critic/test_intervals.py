@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from critic import weighted
-from critic.intervals import difference, estimate, plain
-from critic.metrics import Estimate, paired_bootstrap
+from critic.intervals import SMALLEST_GROUP, draw, enough, estimate, plain
+from critic.metrics import Estimate
 
 
 def test_the_first_is_the_value_and_the_others_are_the_interval() -> None:
@@ -20,14 +20,20 @@ def test_resamples_without_a_value_take_no_part() -> None:
     assert math.isnan(estimate(np.array([1.0])).low)
 
 
-def test_p_is_that_of_the_paired_bootstrap() -> None:
-    rng = np.random.default_rng(0)
-    mos = rng.uniform(1, 5, 40)
-    a, b = mos + rng.normal(0, 0.5, 40), mos + rng.normal(0, 0.6, 40)
-    w = weighted.draw(None, 40, 300, 0)
-    samples = weighted.mean(np.abs(a - mos), w) - weighted.mean(np.abs(b - mos), w)
-    expected = paired_bootstrap(a, b, mos, metric="mae", n_boot=300)
-    assert vars(difference(samples)) == pytest.approx(vars(expected))
+def test_sources_are_counted_and_not_edits() -> None:
+    assert enough(["a", *range(1, SMALLEST_GROUP)])
+    assert not enough([*range(1, SMALLEST_GROUP)] * 5)
+
+
+def test_resamples_are_of_the_counted_rows_and_none_of_those_of_few_sources() -> None:
+    sources = np.repeat(np.arange(SMALLEST_GROUP), 2)
+    counted = np.full(len(sources), True)
+    counted[0] = False
+    whole = weighted.draw(sources, len(sources), 5, seed=3)
+    assert np.array_equal(draw(sources, counted, 5, seed=3), whole[:, 1:])
+    counted[1] = False
+    assert draw(sources, counted, 5, seed=3).tolist() == [[1.0] * (len(sources) - 2)]
+    assert draw(None, counted, 5, seed=3).shape == (6, len(sources) - 2)  # each edit is a source of its own
 
 
 def test_plain_leaves_nothing_that_json_lacks() -> None:

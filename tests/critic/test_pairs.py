@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import string
 from collections.abc import Callable
@@ -329,6 +330,20 @@ def test_a_folder_holds_files_that_are_named_alike(study: Path, picture: Callabl
     assert b == BadPair("b", "instruction b.txt can't be read: No such file or directory")
     (_, _, c, _) = read_pairs(folder)
     assert c == BadPair("c", "c_edited.jpg and c_edited.png are both there: leave one")
+
+
+def test_a_name_that_is_no_utf_8_has_an_id_that_a_file_can_hold(
+    study: Path, picture: Callable[..., bytes]
+) -> None:
+    """So that the pair is known again when its verdict is read back."""
+    folder = study / "named"
+    folder.mkdir()
+    for ending in (b"_source.png", b"_edited.png", b".txt"):
+        path = folder / os.fsdecode(b"caf\xe9" + ending)
+        path.write_bytes(b"make it red" if ending == b".txt" else picture(ending == b"_edited.png"))
+    pairs = read_pairs(folder)
+    assert pairs.ids == ["caf?"]
+    assert check_pictures(pairs[0], picture).id == "caf?"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

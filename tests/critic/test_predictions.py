@@ -34,8 +34,18 @@ def test_verdicts_are_read_line_by_line(tmp_path: Path) -> None:
     assert [*table["id"]] == ["a", "b", "c\u2028"]
     assert table["score"].tolist() == pytest.approx([3.5, np.nan, 1.0], nan_ok=True)
     assert [*table["status"]] == ["ok", "timed_out", "ok"]
+    assert [*table["mode"]] == ["average", "greedy", "greedy"]
     assert table["spread"].tolist() == pytest.approx([0.2, np.nan, np.nan], nan_ok=True)
     assert table["samples"][0] == [3.3, None, 3.7]
+
+
+def test_what_a_retry_leaves_is_read(tmp_path: Path) -> None:
+    """No failures any more, all failed, or, after a kill, old failures of edits that have a score by now."""
+    scored, failed = (f"{verdict.to_json()}\n" for verdict in VERDICTS)
+    late = Verdict("b", 2.0, "ok").to_json() + "\n"
+    for scores, failures, ids in ((scored, "", "a"), ("", failed, "b"), (scored + late, failed + failed, "ab")):
+        written(tmp_path, failures, "scores.failures.jsonl")
+        assert [*read_predictions(written(tmp_path, scores, "scores.jsonl"))["id"]] == [*ids]
 
 
 def test_failures_are_read_from_the_file_beside(tmp_path: Path) -> None:
@@ -59,7 +69,8 @@ def test_the_predictions_of_the_evaluate_stage_are_read(tmp_path: Path) -> None:
     """They have their response under that name, and a nullable score."""
     table = pd.DataFrame({"id": ["a"], "score": [4.0], "status": ["ok"], "reasoning": [""], "response": ["4"]})
     table.astype({"score": "Float64"}).to_parquet(tmp_path / "grpo.parquet")
-    assert [*read_predictions(tmp_path / "grpo.parquet")["raw"]] == ["4"]
+    table = read_predictions(tmp_path / "grpo.parquet")
+    assert ([*table["raw"]], [*table["mode"]]) == (["4"], ["greedy"])
 
 
 def test_ids_are_text_though_they_look_like_numbers(tmp_path: Path) -> None:
@@ -95,13 +106,15 @@ def test_scores_that_can_not_be_used_are_named(tmp_path: Path, text: str, says: 
         ("{", "line 2 is not a verdict"),
         (json.dumps({"id": "b"}), "line 2 is not a verdict"),
         (json.dumps({"id": "b", "score": 9, "status": "ok"}), "id 'b' has the score"),
+        (json.dumps({"id": "b", "score": "good", "status": "ok"}), "scores.jsonl isn't what .* wrote: .*'good'"),
         ('{"id": "b", "score": NaN, "status": "ok"}', "id 'b': status 'ok' with score nan"),
         (VERDICTS[0].to_json(), "the id 'a' twice"),
     ],
 )
 def test_verdicts_that_can_not_be_used_are_named(tmp_path: Path, line: str, says: str) -> None:
+    lines = [VERDICTS[0].to_json(), line, Verdict("z", 3.0, "ok").to_json()]
     with pytest.raises(TableError, match=says):
-        read_predictions(written(tmp_path, f"{VERDICTS[0].to_json()}\n{line}\n", "scores.jsonl"))
+        read_predictions(written(tmp_path, "".join(f"{line}\n" for line in lines), "scores.jsonl"))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

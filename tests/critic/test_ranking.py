@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from critic.ranking import pairwise_accuracy, rank
+from critic.intervals import SMALLEST_GROUP
+from critic.ranking import Lead, pairwise_accuracy, rank
 
 # --- pairs
 
@@ -28,8 +28,21 @@ def test_pairs_that_people_hardly_tell_apart_can_be_left_out() -> None:
     assert (apart.n, apart.accuracy.value) == (2, 1)
 
 
-def test_ties_of_people_and_failed_answers_make_no_pair() -> None:
-    assert pairwise_accuracy([1, 2, np.nan], [3, 3, 4], ["s"] * 3, n_boot=0).n == 0
+def test_a_pair_with_a_failed_answer_is_wrong() -> None:
+    """So that failing where it is hard gains nothing."""
+    found = pairwise_accuracy([1, 2, np.nan], [2, 3, 4], ["s"] * 3, n_boot=0)
+    assert (found.n, found.accuracy.value) == (3, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("sources", [SMALLEST_GROUP - 1, SMALLEST_GROUP])
+def test_pairs_of_few_sources_have_no_interval_however_many_they_are(sources: int) -> None:
+    pred, mos, groups = study(np.random.default_rng(0), sources, edits=8)
+    alone = [*pred, 1, 2], [*mos, 1, 2], [*groups, -1, -2]  # two sources of one edit each have no pair
+    assert math.isfinite(pairwise_accuracy(*alone, n_boot=50).accuracy.low) == (sources == SMALLEST_GROUP)
+
+
+def test_ties_of_people_make_no_pair() -> None:
+    assert pairwise_accuracy([1, 2], [3, 3], ["s"] * 2, n_boot=0).n == 0
     nothing = pairwise_accuracy([1, 2], [3, 4], ["s", "t"], n_boot=20)
     assert nothing.n == 0 and math.isnan(nothing.accuracy.value) and math.isnan(nothing.accuracy.low)
 
@@ -81,7 +94,7 @@ def test_the_easier_pictures_do_not_make_the_better_editor() -> None:
     found = rank(scores, ["elm", "oak"] * 2 + ["oak"] * 2, ["a", "a", "b", "b", "c", "d"], n_boot=50)
     assert [group.group for group in found.groups] == ["elm", "oak"]
     [lead] = found.leads
-    assert (lead.better, lead.difference.value, lead.difference.low) == ("oak", 0.5, 0.5)
+    assert (lead.better, lead.difference.value) == ("oak", 0.5)
 
 
 def test_failed_answers_take_no_part_but_are_told() -> None:
@@ -91,14 +104,69 @@ def test_failed_answers_take_no_part_but_are_told() -> None:
     assert lead.sources == 0 and math.isnan(lead.difference.value)
 
 
+def two_editors(rng: np.random.Generator, pictures: int, lead: float = 0.0) -> Lead:
+    """Elm, whose edits are better by `lead`, and oak on the same pictures, some of which are hard."""
+    hard, noise = rng.normal(0, 1, pictures), rng.normal(0, 0.5, (2, pictures))
+    names = [f"s{number}" for number in range(pictures)]
+    scores = [*(hard + lead + noise[0]), *(hard + noise[1])]
+    [found] = rank(scores, ["elm"] * pictures + ["oak"] * pictures, names * 2, n_boot=100).leads
+    return found
+
+
+@pytest.mark.parametrize("pictures", [1, 3, SMALLEST_GROUP - 1])
+def test_a_lead_on_few_pictures_has_no_interval_and_no_p(pictures: int) -> None:
+    lead = two_editors(np.random.default_rng(0), pictures, lead=9.0)
+    assert (lead.better, lead.sources) == ("elm", pictures) and lead.difference.value > 5
+    found = lead.difference
+    assert all(map(math.isnan, (found.low, found.high, found.p, lead.p_holm)))
+
+
+def test_a_mean_of_few_pictures_has_no_interval_however_many_edits_it_is_of() -> None:
+    [found] = rank(np.linspace(1, 5, 30), ["elm"] * 30, [*"abc"] * 10, n_boot=50).groups
+    assert found.mean.value == 3 and math.isnan(found.mean.low)
+
+
+@pytest.mark.parametrize("pictures", [10, 40])
+def test_equal_editors_differ_as_often_as_p_says(pictures: int) -> None:
+    rng = np.random.default_rng(3)
+    p = [two_editors(rng, pictures).difference.p for _ in range(150)]
+    assert np.mean(np.array(p) < 0.05) <= 0.10  # 0.05 and three standard deviations
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_p_of_a_few_pictures_is_exact() -> None:
+    """Ten gaps of one sign: of the 1024 ways to choose the signs, two are as far from 0."""
+    scores = [*(3 + np.arange(1, 11) / 10), *np.full(10, 3.0)]
+    names = [f"s{number}" for number in range(10)]
+    [lead] = rank(scores, ["elm"] * 10 + ["oak"] * 10, names * 2, n_boot=0).leads
+    assert lead.difference.p == lead.p_holm == pytest.approx(2 / 1024)
+
+
+def test_p_is_raised_by_holm_for_many_editors() -> None:
+    """Elm is far ahead of three equals; yew shares too few pictures with them for a p."""
+    rng = np.random.default_rng(4)
+    editors, pictures = ["ash", "elm", "fir", "oak"], 20
+    scores = rng.normal(0, 1, (4, pictures)) + np.array([[0], [3], [0], [0]])
+    names = [f"s{number}" for number in range(pictures)]
+    few = {"scores": [0.0] * 5, "editors": ["yew"] * 5, "sources": names[:5]}
+    found = rank(
+        [*scores.ravel(), *few["scores"]],
+        [*np.repeat(editors, pictures), *few["editors"]],
+        names * 4 + few["sources"],
+        n_boot=0,
+    )
+    told = sorted((lead for lead in found.leads if lead.sources == pictures), key=lambda lead: lead.difference.p)
+    assert len(told) == 6 and all(math.isnan(lead.p_holm) for lead in found.leads if lead.sources == 5)
+    raised = [min(1.0, lead.difference.p * (6 - number)) for number, lead in enumerate(told)]
+    assert [lead.p_holm for lead in told] == pytest.approx(np.maximum.accumulate(raised))
+    assert [lead.better for lead in told if lead.p_holm < 0.05] == ["elm"] * 3
+
+
 def test_the_interval_of_a_lead_holds_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(2)
     held = []
     for _ in range(200):
-        hard = rng.normal(0, 1, 40)
-        elm, oak = 3.3 + hard + rng.normal(0, 0.5, 40), 3.0 + hard + rng.normal(0, 0.5, 40)
-        table = pd.DataFrame({"elm": elm, "oak": oak}).melt(var_name="editor", ignore_index=False)
-        [lead] = rank(table["value"], [*table["editor"]], [*table.index.map(str)], n_boot=200).leads
+        lead = two_editors(rng, 40, lead=0.3)
         truth = 0.3 if lead.better == "elm" else -0.3
         held.append(lead.difference.low <= truth <= lead.difference.high)
     assert 0.90 <= np.mean(held) <= 0.985

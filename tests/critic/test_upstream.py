@@ -22,6 +22,7 @@ from critic.upstream import read_as_upstream, upstream
         ("4.5.", 4.5),
         ("<answer>42</answer>", 42.0),
         ("<answer>1e0</answer>", 1.0),
+        ("<think>3.5", 3.5),  # of which the critic wrote "3.5"
         ("<answer>3.75/5</answer>", None),
         ("<answer>**3.75**</answer>", None),
         ("<think>It is good", None),

@@ -72,12 +72,37 @@ def run(folder: Path) -> Run:
 def test_eval_says_how_good_and_how_sure(run: Run) -> None:
     result = run("eval good.jsonl --against study.csv")
     assert result.exit_code == 0, result.output
-    assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) on 60 edits of 30 source images; "
-                    r"59 scored, 1 truncated", result.output)  # fmt: skip
+    assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) with failures as far off as can "
+                    r"be, the lowest of 2 ways, on 60 edits of 30 source images; 59 scored, 1 truncated",
+                    " ".join(result.output.split()))  # fmt: skip
     for part in ("coverage", "pairwise accuracy, 30 pairs", "slope of MOS", "By editor", "2 to 3", "1 dropped"):
         assert part in result.output
     assert "failures as far off as can be" in result.output
     assert "failures the training mean" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("mos", "policy"),
+    [
+        pytest.param(3.1, "left out", id="worst-flatters"),  # it takes 1 for what is the lowest MOS of all
+        pytest.param(5.0, "as far off as can be", id="dropping-flatters"),
+    ],
+)
+def test_failing_where_a_policy_flatters_does_not_raise_the_headline(
+    run: Run, folder: Path, mos: float, policy: str
+) -> None:
+    """A poor critic of edits above the middle, which fails on all those of one MOS."""
+    rng = np.random.default_rng(1)
+    opinions = np.array([*rng.uniform(3.3, 4.9, 40), *[mos] * 20])
+    scores = [*np.clip(opinions[:40] + rng.normal(0, 0.8, 40), 1, 5), *[None] * 20]
+    ids = [f"e{number:02}" for number in range(60)]
+    pd.DataFrame({"id": ids, "mos": opinions}).to_csv(folder / "one.csv", index=False)
+    pd.DataFrame({"id": ids, "score": scores}).to_csv(folder / "fails.csv", index=False)
+    result = run("eval fails.csv --against one.csv --train-mean 3 --json out.json")
+    figures = {way: of["value"] for way, of in json.loads((folder / "out.json").read_text())["policies"].items()}
+    assert (figures["worst"] > figures["dropped"]) == (mos == 3.1)
+    assert f"main score {min(figures.values()):.3f}" in result.output
+    assert f"with failures {policy}, the lowest of 3 ways," in " ".join(result.output.split())
 
 
 def test_the_train_mean_brings_its_policy(run: Run) -> None:
@@ -151,10 +176,43 @@ def test_compare_takes_the_names_of_the_files(run: Run) -> None:
 def test_rank_puts_the_better_editor_first(run: Run, folder: Path) -> None:
     result = run("rank good.jsonl --pairs pairs.csv --json out.json")
     assert result.exit_code == 0, result.output
-    assert re.search(r"elm over oak +29 +\+\d\.\d\d \(.*\) +0\.0\d\d +better", result.output)  # one of 30 failed
+    assert re.search(r"elm over oak +29 +\+\d\.\d\d \(.*\) +<0\.001 +better", result.output)  # one of 30 failed
+    assert "Holm" not in result.output  # a single comparison
     ranking = json.loads((folder / "out.json").read_text())
     assert [group["group"] for group in ranking["groups"]] == ["elm", "oak"]
     assert ranking["leads"][0]["difference"]["low"] > 0
+
+
+def test_rank_calls_no_one_better_by_few_pictures(run: Run, folder: Path) -> None:
+    pd.read_csv(folder / "pairs.csv").head(18).to_csv(folder / "few.csv", index=False)
+    lines = (folder / "good.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(lines[:18]))
+    result = run("rank few.jsonl --pairs few.csv")
+    assert re.search(r"elm over oak +8 +\+\d\.\d\d +n/a +fewer than 10 pictures", result.output), result.output
+
+
+def test_compare_calls_no_one_better_by_few_pictures(run: Run, folder: Path) -> None:
+    study = pd.read_csv(folder / "study.csv")
+    study.assign(source_id=[f"s{row % 9}" for row in range(EDITS)]).to_csv(folder / "few.csv", index=False)
+    result = run("compare good.jsonl poor.jsonl --against few.csv")
+    assert re.search(r"good - poor +\+\d\.\d{3} +n/a +fewer than 10 source images", result.output), result.output
+
+
+def test_a_rescaled_critic_is_no_other_by_any_test(run: Run, folder: Path) -> None:
+    scores = pd.DataFrame(json.loads(line) for line in (folder / "good.jsonl").read_text().splitlines())
+    scores.assign(score=1.5 + scores["score"] / 3)[["id", "score"]].to_csv(folder / "scaled.csv", index=False)
+    result = run("compare good.jsonl scaled.csv --against study.csv --policy dropped")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"good - scaled +59( +\+0\.00, p 1\.000){2}", result.output), result.output
+
+
+def test_reliability_that_can_not_be_told_says_why(run: Run, folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "good.jsonl").read_text().splitlines()]
+    sampled = [line | {"mode": "average", "samples": [line["score"], None]} for line in lines]
+    (folder / "sampled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sampled))
+    output = " ".join(run("eval sampled.jsonl --against study.csv").output.split())
+    assert "Asked again: no figure, 0 edits have a score in all 2 runs" in output
+    assert "Not counted as IE-Critic-R1 does: its script reads one answer an edit" in output
 
 
 @pytest.mark.parametrize("name", COMMANDS)

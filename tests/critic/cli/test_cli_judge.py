@@ -1,11 +1,13 @@
 """`critic judge` as people run it, with metrics and with an endpoint of the test's own."""
 
+import base64
 import json
 import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
 
     words = '{"editing_success": 7, "preservation": 7, "naturalness": 7, "cleanness": 7}'
     keys: set[str | None]
+    sizes: set[tuple[int, int]]
 
     def do_GET(self) -> None:
         self._send({"object": "list", "data": [{"id": "model", "object": "model", "owned_by": "someone"}]})
@@ -42,6 +45,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert body["temperature"] == 0
         self.keys.add(self.headers["Authorization"])
+        for part in body["messages"][0]["content"]:
+            if part["type"] == "image_url":
+                file = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+                self.sizes.add(Image.open(BytesIO(file)).size)
         self._send({"choices": [{"message": {"content": self.words}, "finish_reason": "stop"}]})
 
     def log_message(self, *_: Any) -> None:
@@ -57,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[Handler]]]:
-    handler = type("Handler", (Handler,), {"keys": set()})
+    handler = type("Handler", (Handler,), {"keys": set(), "sizes": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -134,6 +141,19 @@ def test_an_endpoint_is_asked_with_its_key_and_its_failures_are_retried(
     record = (tmp_path / "scores.run.json").read_text()
     assert json.loads(record)["judge"] == "viescore:model"
     assert "secret" not in record + out.read_text()
+
+
+def test_an_endpoint_is_sent_no_more_pixels_than_is_said(
+    pairs: Path, tmp_path: Path, server: tuple[str, type[Handler]]
+) -> None:
+    """Pictures are brought down as they are decoded: two batches of large ones would fill the memory."""
+    address, handler = server
+    Image.new("RGB", (4000, 3000)).save(pairs.parent / "b.png")
+    out = tmp_path / "scores.jsonl"
+    assert "1 scored, 0 failed" in critic("viescore", pairs, "--out", out, "-m", address, "--limit", 1).output
+    assert handler.sizes == {(24, 20), (1182, 886)}
+    assert json.loads((tmp_path / "scores.run.json").read_text())["max_pixels"] == 1024 * 1024 >= 1182 * 886
+    assert "1,048,576 pixels" in DOCS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from critic.edits import Edit
 from critic.engines import Completion, Failed, Request
-from critic.judges.viescore import ASKED, UnreadableError, VieScore, parse_answer
+from critic.judges.viescore import ASKED, MAX_PIXELS, UnreadableError, VieScore, parse_answer, shrink
 from critic.verdicts import Failure
 
 CONSISTENT = '{"reasoning": "Half done.", "editing_success": 5, "preservation": 8}'
@@ -56,6 +56,17 @@ def test_both_pictures_are_shown_for_consistency_and_the_edited_one_for_quality(
         assert len(pictures) == len(request.pictures)
         assert all(f'"{name}": a number' in text["text"] for name in names)
     assert consistency.messages[0]["content"][-1]["text"].endswith("The instruction: make it blue")
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_large_picture_is_brought_down_and_keeps_its_ratio(width: int, height: int) -> None:
+    picture = Image.new("1", (width, height))
+    shown = shrink(picture)
+    if width * height <= MAX_PIXELS:
+        assert shown is picture
+    else:
+        assert 0.98 * MAX_PIXELS < shown.width * shown.height <= MAX_PIXELS
+        assert shown.width * height == pytest.approx(shown.height * width, rel=0.01)
 
 
 def test_an_instruction_cant_be_a_placeholder_or_a_special_token() -> None:
