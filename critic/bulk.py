@@ -33,7 +33,7 @@ Judge = Callable[[Sequence[Edit]], list[Verdict]]
 """Scores a batch: one verdict an edit, in order, whatever becomes of it."""
 
 Judged = Callable[[Sequence[int]], Generator[list[Verdict], None, None]]
-"""Scores rows by their numbers: the verdicts of all of them, in order, some at a time; closed if a run ends early."""
+"""Scores rows by their numbers: the verdicts of all, in order, some at a time. Closed where a run ends early."""
 
 
 class OutputError(ValueError):

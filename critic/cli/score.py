@@ -1,7 +1,10 @@
 """`critic score`: one edit, or a file or folder of them."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import click
@@ -10,15 +13,16 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from critic.bulk import OutputError, score_to_file
-from critic.checkpoints import CheckpointError
+from critic.bulk import OutputError, score_to_file, verdicts_to_file
+from critic.checkpoints import CheckpointError, load_processor
 from critic.cli.model import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
-from critic.engines.opening import default_dtype
+from critic.engines.opening import contract_of, default_dtype, identify
 from critic.pairs import read_pairs
 from critic.prompts import ContractError
 from critic.readers.rows import SourceError
+from critic.scale import ScaleError, on_workers
 from critic.scoring import MODES, Mode, Scorer
 from critic.verdicts import Verdict
 
@@ -34,7 +38,8 @@ Examples:
   critic score -m models/grpo pairs.csv --out scores.jsonl
   critic score -m models/grpo pairs.csv --out scores.jsonl --retry-failed
   critic score -m models/grpo edits/ --out scores.jsonl --mode average --samples 8
-  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl""",
+  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl
+  critic score -m /shared/grpo /shared/pairs.csv --out scores.jsonl --workers 16 --ray 10.0.0.1:6379""",
 )
 @click.argument("pairs", required=False, type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path), help="One edit: the picture before.")
@@ -61,6 +66,15 @@ Examples:
 @click.option("--seed", default=0, show_default=True, help="Of mode average.")
 @click.option("--retry-failed", is_flag=True, help="Score again what failed before.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Critics at work at a time."
+)
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="HOST:PORT",
+    help="The Ray cluster whose machines they work on.  [default: this machine]",
+)
 @click.option("--source-column", help="[default: source]")
 @click.option("--edited-column", help="[default: edited]")
 @click.option("--instruction-column", help="[default: instruction or edit_inst]")
@@ -77,6 +91,8 @@ def command(
     seed: int,
     retry_failed: bool,
     limit: int | None,
+    workers: int,
+    cluster: str | None,
     source_column: str | None,
     edited_column: str | None,
     instruction_column: str | None,
@@ -98,43 +114,86 @@ def command(
         raise click.UsageError(
             "--mode expected needs the probabilities of tokens: take --engine vllm or transformers"
         )
+    spread = workers > 1 or cluster is not None
+    if spread and (pairs is None or chosen["engine"] == "http"):
+        raise click.UsageError(
+            "--workers and --ray go with PAIRS and --engine vllm or transformers; "
+            "a server is sent as many requests at a time as --batch-size says"
+        )
     try:
+        if chosen["engine"] != "http":
+            chosen["dtype"] = chosen["dtype"] or default_dtype()
+        if spread:
+            chosen |= {name: _absolute(chosen[name]) for name in ("model", "contract")}
+        open_scorer = partial(_open_scorer, chosen, mode, samples, temperature, seed)
         if pairs is None:
             edit = _edit(source, edited, instruction)
-        else:
-            table = read_pairs(
-                pairs,
-                source_column=source_column,
-                edited_column=edited_column,
-                instruction_column=instruction_column,
-                id_column=id_column,
-            )
-        engine, contract = open_critic(**chosen, seed=seed, prefix_caching=mode in ("average", "expected"))
-        scorer = Scorer(engine, contract, mode, samples, temperature, seed)
-        if pairs is None:
-            (verdict,) = scorer([edit])
+            (verdict,) = open_scorer()([edit])
             show(verdict)
             sys.exit(0 if verdict.ok else 1)
-        drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
-        settings = {"model": engine.name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
-        dtype = None if chosen["engine"] == "http" else chosen["dtype"] or default_dtype()
-        settings |= {"dtype": dtype, "max_tokens": chosen["max_tokens"], **drawn}
         assert out is not None
-        tally = score_to_file(
-            table,
-            scorer,
-            out,
-            settings,
-            batch_size=_BATCHES_AT_ONCE * chosen["batch_size"],
-            retry_failed=retry_failed,
-            limit=limit,
+        open_pairs = partial(
+            read_pairs,
+            pairs.absolute() if spread else pairs,
+            source_column=source_column,
+            edited_column=edited_column,
+            instruction_column=instruction_column,
+            id_column=id_column,
         )
-    except (SourceError, OutputError, ContractError, CheckpointError, ServerError, ImageError) as error:
+        table, batch_size = open_pairs(), _BATCHES_AT_ONCE * chosen["batch_size"]
+        if spread:
+            critic = _identify(chosen)
+            open_judge = partial(_open_same, critic, open_scorer)
+            judged = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
+            write = partial(verdicts_to_file, table, judged)
+        else:
+            scorer = open_scorer()
+            critic = {"model": scorer.engine.name, "contract": scorer.contract.hash}
+            write = partial(score_to_file, table, scorer, batch_size=batch_size)
+        drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
+        settings = {**critic, "mode": mode, "engine": chosen["engine"]}
+        settings |= {"dtype": chosen["dtype"], "max_tokens": chosen["max_tokens"], **drawn}
+        tally = write(out, settings, retry_failed=retry_failed, limit=limit)
+    except (
+        SourceError,
+        OutputError,
+        ContractError,
+        CheckpointError,
+        ServerError,
+        ImageError,
+        ScaleError,
+    ) as error:
         raise click.ClickException(str(error)) from None
     click.echo(tally.describe())
     if tally.failed or tally.skipped_failures:
         click.echo(f"The failures, with their reasons: {out.with_suffix('.failures.jsonl')}")
         sys.exit(1)
+
+
+def _open_scorer(chosen: dict[str, Any], mode: Mode, samples: int, temperature: float, seed: int) -> Scorer:
+    engine, contract = open_critic(**chosen, seed=seed, prefix_caching=mode in ("average", "expected"))
+    return Scorer(engine, contract, mode, samples, temperature, seed)
+
+
+def _open_same(critic: dict[str, str], open_scorer: Callable[[], Scorer]) -> Scorer:
+    """In a worker: the scorer, if it is the critic that the run was begun with."""
+    scorer = open_scorer()
+    here = {"model": scorer.engine.name, "contract": scorer.contract.hash}
+    if here != critic:
+        raise CheckpointError(f"on {gethostname()} the critic is {here}, and not {critic}: put the same there")
+    return scorer
+
+
+def _identify(chosen: dict[str, Any]) -> dict[str, str]:
+    """Which critic the options name, without loading its weights."""
+    contract = contract_of(chosen["model"], chosen["contract"])
+    load_processor(chosen["model"], contract, chosen["revision"])
+    return {"model": identify(chosen["model"], chosen["revision"]), "contract": contract.hash}
+
+
+def _absolute(name: str | None) -> str | None:
+    """A path as it can be found from elsewhere; a name that is none as it is."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
 
 
 def _edit(source: Path | None, edited: Path | None, instruction: str | None) -> Edit:
