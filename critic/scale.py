@@ -126,7 +126,11 @@ def _connect(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait for it without end
             ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"at {address}, which must be HOST:PORT of its head" if address else "could be started here"
+        where = (
+            f"at {address}, which must be HOST:PORT of its head, or without its token"
+            if address
+            else "could be started here"
+        )
         raise ScaleError(f"no Ray cluster {where}: {error}") from error
 
 
