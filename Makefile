@@ -68,7 +68,7 @@ lock: | $(BIN)/uv  ## pin all packages anew: requirements/cpu.txt and gpu.txt fr
 	$(UV_cpu) $(COMPILE_cpu) || $(UV_cpu) $(COMPILE_cpu) $(FROM_PYTORCH)
 	sed -i 's/^\(torchvision==.*\)+cpu$$/\1/' requirements/cpu.txt
 	$(UV_gpu) $(COMPILE) --extra gpu -o requirements/gpu.txt
-COMPILE := pip compile pyproject.toml --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+COMPILE := pip compile pyproject.toml --extra dev --extra ray --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --no-annotate --quiet --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 COMPILE_cpu := $(COMPILE) --extra cpu --no-emit-package torchaudio --no-emit-package torchcodec \
   -o requirements/cpu.txt

@@ -14,10 +14,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,9 @@ from critic.verdicts import Failure, Verdict
 
 Judge = Callable[[Sequence[Edit]], list[Verdict]]
 """Scores a batch: one verdict an edit, in order, whatever becomes of it."""
+
+Judged = Callable[[Sequence[int]], Generator[list[Verdict], None, None]]
+"""Scores rows by their numbers: the verdicts of all, in order, some at a time. Closed where a run ends early."""
 
 
 class OutputError(ValueError):
@@ -89,9 +93,33 @@ def score_to_file(
         limit: only the first so many pairs.
 
     Raises:
+        OutputError: as `verdicts_to_file`.
+        SourceError: the pairs can't be read any more.
+    """
+
+    def judged(rows: Sequence[int]) -> Generator[list[Verdict], None, None]:
+        with _ahead(_batches(pairs, rows, batch_size)) as batches:
+            for batch in batches:
+                yield judge_batch(batch, judge)
+
+    return verdicts_to_file(pairs, judged, out, settings, retry_failed=retry_failed, limit=limit)
+
+
+def verdicts_to_file(
+    pairs: Pairs,
+    judged: Judged,
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    retry_failed: bool = False,
+    limit: int | None = None,
+) -> Tally:
+    """As `score_to_file`, whoever reads the pairs and scores them: `judged` is given the numbers of their rows.
+
+    Raises:
         OutputError: `out` is no .jsonl file, was written by something else, was begun with other settings, is
             being written by another process, or a line of it is no verdict.
-        SourceError: the pairs can't be read any more.
+        RuntimeError: the verdicts aren't one a row, in the rows' order; those before stay.
     """
     started = time.monotonic()
     with _Files(out, {"pairs": str(Path(pairs.where).absolute()), **settings}) as files:
@@ -103,19 +131,42 @@ def score_to_file(
             if pairs.ids[row] not in files.scored and (retry_failed or pairs.ids[row] not in files.failures)
         ]
         tally = Tally(skipped=scored, skipped_failures=len(rows) - scored - len(todo))
+        left = iter([pairs.ids[row] for row in todo])
         with (
-            _ahead(_batches(pairs, todo, batch_size)) as batches,
+            closing(judged(todo)) as batches,
             tqdm(total=len(rows), initial=len(rows) - len(todo), desc="scoring", unit=" edits") as bar,
         ):
-            for batch in batches:
-                verdicts = _judge(batch, judge)
+            for verdicts in batches:
+                if [verdict.id for verdict in verdicts] != [*islice(left, len(verdicts))]:
+                    raise RuntimeError("the verdicts are not of the rows that were asked for, in their order")
                 files.add(verdicts)
                 tally.scored += sum(verdict.ok for verdict in verdicts)
                 tally.failed.update(str(verdict.status) for verdict in verdicts if not verdict.ok)
                 bar.update(len(verdicts))
                 bar.set_postfix(failed=tally.failed.total(), refresh=False)
+        if (id := next(left, None)) is not None:
+            raise RuntimeError(f"there is no verdict of {id} and those after it")
     tally.seconds = time.monotonic() - started
     return tally
+
+
+def judge_batch(batch: Sequence[Edit | BadPair], judge: Judge) -> list[Verdict]:
+    """The verdicts of a batch, in its order; a `BadPair` becomes one of `Failure.BAD_INPUT`.
+
+    Raises:
+        RuntimeError: the judge didn't give one verdict an edit, in order.
+    """
+    edits = [pair for pair in batch if isinstance(pair, Edit)]
+    verdicts = judge(edits) if edits else []
+    if [verdict.id for verdict in verdicts] != [edit.id for edit in edits]:
+        raise RuntimeError(f"the judge gave {len(verdicts)} verdicts of {len(edits)} edits, or in another order")
+    judged = iter(verdicts)
+    return [
+        Verdict(id=pair.id, score=None, status=Failure.BAD_INPUT, detail=pair.detail)
+        if isinstance(pair, BadPair)
+        else next(judged)
+        for pair in batch
+    ]
 
 
 def verdicts_to_table(out: Path) -> pd.DataFrame:
@@ -295,18 +346,3 @@ def _ahead(batches: Iterator[list[Edit | BadPair]]) -> Iterator[Iterator[list[Ed
                 yield batch
 
         yield made()
-
-
-def _judge(batch: Sequence[Edit | BadPair], judge: Judge) -> list[Verdict]:
-    """The verdicts of a batch, in its order."""
-    edits = [pair for pair in batch if isinstance(pair, Edit)]
-    verdicts = judge(edits) if edits else []
-    if [verdict.id for verdict in verdicts] != [edit.id for edit in edits]:
-        raise RuntimeError(f"the judge gave {len(verdicts)} verdicts of {len(edits)} edits, or in another order")
-    judged = iter(verdicts)
-    return [
-        Verdict(id=pair.id, score=None, status=Failure.BAD_INPUT, detail=pair.detail)
-        if isinstance(pair, BadPair)
-        else next(judged)
-        for pair in batch
-    ]

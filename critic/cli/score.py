@@ -1,8 +1,11 @@
 """`critic score`: one edit, or a file or folder of them."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import click
@@ -11,16 +14,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from critic.bulk import OutputError, score_to_file
-from critic.checkpoints import CheckpointError
+from critic.bulk import OutputError, score_to_file, verdicts_to_file
+from critic.checkpoints import CheckpointError, load_processor
 from critic.cli.bulk import bulk_options, finish
 from critic.cli.model import model_options, open_critic
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
-from critic.engines.opening import contract_of, default_dtype
-from critic.pairs import read_pairs
-from critic.prompts import ContractError
+from critic.engines.opening import contract_of, default_dtype, identify
+from critic.pairs import Pairs, read_pairs
+from critic.prompts import Contract, ContractError
 from critic.readers.rows import SourceError
+from critic.scale import ScaleError, on_workers
 from critic.scoring import MODES, Mode, Scorer
 from critic.verdicts import Verdict
 
@@ -36,7 +40,8 @@ Examples:
   critic score -m models/grpo pairs.csv --out scores.jsonl
   critic score -m models/grpo pairs.csv --out scores.jsonl --retry-failed
   critic score -m models/grpo edits/ --out scores.jsonl --mode average --samples 8
-  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl""",
+  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl
+  critic score -m /shared/grpo /shared/pairs.csv --out scores.jsonl --workers 16 --ray 10.0.0.1:6379""",
 )
 @click.argument("pairs", required=False, type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path), help="One edit: the picture before.")
@@ -61,6 +66,15 @@ Examples:
     help="Of mode average.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of mode average.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Critics at work at a time."
+)
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="HOST:PORT",
+    help="The Ray cluster whose machines they work on.  [default: this machine]",
+)
 @bulk_options
 def command(
     pairs: Path | None,
@@ -74,6 +88,8 @@ def command(
     seed: int,
     retry_failed: bool,
     limit: int | None,
+    workers: int,
+    cluster: str | None,
     source_column: str | None,
     edited_column: str | None,
     instruction_column: str | None,
@@ -95,45 +111,89 @@ def command(
         raise click.UsageError(
             "--mode expected needs the probabilities of tokens: take --engine vllm or transformers"
         )
+    spread = workers > 1 or cluster is not None
+    if spread and (pairs is None or chosen["engine"] == "http"):
+        raise click.UsageError(
+            "--workers and --ray go with PAIRS and --engine vllm or transformers; "
+            "a server is sent as many requests at a time as --batch-size says"
+        )
     try:
-        contract = contract_of(chosen["model"], chosen["contract"], chosen["revision"])
+        contract = contract_of(chosen["model"], chosen.pop("contract"), chosen["revision"])
+        if chosen["engine"] != "http":
+            chosen["dtype"] = chosen["dtype"] or default_dtype()
+        if spread:
+            chosen["model"] = _absolute(chosen["model"])
+        open_scorer = partial(_open_scorer, chosen, contract, mode, samples, temperature, seed)
         if pairs is None:
             edit = _edit(source, edited, instruction)
-        else:
-            table = read_pairs(
-                pairs,
-                source_column=source_column,
-                edited_column=edited_column,
-                instruction_column=instruction_column,
-                id_column=id_column,
-            )
-            table = replace(table, resize=contract.resize)
-        chosen |= {"contract": contract, "seed": seed, "prefix_caching": mode in ("average", "expected")}
-        engine = open_critic(**chosen)
-        scorer = Scorer(engine, contract, mode, samples, temperature, seed)
-        if pairs is None:
-            (verdict,) = scorer([edit])
+            (verdict,) = open_scorer()([edit])
             show(verdict)
             sys.exit(0 if verdict.ok else 1)
-        drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
-        settings = {"model": engine.name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
-        dtype = None if chosen["engine"] == "http" else chosen["dtype"] or default_dtype()
+        assert out is not None
+        open_pairs = partial(
+            _open_pairs,
+            contract,
+            pairs.absolute() if spread else pairs,
+            source_column=source_column,
+            edited_column=edited_column,
+            instruction_column=instruction_column,
+            id_column=id_column,
+        )
+        table, batch_size = open_pairs(), _BATCHES_AT_ONCE * chosen["batch_size"]
+        if spread:
+            load_processor(chosen["model"], contract, chosen["revision"])  # an error here rather than in workers
+            name = identify(chosen["model"], chosen["revision"])
+            open_judge = partial(_open_same, name, open_scorer)
+            judged = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
+            write = partial(verdicts_to_file, table, judged)
+        else:
+            scorer = open_scorer()
+            name = scorer.engine.name
+            write = partial(score_to_file, table, scorer, batch_size=batch_size)
+        settings = {"model": name, "contract": contract.hash, "mode": mode, "engine": chosen["engine"]}
         if chosen["engine"] == "http":
             settings["server"] = chosen["model"]
-        settings |= {"dtype": dtype, "max_tokens": chosen["max_tokens"], **drawn}
-        assert out is not None
-        tally = score_to_file(
-            table,
-            scorer,
-            out,
-            settings,
-            batch_size=_BATCHES_AT_ONCE * chosen["batch_size"],
-            retry_failed=retry_failed,
-            limit=limit,
-        )
-    except (SourceError, OutputError, ContractError, CheckpointError, ServerError, ImageError) as error:
+        drawn = {"samples": samples, "temperature": temperature, "seed": seed} if mode == "average" else {}
+        settings |= {"dtype": chosen["dtype"], "max_tokens": chosen["max_tokens"], **drawn}
+        tally = write(out, settings, retry_failed=retry_failed, limit=limit)
+    except (
+        SourceError,
+        OutputError,
+        ContractError,
+        CheckpointError,
+        ServerError,
+        ImageError,
+        ScaleError,
+    ) as error:
         raise click.ClickException(str(error)) from None
     finish(tally, out)
+
+
+def _open_pairs(contract: Contract, path: Path, **columns: str | None) -> Pairs:
+    """The pairs, their pictures brought to the contract's sizes as they are decoded."""
+    return replace(read_pairs(path, **columns), resize=contract.resize)
+
+
+def _open_scorer(
+    chosen: dict[str, Any], contract: Contract, mode: Mode, samples: int, temperature: float, seed: int
+) -> Scorer:
+    engine = open_critic(**chosen, contract=contract, seed=seed, prefix_caching=mode in ("average", "expected"))
+    return Scorer(engine, contract, mode, samples, temperature, seed)
+
+
+def _open_same(name: str, open_scorer: Callable[[], Scorer]) -> Scorer:
+    """In a worker: the scorer, if it is the critic that the run was begun with."""
+    scorer = open_scorer()
+    if scorer.engine.name != name:
+        raise CheckpointError(
+            f"on {gethostname()} the critic is {scorer.engine.name}, and not {name}: put the same there"
+        )
+    return scorer
+
+
+def _absolute(name: str) -> str:
+    """A path as it can be found from elsewhere; a name that is none as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def _edit(source: Path | None, edited: Path | None, instruction: str | None) -> Edit:
