@@ -160,9 +160,13 @@ def test_a_change_reruns_what_hangs_on_it(
 def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
     project: Project, stage: str
 ) -> None:
+    delay = project.seconds[stage] / 2
     process = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage)
-    time.sleep(project.seconds[stage] / 2)
-    assert process.poll() is None, "it ended too soon to be killed"
+    time.sleep(delay)
+    while process.poll() is not None:  # the machine has become faster since the first run
+        delay /= 2
+        process = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage)
+        time.sleep(delay)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert project.output_states(stage) <= {"deleted"}
