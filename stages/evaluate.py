@@ -178,7 +178,7 @@ def write(
         table.to_parquet(partial / f"predictions/agiqa-{name}.parquet")
     scatter = pd.concat([table.assign(model=name) for name, table in predictions.items()])
     scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
-    scatter.to_csv(partial / "plots/predictions.csv", index=False)
+    scatter.dropna(subset="score").to_csv(partial / "plots/predictions.csv", index=False)  # DVC draws nothing as 0
     validation.to_csv(partial / "plots/validation.csv", index=False)
     evaluation.groups.to_csv(partial / "plots/groups.csv", index=False)
     (partial / "metrics.json").write_text(json.dumps(evaluation.to_metrics(), indent=2) + "\n")
