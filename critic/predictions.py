@@ -209,7 +209,7 @@ def _numbers(
         cell = table[column].iloc[odd[0]]
         raise TableError(
             f"{path} row {odd[0]} (from 0), id {table['id'].iloc[odd[0]]!r} has the {column} {cell!r}, no number "
-            f"from {low:g} to {high:g}: leave it empty where there is none, bring other scales to this one first"
+            f"from {low:g} to {high:g}: leave a score empty where there is none, bring other scales to this one"
         )
     return numbers
 

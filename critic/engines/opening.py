@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 from transformers import AutoConfig
 
 from critic.checkpoints import CONTRACT_FILE, CheckpointError, load_model, load_processor
@@ -31,11 +31,12 @@ def contract_of(model: str, name: str | None = None, revision: str | None = None
     """The contract called `name`; without one, that in the model's folder, here or on the hub.
 
     Raises:
-        ContractError: there is no such contract, it can't be used, or none is named and the model has none.
+        ContractError: there is no such contract, it can't be used, or none is named and the model has none or
+            can't be found.
     """
     if name is None:
         own = Path(model) / CONTRACT_FILE
-        name = str(own) if own.exists() else None if Path(model).exists() else _on_hub(model, revision)
+        name = str(own) if own.exists() else None if Path(model).is_dir() else _on_hub(model, revision)
     if name is None:
         raise ContractError(
             f"{model} doesn't say which prompts it was trained on: name their contract with --contract, as "
@@ -45,10 +46,16 @@ def contract_of(model: str, name: str | None = None, revision: str | None = None
 
 
 def _on_hub(model: str, revision: str | None) -> str | None:
+    """Where the contract of a model on the hub was put, None if it has none."""
     try:
         return hf_hub_download(model, CONTRACT_FILE, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError):  # no such file, no such model, no name of one, no network
+    except RemoteEntryNotFoundError:
         return None
+    except (OSError, ValueError, HfHubHTTPError) as error:  # no network, no such model, no name of one
+        raise ContractError(
+            f"there is no folder {model} here, and whether the hub has a contract of it can't be told: check the "
+            f"path, or name their contract with --contract. ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def open_engine(

@@ -47,7 +47,7 @@ def vllm_server(
         "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
     ]  # fmt: skip
     gpu = ["--gpu-memory-utilization", str(gpu_memory_utilization)]
-    command += gpu if torch.cuda.is_available() else ["--enforce-eager"]
+    command += gpu if torch.cuda.is_available() else ["--enforce-eager", "--no-enable-chunked-prefill"]
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)

@@ -39,7 +39,13 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM
 
-        memory = {} if gpu_memory_utilization is None else {"gpu_memory_utilization": gpu_memory_utilization}
+        given: dict[str, Any] = {}
+        if gpu_memory_utilization is not None:
+            given["gpu_memory_utilization"] = gpu_memory_utilization
+        if not torch.cuda.is_available():
+            # A seeded sample whose prompt is read in two chunks ends vLLM 0.31 on a CPU: it moves back the
+            # offset of the random generator, which only a GPU's has.
+            given["enable_chunked_prefill"] = False
         self.name, self.max_tokens = name, max_tokens
         self.llm = LLM(
             str(folder),
@@ -51,7 +57,7 @@ class VllmEngine:
             enable_prefix_caching=prefix_caching,
             limit_mm_per_prompt={"image": 2, "video": 0},
             tensor_parallel_size=tensor_parallel_size,
-            **memory,
+            **given,
         )
         self.limit = int(self.llm.model_config.max_model_len)
 

@@ -3,18 +3,21 @@
 import json
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 
 from critic import cli
-from critic.engines import Completion
+from critic.engines import Completion, opening
 from critic.engines import transformers as local
 from critic.verdicts import Verdict
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
+NOT_FOUND = httpx.Response(404, request=httpx.Request("GET", "http://127.0.0.1"))
 ANSWER = "All done, alignment 4.5.</think>\n<answer>{score:.2f}</answer>"
 
 
@@ -172,3 +175,26 @@ def test_a_server_needs_one_too(pairs: Path, tmp_path: Path) -> None:
     ]
     result = CliRunner().invoke(cli.main, command)
     assert "name their contract with --contract" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RemoteEntryNotFoundError("404", response=NOT_FOUND),
+            "doesn't say which prompts it was trained on",
+        ),
+        (OSError("no network"), "there is no folder org/critic here"),
+    ],
+)
+def test_a_model_without_a_contract_is_told_from_one_that_cant_be_found(
+    error: Exception, message: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(opening, "hf_hub_download", download)
+    command = ["score", "-m", "org/critic", str(pairs), "--out", str(tmp_path / "s.jsonl")]
+    result = CliRunner().invoke(cli.main, command)
+    assert result.exit_code == 1
+    assert message in result.output
