@@ -188,7 +188,7 @@ class _Tree:
     """The digits that could stand where a greedy response has its answer."""
 
     def __init__(self, raw: str, answer: re.Match[str], request: Request, prefill: str):
-        self.begun = raw[len(prefill) : answer.start("whole")]
+        self.begun, self.prefill = raw[len(prefill) : answer.start("whole")], prefill
         self.request, self.greedy = request, f"{answer['whole']}.{answer['tenth']}"
         self.after: dict[str, dict[int, float]] = {}
         self.failed: Failed | None = None
@@ -204,7 +204,9 @@ class _Tree:
         return [] if self.greedy.startswith("5") else [self.greedy]
 
     def request_after(self, text: str) -> Request:
-        return replace(self.request, prompt=self.request.prompt + self.begun + text)
+        begun = self.begun + text
+        turn = {"role": "assistant", "content": self.prefill + begun}
+        return replace(self.request, prompt=self.request.prompt + begun, messages=[*self.request.messages, turn])
 
     def learn(self, text: str, outcome: Completion | Failed) -> None:
         """Keep what probabilities the digits have after a text: of whole numbers and tenths, 1 in all."""

@@ -28,8 +28,8 @@ _TOKEN_SIDE = 28
 class Request:
     """A rendered prompt and its pictures, in the contract's order and size.
 
-    `messages` is the conversation that `prompt` renders, for servers, which render themselves. `seed` is that of a
-    sampled completion.
+    `messages` is the conversation that `prompt` renders, for servers, which render themselves; one that ends in a
+    turn of the assistant's is gone on with. `seed` is that of a sampled completion.
     """
 
     prompt: str

