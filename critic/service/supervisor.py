@@ -1,0 +1,170 @@
+"""vLLM as a process of the service's own, started again whenever it ends.
+
+    supervisor = Supervisor(command, environment, socket, probe)
+    async with supervisor:          # starts it, and doesn't wait
+        supervisor.state            # "starting", "ready" once `probe` had a score, "lost" between two tries
+
+It listens on a Unix socket that nobody else can open. It dies with the service, and what it leaves behind when it
+is killed (its engine is a child of its own) is killed before it is started again.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+State = Literal["starting", "ready", "lost", "stopped"]
+log = logging.getLogger("critic.service")
+
+_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds before a try, the last one from the fifth try on that didn't get as far as ready."""
+_BEAT, _MISSED = 5.0, 6
+"""Seconds between two looks at a running vLLM, and how many in a row may go unanswered."""
+
+
+class Supervisor:
+    """Keeps one server running.
+
+    Attributes:
+        state: see above.
+        reason: why it is "lost": the end of what vLLM said.
+        restarts: how many times it was started after the first.
+        changed: called with each new state.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        socket: Path,
+        probe: Callable[[], Awaitable[None]],
+        *,
+        start_timeout: float,
+        changed: Callable[[State], None] = lambda state: None,
+    ):
+        """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds."""
+        self._command, self._environment, self._socket, self._probe = command, environment, socket, probe
+        self._start_timeout, self._changed = start_timeout, changed
+        self.state: State = "starting"
+        self.reason = ""
+        self.restarts = 0
+        self._said: deque[str] = deque(maxlen=30)
+
+    async def __aenter__(self) -> "Supervisor":
+        self._task = asyncio.create_task(self._keep_running())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._enter("stopped")
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    def _enter(self, state: State) -> None:
+        if self.state != "stopped" and state != self.state:
+            self.state = state
+            self._changed(state)
+
+    async def _keep_running(self) -> None:
+        failures = 0
+        while True:
+            self._socket.unlink(missing_ok=True)
+            process = await self._start()
+            reader = asyncio.create_task(self._pass_on(process))
+            try:
+                try:
+                    async with asyncio.timeout(self._start_timeout):
+                        await self._come_up(process)
+                    self._enter("ready")
+                    log.info("vLLM is ready (process %d)", process.pid)
+                    failures = 0
+                    why = await self._watch(process)
+                except TimeoutError:
+                    why = f"wasn't ready within {self._start_timeout:g} s"
+                except Exception as error:
+                    why = str(error)
+            finally:
+                await asyncio.shield(_end(process))
+                await reader
+            failures += 1
+            self.reason = "\n".join([f"vLLM {why}", *self._said])
+            self._enter("lost")
+            pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
+            log.error("vLLM %s; it is started again in %g s. It said last:\n%s", why, pause, "\n".join(self._said))
+            await asyncio.sleep(pause)
+            self.restarts += 1
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._said.clear()
+        dies_with_us = [shutil.which("setpriv") or _missing("setpriv"), "--pdeathsig", "TERM", "--"]
+        return await asyncio.create_subprocess_exec(
+            *dies_with_us,
+            *self._command,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while chunk := await process.stdout.read(2**16):
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+            self._said.extend(chunk.decode(errors="replace").splitlines())
+
+    async def _come_up(self, process: asyncio.subprocess.Process) -> None:
+        async with self._client() as client:
+            while not await _answers(client):
+                if process.returncode is not None:
+                    raise RuntimeError(f"ended with code {process.returncode} before it was ready")
+                await asyncio.sleep(0.25)
+        await self._probe()
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> str:
+        """Why it doesn't run any more."""
+        missed = 0
+        async with self._client() as client:
+            while missed < _MISSED:
+                try:
+                    code = await asyncio.wait_for(process.wait(), _BEAT)
+                    return f"ended with code {code}"
+                except TimeoutError:
+                    missed = 0 if await _answers(client) else missed + 1
+        return f"didn't answer for {_MISSED * _BEAT:g} s"
+
+    def _client(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        return httpx.AsyncClient(base_url="http://vllm", transport=transport, timeout=_BEAT)
+
+
+async def _answers(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/health")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask it to end, so that it gives back its shared memory; then kill what is left of its group."""
+    if process.returncode is None:
+        process.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _missing(program: str) -> str:
+    raise RuntimeError(f"there is no {program} on this machine: install util-linux")
