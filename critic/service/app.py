@@ -1,0 +1,246 @@
+"""The HTTP interface: what is asked for, what is answered, and how what goes wrong is."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from critic.service.feedback import Feedback
+from critic.service.fetching import fetch
+from critic.service.guard import check_chat
+from critic.service.intake import picture_bytes
+from critic.service.judging import Judge, Submission
+from critic.service.keeping import keep_picture
+from critic.service.monitoring import RATINGS, count
+from critic.service.page import mount_page
+from critic.service.receipts import Receipt, Receipts
+from critic.service.refusals import Refused
+from critic.service.schemas import (
+    Batch,
+    Comparison,
+    Instruction,
+    Kept,
+    Options,
+    Pair,
+    Ranked,
+    Ranking,
+    Rating,
+    Refusal,
+    Rewarded,
+    Rewards,
+    Scored,
+    ScoredBatch,
+)
+from critic.service.settings import Settings
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": HTTPStatus(status).phrase}
+    for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
+}
+routes = APIRouter(responses=_REFUSALS)
+
+
+class Upload(Options):
+    """An edit to score, as a form."""
+
+    source: UploadFile
+    edited: UploadFile
+    instruction: Instruction
+
+
+def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) -> FastAPI:
+    """The app; when it starts, so does vLLM with the critic: its folder, and which release it is."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.settings = settings
+        app.state.receipts = Receipts(settings.receipt_key)
+        app.state.feedback = Feedback(settings.feedback_url)
+        async with Judge(settings, *find_critic()) as app.state.judge:
+            yield
+
+    app = FastAPI(
+        title="Critic of image edits",
+        description="Scores how well a picture was edited, from 1 (very bad) to 5 (excellent).",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(routes)
+    mount_page(app)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    return app
+
+
+@routes.post("/score", summary="Score one edit")
+async def score(request: Request, upload: Annotated[Upload, Form(media_type="multipart/form-data")]) -> Scored:
+    submission = Submission("0", await upload.source.read(), await upload.edited.read(), upload.instruction)
+    (scored,) = await _score(request, [submission], upload)
+    return scored
+
+
+@routes.post("/score_batch", summary="Score many edits")
+async def score_batch(request: Request, batch: Batch) -> ScoredBatch:
+    """What can't be taken of a pair is that pair's failure `bad_input`; if none can, the request is refused."""
+    verdicts = await _score(request, await _submissions(request, batch.pairs), batch)
+    return ScoredBatch(request_id=request.state.request_id, verdicts=verdicts)
+
+
+@routes.post("/compare", summary="Rank several edits of one source")
+async def compare(request: Request, comparison: Comparison) -> Ranking:
+    pairs = [
+        Pair(source=comparison.source, edited=edit.edited, instruction=comparison.instruction, id=edit.id)
+        for edit in comparison.edits
+    ]
+    verdicts = await _score(request, await _submissions(request, pairs), comparison)
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    ranked = [
+        Ranked(
+            **dict(verdict),
+            rank=None if verdict.score is None else 1 + sum(other > verdict.score for other in scores),
+        )
+        for verdict in verdicts
+    ]
+    ranked.sort(key=lambda verdict: verdict.rank or len(verdicts) + 1)
+    return Ranking(request_id=request.state.request_id, ranking=ranked)
+
+
+@routes.post("/rewards", summary="Reward many edits, for trainers")
+async def rewards(request: Request, batch: Rewards) -> Rewarded:
+    """A reward is null where there is no score: a trainer leaves such a sample out."""
+    verdicts = await _score(request, await _submissions(request, batch.pairs), batch)
+    low, width = (0.0, 1.0) if batch.scale == "mos" else (1.0, 4.0)
+    return Rewarded(
+        request_id=request.state.request_id,
+        rewards=[None if verdict.score is None else (verdict.score - low) / width for verdict in verdicts],
+        statuses=[verdict.status for verdict in verdicts],
+        details=[verdict.detail for verdict in verdicts],
+        version=verdicts[0].version,
+        model=verdicts[0].model,
+        contract=verdicts[0].contract,
+    )
+
+
+@routes.post("/feedback", summary="Give your own score of an edit", status_code=201)
+async def feedback(request: Request, rating: Rating) -> Kept:
+    receipt = request.app.state.receipts.read(rating.receipt)
+    store: Feedback = request.app.state.feedback
+    number = await asyncio.to_thread(store.add, receipt, rating.rater, rating.score, rating.comment)
+    RATINGS.inc()
+    return Kept(id=number)
+
+
+@routes.get("/v1/models", summary="What the OpenAI-compatible interface serves")
+async def models(request: Request) -> Response:
+    judge: Judge = request.app.state.judge
+    judge.check_ready()
+    return await _forward(request, judge.vllm.build_request("GET", "/v1/models"))
+
+
+@routes.post("/v1/chat/completions", summary="vLLM's own chat completions, as OpenAI's clients ask for them")
+async def chat(request: Request) -> Response:
+    """Pictures are data URLs. See vLLM's documentation for the fields."""
+    judge: Judge = request.app.state.judge
+    judge.check_ready()
+    asked = check_chat(await request.body(), request.app.state.settings, served="critic")
+    answers = asked.get("n") or 1
+    _allow(request, answers)
+    return await _forward(request, judge.vllm.build_request("POST", "/v1/chat/completions", json=asked), answers)
+
+
+async def _forward(request: Request, asked: httpx.Request, answers: int = 0) -> Response:
+    """vLLM's answer as it comes."""
+    judge: Judge = request.app.state.judge
+    async with AsyncExitStack() as room:
+        room.enter_context(judge.admission.admit(answers))
+        try:
+            reply = await judge.vllm.send(asked, stream=True)
+        except httpx.TimeoutException:
+            raise Refused(504, "timed_out", "vLLM took too long") from None
+        except httpx.HTTPError as error:
+            raise Refused(503, "unreachable", f"vLLM was lost: {error}", retry_after=5) from None
+        room.push_async_callback(reply.aclose)
+        kept = room.pop_all()
+
+    async def body() -> AsyncIterator[bytes]:
+        async with kept:
+            async for chunk in reply.aiter_raw():
+                yield chunk
+
+    return StreamingResponse(body(), reply.status_code, media_type=reply.headers.get("content-type"))
+
+
+async def _submissions(request: Request, pairs: Sequence[Pair]) -> list[Submission]:
+    settings: Settings = request.app.state.settings
+    if len(pairs) > settings.max_pairs:
+        raise Refused(413, "too_many_pairs", f"{len(pairs)} edits, of {settings.max_pairs} at most: send fewer")
+
+    async def file(text: str) -> bytes | Refused:
+        try:
+            given = picture_bytes(text, settings)
+            return given if isinstance(given, bytes) else await fetch(given, settings)
+        except Refused as refused:
+            return refused
+
+    files = iter(await asyncio.gather(*(file(text) for pair in pairs for text in (pair.source, pair.edited))))
+    return [
+        Submission(pair.id if pair.id is not None else str(number), next(files), next(files), pair.instruction)
+        for number, pair in enumerate(pairs)
+    ]
+
+
+async def _score(request: Request, submissions: Sequence[Submission], options: Options) -> list[Scored]:
+    judge: Judge = request.app.state.judge
+    _allow(request, len(submissions) * (options.samples if options.mode == "average" else 1))
+    verdicts = await judge(submissions, options)
+    receipts: Receipts = request.app.state.receipts
+    scored = []
+    for submission, verdict in zip(submissions, verdicts, strict=True):
+        result = Scored(**asdict(verdict), version=judge.version, request_id=request.state.request_id)
+        count(result)
+        if isinstance(submission.source, bytes) and isinstance(submission.edited, bytes):
+            keep = request.app.state.settings.keep_images
+            hashes = [sha256(file).hexdigest() for file in (submission.source, submission.edited)]
+            result.receipt = receipts.sign(Receipt.of(result, submission.instruction, *hashes))
+            if keep is not None:
+                for picture in (submission.source, submission.edited):
+                    await asyncio.to_thread(keep_picture, keep, picture)
+        scored.append(result)
+    return scored
+
+
+def _allow(request: Request, answers: int) -> None:
+    caller = request.state.caller
+    if caller is not None and (wait := request.state.keys.allow(caller, answers)) is not None:
+        raise Refused(
+            429, "rate_limited", f"{caller.name} asks for more a minute than its key allows", retry_after=wait
+        )
+
+
+async def _refused(request: Request, refused: Exception) -> JSONResponse:
+    assert isinstance(refused, Refused)
+    return refused.answer(request.state.request_id)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5]]
+    return Refused(422, "invalid", "; ".join(faults)).answer(request.state.request_id)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return Refused(error.status_code, code, str(error.detail)).answer(request.state.request_id)

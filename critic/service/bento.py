@@ -1,0 +1,60 @@
+"""The BentoML service.
+
+    make serve                                                           # the tiny critic, on 127.0.0.1:3000
+    CRITIC_MODEL=models/grpo bentoml serve critic.service.bento:Critic   # the critic of a folder
+    bentoml serve edit_critic:latest                                     # a Bento, with the critic in it
+
+docs/serve.md tells the rest.
+"""
+
+from pathlib import Path
+
+import bentoml
+from bentoml.models import BentoModel
+
+from critic.engines.opening import identify
+from critic.service.app import create_app
+from critic.service.gate import Gate
+from critic.service.monitoring import with_vllm
+from critic.service.settings import Settings
+
+settings = Settings()
+_MODEL = BentoModel("edit_critic")
+
+
+def find_critic() -> tuple[Path, str]:
+    """The folder of CRITIC_MODEL, else the Bento's own critic; and which release it is."""
+    if settings.model is not None:
+        return Path(settings.model), f"{Path(settings.model).name}:{identify(settings.model)[-64:][:12]}"
+    own = [] if Critic.bento is None else [model.tag for model in Critic.bento.info.all_models]
+    stored = BentoModel(*own).resolve() if own else _MODEL.resolve()
+    return Path(stored.path), str(stored.tag)
+
+
+app = create_app(settings, find_critic)
+
+
+@bentoml.service(
+    name="edit_critic",
+    workers=1,
+    traffic={"timeout": 24 * 3600},
+    http={"host": "127.0.0.1", "port": 3000},
+    metrics={"enabled": True},
+)
+@bentoml.asgi_app(app)
+class Critic:
+    """Scores how well pictures were edited."""
+
+    if settings.model is None:
+        critic = _MODEL
+
+    async def __is_ready__(self) -> bool:
+        """Whether a score can be given now."""
+        return app.state.judge.supervisor.state == "ready"
+
+    async def __metrics__(self, own: str) -> str:
+        """BentoML's and the service's own, then vLLM's."""
+        return await with_vllm(own, app.state.judge.vllm)
+
+
+Critic.add_asgi_middleware(Gate, settings=settings)

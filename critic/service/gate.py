@@ -1,0 +1,99 @@
+"""Who comes in: each request gets an id, is known by its key, is held to its size, and is counted.
+
+It stands before BentoML's own routes too, so that `/metrics` isn't for everybody.
+"""
+
+import logging
+import re
+from time import perf_counter
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from critic.service.keys import Caller, Keys, is_loopback
+from critic.service.monitoring import REQUESTS, SECONDS
+from critic.service.refusals import Refused
+from critic.service.settings import Settings
+
+log = logging.getLogger("critic.service")
+
+_OPEN = re.compile(r"/|/(?:healthz|livez|readyz|page/.*|examples(?:/.*)?)")
+"""Paths that need no key: the page itself, which holds nothing of anybody's, and what says how the service is."""
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ROUTES = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models")
+
+
+class Gate:
+    """ASGI middleware; what it lets in has `request_id` and `caller`, None without keys, in its state."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        """Raises `KeysError` for keys that can't be."""
+        self._app, self._most = app, settings.max_body_bytes
+        self._keys = Keys.load(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid4().hex
+        route = scope["path"] if scope["path"] in _ROUTES else "other"
+        begun, code, caller, started = perf_counter(), 500, None, False
+
+        async def answer(message: Message) -> None:
+            nonlocal code, started
+            if message["type"] == "http.response.start":
+                code, started = message["status"], True
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            caller = self._caller(scope, headers)
+            if (size := headers.get("content-length", "0")).isdecimal() and int(size) > self._most:
+                raise self._too_big()
+            scope.setdefault("state", {}).update(request_id=request_id, caller=caller, keys=self._keys)
+            await self._app(scope, self._measured(receive), answer)
+        except Refused as refused:
+            await refused.answer(request_id)(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if started:
+                raise
+            await Refused(500, "internal", "the service failed; its log says why").answer(request_id)(
+                scope, receive, answer
+            )
+        finally:
+            REQUESTS.labels(route, str(code), caller.name if caller else "").inc()
+            SECONDS.labels(route).observe(perf_counter() - begun)
+
+    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+        if _OPEN.fullmatch(scope["path"]):
+            return None
+        if not self._keys:
+            client = scope.get("client")
+            if client and is_loopback(client[0]):
+                return None
+            raise Refused(403, "no_keys", "without API keys only this machine is served: set CRITIC_KEYS")
+        caller = self._keys.who(headers.get("authorization"))
+        if caller is None:
+            raise Refused(401, "no_key", "send your API key as `Authorization: Bearer KEY`")
+        return caller
+
+    def _measured(self, receive: Receive) -> Receive:
+        """`receive`, until more was sent than is allowed."""
+        got = 0
+
+        async def receive_on() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._most:
+                raise HTTPException(413, self._too_big().message)
+            return message
+
+        return receive_on
+
+    def _too_big(self) -> Refused:
+        return Refused(413, "too_big", f"a request may have {self._most} bytes: send fewer or smaller pictures")

@@ -1,0 +1,237 @@
+"""The critic at work: edits as they were sent go in, verdicts come out.
+
+async with Judge(settings, folder, version) as judge:     # vLLM starts; `judge.supervisor.state` tells when
+    verdicts = await judge(submissions, Options(mode="expected"))
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import httpx
+import openai
+from PIL import Image
+
+from critic.edits import Edit
+from critic.engines import GREEDY, Completion, Failed, Request, Sampling
+from critic.engines.http import HttpEngine
+from critic.engines.opening import contract_of, default_dtype, identify
+from critic.engines.server import vllm_command, vllm_environment
+from critic.prompts import ContractError
+from critic.scoring import Scorer
+from critic.service.admission import Admission
+from critic.service.examples import first_example
+from critic.service.intake import check_instruction, read_picture
+from critic.service.monitoring import READY, RESTARTS
+from critic.service.refusals import Refused
+from critic.service.schemas import Options
+from critic.service.settings import Settings
+from critic.service.supervisor import State, Supervisor
+from critic.verdicts import Failure, Verdict
+
+ADDRESS = "http://vllm"
+"""A name for the other end of the socket."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """An edit as it was sent: the files' bytes, or what is wrong with them."""
+
+    id: str
+    source: bytes | Refused
+    edited: bytes | Refused
+    instruction: str
+
+
+class _OnTheLoop:
+    """`HttpEngine` for threads of the loop that its client lives in."""
+
+    def __init__(self, engine: HttpEngine, name: str):
+        self._engine, self.name = engine, name
+        self.client = engine.open()
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
+        return anyio.from_thread.run(partial(self._engine.answer, self.client, requests, sampling))
+
+
+class Judge:
+    """Scores edits by a vLLM of its own.
+
+    Attributes:
+        version: which release of the critic.
+        contract: its prompt contract.
+        supervisor: of vLLM.
+        admission: how much is being done.
+        vllm: a client of vLLM's HTTP interface.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, version: str):
+        """Raises `CheckpointError` or `ContractError` if the folder holds no critic."""
+        self.settings, self.version = settings, version
+        self.contract = contract_of(str(folder))
+        self.model = identify(str(folder))
+        self.admission = Admission(settings.concurrency, settings.queue)
+        self._most = settings.concurrency + settings.queue
+        self._engine: _OnTheLoop | None = None
+        self._rooms = AsyncExitStack()
+        self._socket = Path(self._rooms.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))) / "vllm.sock"
+        command = vllm_command(
+            str(folder),
+            ["--uds", str(self._socket), "--served-model-name", "critic"],
+            dtype=settings.dtype or default_dtype(),
+            batch_size=settings.concurrency,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            tensor_parallel_size=settings.tensor_parallel_size,
+        )
+        self.supervisor = Supervisor(
+            [*command, "--disable-uvicorn-access-log"],
+            vllm_environment(),
+            self._socket,
+            self._probe,
+            start_timeout=settings.start_timeout,
+            changed=_note,
+        )
+
+    async def __aenter__(self) -> "Judge":
+        self._scoring = anyio.CapacityLimiter(self._most)
+        self._decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._most)
+        self.vllm = await self._rooms.enter_async_context(
+            httpx.AsyncClient(
+                base_url=ADDRESS,
+                transport=httpx.AsyncHTTPTransport(uds=str(self._socket), limits=limits),
+                timeout=self.settings.timeout,
+            )
+        )
+        await self._rooms.enter_async_context(self.supervisor)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._rooms.aclose()
+        if self._engine is not None:
+            await self._engine.client.close()
+
+    async def _probe(self) -> None:
+        open_engine = partial(
+            HttpEngine,
+            f"{ADDRESS}/v1",
+            max_tokens=self.settings.max_tokens,
+            concurrency=self._most,
+            timeout=self.settings.timeout,
+            max_retries=0,
+            socket=self._socket,
+        )
+        engine = _OnTheLoop(await anyio.to_thread.run_sync(open_engine), self.model)
+        (verdict,) = await self._score(engine, [first_example()], Options())
+        if not verdict.ok:
+            await engine.client.close()
+            raise RuntimeError(f"gave no score of the example: {verdict.status}: {verdict.detail}")
+        before, self._engine = self._engine, engine
+        if before is not None:
+            with suppress(openai.OpenAIError):
+                await before.client.close()
+
+    def check_ready(self) -> None:
+        """Raises `Refused`, 503, unless vLLM can give a score."""
+        if self.supervisor.state != "ready":
+            raise Refused(
+                503,
+                f"engine_{self.supervisor.state}",
+                f"the critic's engine is {self.supervisor.state}: come again later",
+                retry_after=5,
+            )
+
+    async def __call__(self, submissions: Sequence[Submission], options: Options) -> list[Verdict]:
+        """One verdict a submission, in order.
+
+        Raises:
+            Refused: 503, there is no engine; 429, there is too much to do; another, if nothing of it can be
+                judged: why the first can't.
+        """
+        self.check_ready()
+        answers = len(submissions) * (options.samples if options.mode == "average" else 1)
+        with self.admission.admit(answers):
+            taken = [await self._take(submission) for submission in submissions]
+            edits = [edit for edit in taken if isinstance(edit, Edit)]
+            if not edits:
+                raise next(refusal for refusal in taken if isinstance(refusal, Refused))
+            self.check_ready()
+            assert self._engine is not None
+            scored = iter(await self._score(self._engine, edits, options))
+        verdicts = [
+            next(scored) if isinstance(edit, Edit) else self._refused(submission, edit, options)
+            for submission, edit in zip(submissions, taken, strict=True)
+        ]
+        raise_if_all_failed(verdicts)
+        return verdicts
+
+    async def _take(self, submission: Submission) -> Edit | Refused:
+        try:
+            instruction = check_instruction(submission.instruction, self.settings)
+            pictures = [
+                await anyio.to_thread.run_sync(self._picture, part, file, limiter=self._decoding)
+                for part, file in (("source", submission.source), ("edited", submission.edited))
+            ]
+        except Refused as refused:
+            return refused
+        return Edit(submission.id, pictures[0], pictures[1], instruction)
+
+    def _picture(self, part: str, file: bytes | Refused) -> Image.Image:
+        try:
+            if isinstance(file, Refused):
+                raise file
+            return self.contract.resize(read_picture(file, self.settings))
+        except ContractError as error:
+            raise Refused(422, "bad_shape", f"{part}: {error}") from None
+        except Refused as refused:
+            raise Refused(refused.status, refused.code, f"{part}: {refused.message}") from None
+
+    async def _score(self, engine: _OnTheLoop, edits: Sequence[Edit], options: Options) -> list[Verdict]:
+        scorer = Scorer(engine, self.contract, options.mode, options.samples, options.temperature, options.seed)
+        return await anyio.to_thread.run_sync(scorer, edits, limiter=self._scoring)
+
+    def _refused(self, submission: Submission, refused: Refused, options: Options) -> Verdict:
+        return Verdict(
+            submission.id,
+            None,
+            Failure.BAD_INPUT,
+            refused.message,
+            mode=options.mode,
+            model=self.model,
+            contract=self.contract.hash,
+            latency=0.0,
+        )
+
+
+_STATUSES = {
+    Failure.BAD_INPUT: 422,
+    Failure.TOO_LONG: 422,
+    Failure.REFUSED: 422,
+    Failure.UNREACHABLE: 503,
+    Failure.SERVER_ERROR: 503,
+    Failure.TIMED_OUT: 504,
+    Failure.GARBLED: 502,
+}
+
+
+def raise_if_all_failed(verdicts: Sequence[Verdict]) -> None:
+    """Raises `Refused` if no verdict is of an answer: each is of an edit that couldn't be asked about."""
+    failures = [verdict for verdict in verdicts if verdict.status in set(Failure)]
+    if len(failures) < len(verdicts):
+        return
+    first = next((verdict for verdict in failures if verdict.status != Failure.BAD_INPUT), failures[0])
+    status = _STATUSES[Failure(first.status)]
+    raise Refused(status, first.status, first.detail, retry_after=5 if status == 503 else None)
+
+
+def _note(state: State) -> None:
+    READY.set(state == "ready")
+    if state == "lost":
+        RESTARTS.inc()
