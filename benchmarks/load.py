@@ -5,8 +5,8 @@
     CRITIC_PAIRS=data/validated/test.parquet CRITIC_SCORES=scores.jsonl \\
         locust -f benchmarks/load.py --headless -u 64 -r 64 -t 5m -H http://127.0.0.1:3000
 
-A user asks for one edit after the other, chosen at random. An answer of another edit, or another score, is a failure;
-a 429 is not: the user waits as long as it says. CRITIC_KEY is sent as the API key if it is set.
+A user asks for one edit after the other, chosen at random. An answer of another edit, or another score, is a
+failure; a 429 is not: the user waits as long as it says. CRITIC_KEY is sent as the API key if it is set.
 """
 
 import json

@@ -3,7 +3,8 @@
     python benchmarks/serve.py models/grpo data/validated/test.parquet
 
 Three ways, in turns: vLLM's /v1/chat/completions, the service's (the same bytes), and the service's /score, which
-also reads, checks and resizes the pictures. Prints the median latency of one request at a time, and the rate of many.
+also reads, checks and resizes the pictures. Prints the median latency of one request at a time, and the rate of
+many.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 from tqdm import tqdm
