@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
+import httpx2
 import openai
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
@@ -66,9 +66,9 @@ class HttpEngine:
         self.max_tokens, self.concurrency = max_tokens, concurrency
         self._client = {"base_url": base_url, "api_key": key, "timeout": timeout, "max_retries": max_retries}
         self._socket = None if socket is None else str(socket)
-        transport = httpx.HTTPTransport(uds=self._socket) if socket else None
+        transport = httpx2.HTTPTransport(uds=self._socket) if socket else None
         try:
-            with openai.OpenAI(**self._client, http_client=httpx.Client(transport=transport)) as client:  # type: ignore[arg-type]
+            with openai.OpenAI(**self._client, http_client=openai.DefaultHttpxClient(transport=transport)) as client:  # type: ignore[arg-type]
                 served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
         except (openai.APIError, ValueError, AttributeError) as error:
             raise ServerError(
@@ -100,7 +100,7 @@ class HttpEngine:
 
     def open(self) -> openai.AsyncOpenAI:
         """A client for `answer`, to be closed where it is used."""
-        transport = httpx.AsyncHTTPTransport(uds=self._socket) if self._socket else None
+        transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         http = openai.DefaultAsyncHttpxClient(transport=transport) if transport else None
         return openai.AsyncOpenAI(**self._client, http_client=http)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ async with Judge(settings, folder, version) as judge:     # vLLM starts; `judge.
     verdicts = await judge(submissions, Options(mode="expected"))
 """
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 import httpx
 import openai
@@ -55,10 +55,11 @@ class _OnTheLoop:
 
     def __init__(self, engine: HttpEngine, name: str):
         self._engine, self.name = engine, name
-        self.client = engine.open()
+        self._loop, self.client = asyncio.get_running_loop(), engine.open()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
-        return anyio.from_thread.run(partial(self._engine.answer, self.client, requests, sampling))
+        asked = self._engine.answer(self.client, requests, sampling)
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
 
 
 class Judge:
@@ -91,8 +92,8 @@ class Judge:
             tensor_parallel_size=settings.tensor_parallel_size,
         )
         self.supervisor = Supervisor(
-            [*command, "--disable-uvicorn-access-log"],
-            vllm_environment(),
+            [*command, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"],
+            _environment(),
             self._socket,
             self._probe,
             start_timeout=settings.start_timeout,
@@ -229,6 +230,13 @@ def raise_if_all_failed(verdicts: Sequence[Verdict]) -> None:
     first = next((verdict for verdict in failures if verdict.status != Failure.BAD_INPUT), failures[0])
     status = _STATUSES[Failure(first.status)]
     raise Refused(status, first.status, first.detail, retry_after=5 if status == 503 else None)
+
+
+def _environment() -> dict[str, str]:
+    """vLLM's: it says less, and doesn't write its metrics among BentoML's."""
+    environment = {"VLLM_LOGGING_LEVEL": "WARNING", **vllm_environment()}
+    environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    return environment
 
 
 def _note(state: State) -> None:

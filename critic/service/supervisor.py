@@ -91,7 +91,7 @@ class Supervisor:
                 except TimeoutError:
                     why = f"wasn't ready within {self._start_timeout:g} s"
                 except Exception as error:
-                    why = str(error)
+                    why = f"can't be used: {type(error).__name__}: {error}"
             finally:
                 await asyncio.shield(_end(process))
                 await reader
@@ -127,7 +127,7 @@ class Supervisor:
         async with self._client() as client:
             while not await _answers(client):
                 if process.returncode is not None:
-                    raise RuntimeError(f"ended with code {process.returncode} before it was ready")
+                    raise ChildProcessError(f"it ended with code {process.returncode} before it was ready")
                 await asyncio.sleep(0.25)
         await self._probe()
 
