@@ -32,7 +32,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -137,7 +137,10 @@ class Feedback:
             self._engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **options)
             if sqlite:
                 event.listen(self._engine, "connect", _make_durable)
-            self._prepare(sqlite)
+            try:
+                self._prepare(sqlite)
+            except (IntegrityError, ProgrammingError):  # another process has just made the tables
+                self._prepare(sqlite)
 
     def add(self, receipt: Receipt, rater: str, score: float, comment: str = "") -> int:
         """Keep a rating; when this returns its id, it is on the disk.
@@ -195,7 +198,7 @@ class Feedback:
     def _prepare(self, sqlite: bool) -> None:
         with self._engine.begin() as connection:
             if sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process makes the tables
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # while others wait
             if not inspect(connection).has_table(Rating.__tablename__):
                 _Table.metadata.create_all(connection)
                 connection.execute(insert(_Schema).values(number=SCHEMA))
