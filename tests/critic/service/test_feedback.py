@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
 from critic.service import feedback as module
 from critic.service.feedback import SCHEMA, Feedback, FeedbackError
@@ -167,6 +168,18 @@ def test_four_processes_that_begin_and_write_together_lose_none(url: str) -> Non
         there = {(rating.id, rating.rater, rating.comment) for rating in feedback.rows()}
     assert len(there) == 100
     assert acknowledged == there
+
+
+def test_a_database_that_was_half_begun_is_begun_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise SQLAlchemyError("disk full")
+
+    with monkeypatch.context() as beginning:
+        beginning.setattr(module, "insert", fail)
+        with pytest.raises(FeedbackError, match="disk full"):
+            Feedback(url)
+    with closing(Feedback(url)) as feedback:
+        assert feedback.add(RECEIPT, "ann", 3) == 1
 
 
 # --- databases that can't be used
