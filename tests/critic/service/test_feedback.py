@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -240,6 +240,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         "{}",
     ],
 )
+@settings(deadline=None, max_examples=50)
 @given(st.text("aZ09%:/@?#[]&=+ ", max_size=9))
 def test_a_password_is_never_shown(url: str, rest: str) -> None:
     with pytest.raises(FeedbackError) as failed:
