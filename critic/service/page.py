@@ -2,8 +2,8 @@
 
     mount_page(app)      # GET /, /page/*, /examples, /examples/*
 
-Nothing on it comes from elsewhere, and its policy forbids the browser to run, load or send anything but the files of
-this service and the pictures that a person gives it.
+Nothing on it comes from elsewhere, and its policy lets the browser run, load and ask nothing but this service, the
+pictures that a person gives it aside.
 """
 
 import json

@@ -233,6 +233,11 @@ Alpine.data("page", () => ({
     return (this.result.verdict.samples ?? []).filter((sample) => sample !== null);
   },
 
+  get spread() {
+    const { spread } = this.result.verdict;
+    return spread === null ? "" : `± ${this.number(spread)}`;
+  },
+
   get scaleSays() {
     const { score, spread } = this.result.verdict;
     const between = spread === null ? "" : `, give or take ${this.number(spread)}`;
