@@ -5,5 +5,6 @@
 
 `bento` is the BentoML service, `app` its HTTP interface, `schemas` what goes in and out, `settings` what an
 operator may choose. `supervisor` keeps vLLM running, `intake` and `fetching` take pictures from strangers,
-`keys` and `admission` say who is served and when, `feedback` keeps people's own scores, `page/` is the web page.
+`keys` and `admission` say who is served and when, `feedback` keeps people's own scores, `page` mounts
+the web page, the plain files of web/, whose examples `examples` makes.
 """

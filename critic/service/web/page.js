@@ -2,7 +2,7 @@
 
 import Alpine from "./vendor/alpine-csp-3.17.4.min.js";
 import { keep, loadRecent, recall, saveRecent } from "./memory.js";
-import { drawDifference, open, sameShape, thumbnail } from "./pictures.js";
+import { drawDifference, open, sameShape } from "./pictures.js";
 import { examples, Failure, rate, REASONS, score } from "./service.js";
 
 const MODES = [
@@ -32,6 +32,7 @@ Alpine.data("page", () => ({
   seconds: 0,
   wait: 0,
   failure: null,
+  edit: null, // that the critic is looking at
   result: null, // {when, instruction, source, edited, verdict, rated, small}
   examples: [],
   examplesProblem: "",
@@ -99,9 +100,8 @@ Alpine.data("page", () => ({
 
   /* A picture takes memory as long as its URL holds. */
   release(...pictures) {
-    const used = [this.pictures.source, this.pictures.edited, this.result?.source, this.result?.edited];
-    const urls = used.map((picture) => picture?.url);
-    for (const picture of pictures) if (picture && !urls.includes(picture.url)) URL.revokeObjectURL(picture.url);
+    const used = [this.pictures, this.edit, this.result].flatMap((pair) => [pair?.source?.url, pair?.edited?.url]);
+    for (const picture of pictures) if (picture && !used.includes(picture.url)) URL.revokeObjectURL(picture.url);
   },
 
   async take(example) {
@@ -149,6 +149,7 @@ Alpine.data("page", () => ({
     const edit = { instruction: this.instruction, source, edited, small: false, rated: null };
     const fields = { source: source.file, edited: edited.file, instruction: edit.instruction, mode: this.mode };
     if (this.mode === "average") Object.assign(fields, { samples: this.samples, seed: this.seed });
+    this.edit = edit;
     this.clear();
     this.said = "The critic is looking at it.";
     this.busy = true;
@@ -159,6 +160,7 @@ Alpine.data("page", () => ({
       const verdict = await score(fields, this.key, this.asking.signal);
       if (this.key) keep("sessionStorage", "critic.key", this.key);
       this.result = { ...edit, verdict, when: Date.now() };
+      this.remember(this.result);
     } catch (error) {
       if (error.name === "AbortError") this.said = "Stopped.";
       else if (error instanceof Failure) this.fail(error);
@@ -166,9 +168,10 @@ Alpine.data("page", () => ({
     } finally {
       clearInterval(timer);
       this.busy = false;
+      this.edit = null;
+      this.release(source, edited);
     }
     if (this.result || this.failure) this.show();
-    if (this.result) await this.remember();
   },
 
   stop() {
@@ -285,10 +288,10 @@ Alpine.data("page", () => ({
     return new Date(entry.when).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
   },
 
-  async remember() {
-    const small = async (picture) => ({ width: picture.width, height: picture.height, url: await thumbnail(picture) });
-    const [source, edited] = await Promise.all([small(this.result.source), small(this.result.edited)]);
-    this.saveRecent([{ ...this.result, source, edited, small: true }, ...loadRecent()]);
+  remember(result) {
+    const copy = ({ width, height, small }) => ({ width, height, url: small });
+    const entry = { ...result, source: copy(result.source), edited: copy(result.edited), small: true };
+    this.saveRecent([entry, ...loadRecent()]);
   },
 
   saveRecent(entries) {

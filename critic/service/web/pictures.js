@@ -5,25 +5,17 @@ const THUMBNAIL = 160; // pixels of the longer side
 const COMPARED = 1024;
 const SEEN = 8; // of 255: a difference that counts
 
-/** {file, url, width, height} of a file; throws an Error that says what is wrong with it. */
+/** {file, url, width, height, small (a copy as a data URL)}; throws an Error that says what is wrong with the file. */
 export async function open(file) {
   if (!FORMATS.includes(file.type)) throw new Error(`${file.name} is no PNG, JPEG or WebP file.`);
   const url = URL.createObjectURL(file);
   try {
     const image = await load(url);
-    return { file, url, width: image.naturalWidth, height: image.naturalHeight };
+    return { file, url, width: image.naturalWidth, height: image.naturalHeight, small: shrink(image) };
   } catch {
     URL.revokeObjectURL(url);
     throw new Error(`${file.name} can't be read as a picture.`);
   }
-}
-
-/** A small copy of a picture, as a data URL. */
-export async function thumbnail({ url, width, height }) {
-  const scale = Math.min(1, THUMBNAIL / Math.max(width, height));
-  const canvas = document.createElement("canvas");
-  await paint(canvas, url, width * scale, height * scale);
-  return canvas.toDataURL("image/jpeg", 0.8);
 }
 
 /** Whether one picture, scaled to the other's width, has its height too, to a pixel. */
@@ -38,9 +30,9 @@ export function sameShape(a, b) {
  */
 export async function drawDifference(canvas, source, edited) {
   const scale = Math.min(1, COMPARED / Math.max(source.width, source.height));
-  await paint(canvas, source.url, source.width * scale, source.height * scale);
+  paint(canvas, await load(source.url), source.width * scale, source.height * scale);
   const other = document.createElement("canvas");
-  await paint(other, edited.url, canvas.width, canvas.height);
+  paint(other, await load(edited.url), canvas.width, canvas.height);
   const context = canvas.getContext("2d");
   context.globalCompositeOperation = "difference";
   context.drawImage(other, 0, 0);
@@ -50,14 +42,21 @@ export async function drawDifference(canvas, source, edited) {
   return { share: changed / (data.length / 4), width: canvas.width, height: canvas.height };
 }
 
+function shrink(image) {
+  const scale = Math.min(1, THUMBNAIL / Math.max(image.naturalWidth, image.naturalHeight));
+  const canvas = document.createElement("canvas");
+  paint(canvas, image, image.naturalWidth * scale, image.naturalHeight * scale);
+  return canvas.toDataURL("image/jpeg", 0.8);
+}
+
 /* Transparency is put on white, as the critic sees it. */
-async function paint(canvas, url, width, height) {
+function paint(canvas, image, width, height) {
   canvas.width = Math.max(1, Math.round(width));
   canvas.height = Math.max(1, Math.round(height));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(await load(url), 0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
 }
 
 async function load(url) {

@@ -1,9 +1,12 @@
 """The page in a real browser, before a service that answers what the test tells it to."""
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -370,6 +373,20 @@ def test_waiting_can_be_stopped(page: Page, service: Service) -> None:
     expect(page.locator("#result, #failure")).to_have_count(0)
 
 
+def test_pictures_chosen_while_the_critic_looks_leave_its_verdict_alone(page: Page, service: Service) -> None:
+    service.hold = threading.Event()
+    fill(page)
+    submit(page)
+    page.locator("#source").set_input_files(png("green", (10, 10)))
+    page.locator("#edited").set_input_files(png("green", (10, 10)))
+    expect(page.locator(".slot-title", has_text=f"10 {TIMES} 10")).to_have_count(2)
+    service.hold.set()
+    page.get_by_role("radio", name="side by side").check()
+    expect(page.locator("figcaption")).to_have_text([f"Source, 40 {TIMES} 30", f"Edited, 40 {TIMES} 30"])
+    for shown in page.locator(".beside img").all():
+        assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
+
+
 # --- or it isn't
 
 
@@ -444,6 +461,14 @@ def test_a_service_that_asks_to_wait_is_waited_for(page: Page, service: Service,
     expect(button).to_have_text("Score again in 1 s")
     expect(button).to_be_enabled()
     expect(button).to_have_text("Score")
+
+
+def test_a_service_may_name_the_time_to_wait_for(page: Page, service: Service) -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    service.answer = (503, refused("not_ready", "The engine starts."), {"Retry-After": until})
+    fill(page)
+    submit(page)
+    expect(page.locator("#failure")).to_contain_text(re.compile("It asks to wait (59|60) s."))
 
 
 def test_a_key_is_asked_for_when_the_service_wants_one(page: Page, service: Service) -> None:
