@@ -68,7 +68,9 @@ class HttpEngine:
         self._socket = None if socket is None else str(socket)
         transport = httpx2.HTTPTransport(uds=self._socket) if socket else None
         try:
-            with openai.OpenAI(**self._client, http_client=openai.DefaultHttpxClient(transport=transport)) as client:  # type: ignore[arg-type]
+            with openai.OpenAI(
+                **self._client, http_client=openai.DefaultHttpxClient(transport=transport)
+            ) as client:  # type: ignore[arg-type]
                 served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
         except (openai.APIError, ValueError, AttributeError) as error:
             raise ServerError(

@@ -6,5 +6,6 @@
 `bento` is the BentoML service, `app` its HTTP interface, `schemas` what goes in and out, `settings` what an
 operator may choose. `supervisor` keeps vLLM running, `intake` and `fetching` take pictures from strangers,
 `keys` and `admission` say who is served and when. `feedback` keeps people's own scores, `receipts` say of what,
-and `keeping` keeps the pictures where that is wanted. `page/` is the web page.
+and `keeping` keeps the pictures where that is wanted. `page` mounts the web page, the plain files of web/, whose
+examples `examples` makes.
 """

@@ -1,11 +1,14 @@
 """The HTTP interface: what is asked for, what is answered, and how what goes wrong is."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
+from math import ceil, inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +18,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from critic.service.feedback import Feedback
+from critic.service.feedback import Feedback, FeedbackError
 from critic.service.fetching import fetch
 from critic.service.guard import check_chat
-from critic.service.intake import picture_bytes
+from critic.service.intake import picture_bytes, picture_format
 from critic.service.judging import Judge, Submission
-from critic.service.keeping import keep_picture
+from critic.service.keeping import Keeper
+from critic.service.keys import Caller
 from critic.service.monitoring import RATINGS, count
 from critic.service.page import mount_page
-from critic.service.receipts import Receipt, Receipts
+from critic.service.receipts import ForgedReceipt, Receipt, Receipts
 from critic.service.refusals import Refused
 from critic.service.schemas import (
     Batch,
@@ -42,7 +46,9 @@ from critic.service.schemas import (
     ScoredBatch,
 )
 from critic.service.settings import Settings
+from critic.verdicts import Failure
 
+log = logging.getLogger("critic.service")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": HTTPStatus(status).phrase}
     for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
@@ -66,6 +72,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) 
         app.state.settings = settings
         app.state.receipts = Receipts(settings.receipt_key)
         app.state.feedback = Feedback(settings.feedback_url)
+        app.state.keeper = None if settings.keep_images is None else Keeper(settings.keep_images)
         async with Judge(settings, *find_critic()) as app.state.judge:
             yield
 
@@ -135,9 +142,15 @@ async def rewards(request: Request, batch: Rewards) -> Rewarded:
 
 @routes.post("/feedback", summary="Give your own score of an edit", status_code=201)
 async def feedback(request: Request, rating: Rating) -> Kept:
-    receipt = request.app.state.receipts.read(rating.receipt)
     store: Feedback = request.app.state.feedback
-    number = await asyncio.to_thread(store.add, receipt, rating.rater, rating.score, rating.comment)
+    try:
+        receipt = request.app.state.receipts.read(rating.receipt)
+        number = await asyncio.to_thread(store.add, receipt, rating.rater, rating.score, rating.comment)
+    except ForgedReceipt as error:
+        raise Refused(422, "forged_receipt", str(error)) from None
+    except FeedbackError as error:
+        log.error("a rating wasn't kept: %s", error)
+        raise Refused(503, "no_feedback", "the rating wasn't kept: come again later", retry_after=60) from None
     RATINGS.inc()
     return Kept(id=number)
 
@@ -206,26 +219,51 @@ async def _score(request: Request, submissions: Sequence[Submission], options: O
     _allow(request, len(submissions) * (options.samples if options.mode == "average" else 1))
     verdicts = await judge(submissions, options)
     receipts: Receipts = request.app.state.receipts
+    keeper: Keeper | None = request.app.state.keeper
     scored = []
     for submission, verdict in zip(submissions, verdicts, strict=True):
         result = Scored(**asdict(verdict), version=judge.version, request_id=request.state.request_id)
         count(result)
         if isinstance(submission.source, bytes) and isinstance(submission.edited, bytes):
-            keep = request.app.state.settings.keep_images
-            hashes = [sha256(file).hexdigest() for file in (submission.source, submission.edited)]
-            result.receipt = receipts.sign(Receipt.of(result, submission.instruction, *hashes))
-            if keep is not None:
-                for picture in (submission.source, submission.edited):
-                    await asyncio.to_thread(keep_picture, keep, picture)
+            receipt = _receipt(result, submission.source, submission.edited, submission.instruction)
+            result.receipt = receipts.sign(receipt)
+            if keeper is not None and verdict.status != Failure.BAD_INPUT:
+                for file in (submission.source, submission.edited):
+                    await asyncio.to_thread(keeper.keep, file, picture_format(file))
         scored.append(result)
     return scored
 
 
+def _receipt(scored: Scored, source: bytes, edited: bytes, instruction: str) -> Receipt:
+    return Receipt(
+        request_id=scored.request_id,
+        pair_id=scored.id,
+        source_sha256=sha256(source).hexdigest(),
+        edited_sha256=sha256(edited).hexdigest(),
+        instruction=instruction,
+        mode=scored.mode,
+        score=scored.score,
+        status=scored.status,
+        model=scored.model,
+        version=scored.version,
+        contract=scored.contract,
+        scored_at=datetime.now(UTC),
+    )
+
+
 def _allow(request: Request, answers: int) -> None:
-    caller = request.state.caller
-    if caller is not None and (wait := request.state.keys.allow(caller, answers)) is not None:
+    caller: Caller = request.state.caller
+    wait = request.state.keys.allow(caller, answers)
+    if wait == inf:
         raise Refused(
-            429, "rate_limited", f"{caller.name} asks for more a minute than its key allows", retry_after=wait
+            413, "too_many_answers", f"the key allows {caller.per_minute} answers a minute: ask for fewer"
+        )
+    if wait is not None:
+        raise Refused(
+            429,
+            "rate_limited",
+            f"the key allows {caller.per_minute} answers a minute: come again later",
+            retry_after=ceil(wait),
         )
 
 

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from critic.service.keys import Caller, Keys, is_loopback
+from critic.service.keys import Caller, Keys
 from critic.service.monitoring import REQUESTS, SECONDS
 from critic.service.refusals import Refused
 from critic.service.settings import Settings
@@ -21,12 +21,13 @@ log = logging.getLogger("critic.service")
 
 _OPEN = re.compile(r"/|/(?:healthz|livez|readyz|page/.*|examples(?:/.*)?)")
 """Paths that need no key: the page itself, which holds nothing of anybody's, and what says how the service is."""
+_ANYBODY = Caller("anybody")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ROUTES = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models")
 
 
 class Gate:
-    """ASGI middleware; what it lets in has `request_id` and `caller`, None without keys, in its state."""
+    """ASGI middleware; what it lets in has `request_id`, `caller` and `keys` in its state."""
 
     def __init__(self, app: ASGIApp, settings: Settings):
         """Raises `KeysError` for keys that can't be."""
@@ -40,7 +41,7 @@ class Gate:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid4().hex
         route = scope["path"] if scope["path"] in _ROUTES else "other"
-        begun, code, caller, started = perf_counter(), 500, None, False
+        begun, code, caller, started = perf_counter(), 500, _ANYBODY, False
 
         async def answer(message: Message) -> None:
             nonlocal code, started
@@ -65,21 +66,19 @@ class Gate:
                 scope, receive, answer
             )
         finally:
-            REQUESTS.labels(route, str(code), caller.name if caller else "").inc()
+            REQUESTS.labels(route, str(code), caller.name).inc()
             SECONDS.labels(route).observe(perf_counter() - begun)
 
-    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+    def _caller(self, scope: Scope, headers: Headers) -> Caller:
+        host = scope["client"][0] if scope.get("client") else ""
+        caller = self._keys.who(headers.get("authorization"), host)
+        if caller is not None:
+            return caller
         if _OPEN.fullmatch(scope["path"]):
-            return None
-        if not self._keys:
-            client = scope.get("client")
-            if client and is_loopback(client[0]):
-                return None
-            raise Refused(403, "no_keys", "without API keys only this machine is served: set CRITIC_KEYS")
-        caller = self._keys.who(headers.get("authorization"))
-        if caller is None:
+            return _ANYBODY
+        if self._keys.required:
             raise Refused(401, "no_key", "send your API key as `Authorization: Bearer KEY`")
-        return caller
+        raise Refused(403, "no_keys", "without API keys only this machine is served: set CRITIC_KEYS")
 
     def _measured(self, receive: Receive) -> Receive:
         """`receive`, until more was sent than is allowed."""

@@ -5,6 +5,7 @@ async with Judge(settings, folder, version) as judge:     # vLLM starts; `judge.
 """
 
 import asyncio
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import httpx
 import openai
 from PIL import Image
 
-from critic.edits import Edit
+from critic.edits import Edit, decode_image
 from critic.engines import GREEDY, Completion, Failed, Request, Sampling
 from critic.engines.http import HttpEngine
 from critic.engines.opening import contract_of, default_dtype, identify
@@ -27,9 +28,9 @@ from critic.engines.server import vllm_command, vllm_environment
 from critic.prompts import ContractError
 from critic.scoring import Scorer
 from critic.service.admission import Admission
-from critic.service.examples import first_example
 from critic.service.intake import check_instruction, read_picture
 from critic.service.monitoring import READY, RESTARTS
+from critic.service.page import WEB
 from critic.service.refusals import Refused
 from critic.service.schemas import Options
 from critic.service.settings import Settings
@@ -130,7 +131,7 @@ class Judge:
             socket=self._socket,
         )
         engine = _OnTheLoop(await anyio.to_thread.run_sync(open_engine), self.model)
-        (verdict,) = await self._score(engine, [first_example()], Options())
+        (verdict,) = await self._score(engine, [example()], Options())
         if not verdict.ok:
             await engine.client.close()
             raise RuntimeError(f"gave no score of the example: {verdict.status}: {verdict.detail}")
@@ -230,6 +231,14 @@ def raise_if_all_failed(verdicts: Sequence[Verdict]) -> None:
     first = next((verdict for verdict in failures if verdict.status != Failure.BAD_INPUT), failures[0])
     status = _STATUSES[Failure(first.status)]
     raise Refused(status, first.status, first.detail, retry_after=5 if status == 503 else None)
+
+
+def example() -> Edit:
+    """The first edit of the web page."""
+    first = json.loads((WEB / "examples/examples.json").read_text())[0]
+    files = [(WEB / first[part].lstrip("/")).read_bytes() for part in ("source", "edited")]
+    source, edited = (decode_image({"bytes": file}) for file in files)
+    return Edit(first["id"], source, edited, first["instruction"])
 
 
 def _environment() -> dict[str, str]:

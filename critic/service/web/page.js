@@ -1,0 +1,397 @@
+/* The page's state. index.html shows it, and sets all that people or the service wrote as text. */
+
+import Alpine from "./vendor/alpine-csp-3.17.4.min.js";
+import { keep, loadRecent, recall, saveRecent } from "./memory.js";
+import { drawDifference, open, sameShape } from "./pictures.js";
+import { examples, Failure, rate, REASONS, score } from "./service.js";
+
+const MODES = [
+  { name: "greedy", says: "The likeliest answer, with its reasoning." },
+  { name: "average", says: "The mean of several answers, and how far they are apart. Slower." },
+  { name: "expected", says: "The mean over all answers that could stand in the likeliest one's place, and their spread." },
+  { name: "direct", says: "A score at once, without reasoning. Faster." },
+];
+const SLOTS = [
+  { name: "source", title: "Source" },
+  { name: "edited", title: "Edited" },
+];
+
+Alpine.data("page", () => ({
+  slots: SLOTS,
+  modes: MODES,
+  pictures: { source: null, edited: null },
+  instruction: "",
+  mode: "greedy",
+  samples: 8,
+  seed: 0,
+  key: recall("sessionStorage", "critic.key"),
+  wantsKey: Boolean(recall("sessionStorage", "critic.key")),
+  over: "", // the slot that something is dragged over
+  problems: {},
+  busy: false,
+  seconds: 0,
+  wait: 0,
+  failure: null,
+  edit: null, // that the critic is looking at
+  result: null, // {when, instruction, source, edited, verdict, rated, small}
+  examples: [],
+  examplesProblem: "",
+  recent: loadRecent(),
+  recentProblem: "",
+  said: "",
+
+  async init() {
+    try {
+      this.examples = await examples(this.key);
+    } catch (failure) {
+      this.examplesProblem = `The examples can't be had. ${failure.title}: ${failure.message}`;
+    }
+  },
+
+  // --- the edit
+
+  get modeSays() {
+    return MODES.find((choice) => choice.name === this.mode).says;
+  },
+
+  get scoreLabel() {
+    return this.busy ? "Scoring…" : this.wait ? `Score again in ${this.wait} s` : "Score";
+  },
+
+  sizeOf(picture) {
+    return picture ? `${picture.width} × ${picture.height}` : "";
+  },
+
+  choose(event, slot) {
+    this.put(slot, event.target.files);
+    event.target.value = "";
+  },
+
+  drop(event, slot) {
+    this.over = "";
+    this.put(slot, event.dataTransfer.files);
+  },
+
+  paste(event) {
+    if (!event.clipboardData.files.length) return;
+    event.preventDefault();
+    this.put(this.pictures.source && !this.pictures.edited ? "edited" : "source", event.clipboardData.files);
+  },
+
+  /* One file goes into the slot, two fill both in order. */
+  async put(slot, files) {
+    const names = files.length > 1 ? ["source", "edited"] : [slot];
+    await Promise.all(names.slice(0, files.length).map((name, place) => this.putOne(name, files[place])));
+  },
+
+  async putOne(slot, file) {
+    try {
+      const picture = await open(file);
+      const old = this.pictures[slot];
+      this.pictures[slot] = picture;
+      this.release(old);
+      this.problems[slot] = "";
+      this.said = `${slot} picture: ${file.name}, ${this.sizeOf(picture)}`;
+    } catch (error) {
+      this.problems[slot] = error.message;
+      this.said = error.message;
+    }
+  },
+
+  /* A picture takes memory as long as its URL holds. */
+  release(...pictures) {
+    const used = [this.pictures, this.edit, this.result].flatMap((pair) => [pair?.source?.url, pair?.edited?.url]);
+    for (const picture of pictures) if (picture && !used.includes(picture.url)) URL.revokeObjectURL(picture.url);
+  },
+
+  async take(example) {
+    try {
+      const files = SLOTS.map(async ({ name }) => {
+        const response = await fetch(example[name]);
+        if (!response.ok) throw new Error(`HTTP ${response.status}`);
+        return new File([await response.blob()], `${name} of the example`, { type: "image/png" });
+      });
+      await this.put("source", await Promise.all(files));
+    } catch (error) {
+      this.examplesProblem = `This example can't be had: ${error.message}`;
+      return;
+    }
+    this.instruction = example.instruction;
+    this.problems.instruction = this.examplesProblem = "";
+    this.said = `Example: ${example.instruction}. Score it with the next button.`;
+    this.$root.querySelector("button.main").focus();
+  },
+
+  // --- the verdict
+
+  /* Names what is wrong in the fields and goes to the first that is; whether all is well. */
+  check() {
+    const { source, edited } = this.pictures;
+    const whole = (text, low, high) => /^\d+$/.test(text) && Number(text) >= low && Number(text) <= high;
+    const average = this.mode === "average";
+    this.problems = {
+      source: source ? "" : "Choose the source picture.",
+      edited: edited ? "" : "Choose the edited picture.",
+      instruction: this.instruction.trim() ? "" : "Say what was asked for.",
+      samples: !average || whole(this.samples, 2, 32) ? "" : "A whole number from 2 to 32.",
+      seed: !average || whole(this.seed, 0, 2 ** 32 - 1) ? "" : "A whole number from 0 to 4294967295.",
+    };
+    const wrong = Object.keys(this.problems).find((name) => this.problems[name]);
+    if (!wrong) return true;
+    this.said = this.problems[wrong];
+    document.getElementById(wrong).focus();
+    return false;
+  },
+
+  async score() {
+    if (this.busy || this.wait || !this.check()) return;
+    const { source, edited } = this.pictures;
+    const edit = { instruction: this.instruction, source, edited, small: false, rated: null };
+    const fields = { source: source.file, edited: edited.file, instruction: edit.instruction, mode: this.mode };
+    if (this.mode === "average") Object.assign(fields, { samples: this.samples, seed: this.seed });
+    this.edit = edit;
+    this.clear();
+    this.said = "The critic is looking at it.";
+    this.busy = true;
+    this.seconds = 0;
+    const timer = setInterval(() => this.seconds++, 1000);
+    this.asking = new AbortController();
+    try {
+      const verdict = await score(fields, this.key, this.asking.signal);
+      if (this.key) keep("sessionStorage", "critic.key", this.key);
+      this.result = { ...edit, verdict, when: Date.now() };
+      this.remember(this.result);
+    } catch (error) {
+      if (error.name === "AbortError") this.said = "Stopped.";
+      else if (error instanceof Failure) this.fail(error);
+      else throw error;
+    } finally {
+      clearInterval(timer);
+      this.busy = false;
+      this.edit = null;
+      this.release(source, edited);
+    }
+    if (this.result || this.failure) this.show();
+  },
+
+  stop() {
+    this.asking.abort();
+  },
+
+  clear() {
+    const { source, edited } = this.result ?? {};
+    this.failure = this.result = null;
+    this.release(source, edited);
+  },
+
+  fail(failure) {
+    this.failure = failure;
+    this.wait = failure.wait;
+    const timer = setInterval(() => {
+      if (this.wait) this.wait--;
+      else clearInterval(timer);
+    }, 1000);
+    if (failure.status === 401) this.wantsKey = true;
+  },
+
+  /* Goes to the outcome, so that it is read out and on the screen; to the key if that is missing. */
+  async show() {
+    this.said = "";
+    await this.$nextTick();
+    const { outcome } = this.$refs;
+    const wanted = this.failure?.status === 401 ? document.getElementById("key") : outcome;
+    wanted.focus({ preventScroll: true });
+    const { top } = outcome.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) outcome.scrollIntoView();
+  },
+
+  get scored() {
+    return this.result.verdict.score !== null;
+  },
+
+  get headline() {
+    return this.result.small ? `Scored ${this.dateOf(this.result)}` : "The verdict";
+  },
+
+  get whyNone() {
+    const { status } = this.result.verdict;
+    return REASONS[status] ?? `The service says: ${status}.`;
+  },
+
+  number(value) {
+    return value.toFixed(2);
+  },
+
+  /* Where a score is on the scale, as a style. */
+  at(value) {
+    return { "--at": (value - 1) / 4 };
+  },
+
+  get band() {
+    const { score, spread } = this.result.verdict;
+    return { "--from": (Math.max(1, score - spread) - 1) / 4, "--to": (Math.min(5, score + spread) - 1) / 4 };
+  },
+
+  get sampled() {
+    return (this.result.verdict.samples ?? []).filter((sample) => sample !== null);
+  },
+
+  get spread() {
+    const { spread } = this.result.verdict;
+    return spread === null ? "" : `± ${this.number(spread)}`;
+  },
+
+  get scaleSays() {
+    const { score, spread } = this.result.verdict;
+    const between = spread === null ? "" : `, give or take ${this.number(spread)}`;
+    return `${this.number(score)} on a scale from 1, very bad, to 5, excellent${between}`;
+  },
+
+  get spreadSays() {
+    const { mode, spread, samples, argmax } = this.result.verdict;
+    if (spread === null) {
+      return mode === "expected"
+        ? "The answer isn't written so that its spread could be told: this is the likeliest answer."
+        : "One answer has no spread. The modes average and expected tell how sure the critic is.";
+    }
+    if (mode === "average") {
+      const lost = samples.length - this.sampled.length;
+      return `The mean of ${this.sampled.length} answers, drawn as dots; ± is their standard deviation.${
+        lost ? ` ${lost} more couldn't be read and count for nothing.` : ""
+      }`;
+    }
+    return `The mean of what the answer could have been; ± is its standard deviation. The likeliest answer: ${this.number(argmax)}.`;
+  },
+
+  get axes() {
+    return Object.entries(this.result.verdict.sub_scores ?? {}).map(([name, score]) => ({ name, score }));
+  },
+
+  get facts() {
+    const { verdict } = this.result;
+    const facts = {
+      Release: verdict.version,
+      Model: verdict.model,
+      "Prompt contract": verdict.contract,
+      Mode: verdict.mode,
+      "Tokens read": verdict.prompt_tokens,
+      "Tokens written": verdict.tokens,
+      Latency: `${verdict.latency.toFixed(2)} s`,
+      Request: verdict.request_id,
+    };
+    return Object.entries(facts).map(([name, value]) => ({ name, value }));
+  },
+
+  // --- what the browser remembers
+
+  dateOf(entry) {
+    return new Date(entry.when).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  },
+
+  remember(result) {
+    const copy = ({ width, height, small }) => ({ width, height, url: small });
+    const entry = { ...result, source: copy(result.source), edited: copy(result.edited), small: true };
+    this.saveRecent([entry, ...loadRecent()]);
+  },
+
+  saveRecent(entries) {
+    this.recent = saveRecent(entries);
+    const full = entries.length && !this.recent.length;
+    this.recentProblem = full ? "This browser has no room for requests, or is told to keep none." : "";
+  },
+
+  async reopen(entry) {
+    this.clear();
+    await this.$nextTick();
+    this.result = entry;
+    this.show();
+  },
+
+  forget() {
+    this.saveRecent([]);
+    this.said = "The recent requests are cleared.";
+  },
+}));
+
+Alpine.data("comparison", () => ({
+  views: ["slider", "side by side", "difference"],
+  view: "slider",
+  place: 50,
+  gain: 4,
+  found: "",
+
+  init() {
+    this.$watch("view", (view) => view === "difference" && !this.noDifference && this.draw());
+  },
+
+  get shape() {
+    const { width, height } = this.result.source;
+    return { "--ratio": width / height, "--place": `${this.place}%`, "--gain": this.gain };
+  },
+
+  get alike() {
+    return sameShape(this.result.source, this.result.edited);
+  },
+
+  get unlike() {
+    const { source, edited } = this.result;
+    if (source.width === edited.width && source.height === edited.height) return "";
+    const sizes = `The source is ${this.sizeOf(source)} pixels, the edited picture ${this.sizeOf(edited)}.`;
+    return this.alike
+      ? `${sizes} Here it is scaled to the source's size, which alone makes small differences.`
+      : `${sizes} Their shapes differ, so in the slider they lie centre on centre.`;
+  },
+
+  get noDifference() {
+    if (this.result.small) return "A difference of small copies would mislead: choose the pictures again.";
+    return this.alike ? "" : "Pictures of different shapes can't be compared pixel by pixel.";
+  },
+
+  async draw() {
+    const { source, edited } = this.result;
+    const { share, width, height } = await drawDifference(this.$refs.difference, source, edited);
+    const drawn = width === source.width ? "" : ` Drawn at ${width} × ${height}.`;
+    this.found = `${(100 * share).toFixed(1)} % of the pixels differ visibly, by more than 8 of 255 in a channel.${drawn}`;
+  },
+}));
+
+Alpine.data("rating", () => ({
+  score: 3,
+  given: false, // a slider has a place before anyone has moved it
+  rater: recall("localStorage", "critic.rater"),
+  comment: "",
+  sending: false,
+  problem: "",
+
+  get own() {
+    return this.given ? Number(this.score).toFixed(1) : "–";
+  },
+
+  get thanks() {
+    const { rated } = this.result;
+    return rated ? `Kept as rating ${rated.id}: you gave it ${rated.score.toFixed(1)}. Thank you.` : "";
+  },
+
+  async send() {
+    const { result } = this;
+    const [rater, given] = [this.rater.trim(), Number(this.score)];
+    this.problem = this.given ? (rater ? "" : "Say who you are: any name that stays.") : "Move the slider to your score.";
+    if (this.problem) return document.getElementById(this.given ? "rater" : "own").focus();
+    this.sending = true;
+    try {
+      const rating = { receipt: result.verdict.receipt, rater, score: given, comment: this.comment };
+      const { id } = await rate(rating, this.key);
+      keep("localStorage", "critic.rater", rater);
+      result.rated = { id, score: given };
+      const mine = (entry) => entry.verdict.request_id === result.verdict.request_id;
+      this.saveRecent(loadRecent().map((entry) => (mine(entry) ? { ...entry, rated: result.rated } : entry)));
+    } catch (failure) {
+      if (!(failure instanceof Failure)) throw failure;
+      this.problem = `Not kept. ${failure.title}: ${failure.message} ${failure.trace && `(${failure.trace})`}`;
+    } finally {
+      this.sending = false;
+    }
+  },
+}));
+
+Alpine.start();
