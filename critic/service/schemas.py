@@ -134,7 +134,7 @@ class Rewarded(BaseModel):
 class Rating(_Closed):
     """A person's own score of a critique's edit."""
 
-    receipt: Annotated[str, Field(min_length=1, description="Of the critique.")]
+    receipt: Annotated[str, Field(min_length=1, max_length=65536, description="Of the critique.")]
     rater: Annotated[str, Field(min_length=1, max_length=200, description="Who rates: any name that stays.")]
     score: Annotated[float, Field(ge=1, le=5, description="1 (very bad) to 5 (excellent).")]
     comment: Annotated[str, Field(max_length=2000)] = ""
