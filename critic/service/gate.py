@@ -85,9 +85,12 @@ class Gate:
     def _check_origin(self, headers: Headers) -> None:
         """No other site's page may have a browser ask, whatever that site calls this machine."""
         asked, origin = headers.get("host", ""), headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != asked:
+        try:
+            netloc, name = urlsplit(origin or f"//{asked}").netloc, urlsplit(f"//{asked}").hostname or ""
+        except ValueError:
+            raise Refused(400, "bad_host", "the header Host or Origin is no address") from None
+        if netloc != asked:
             raise Refused(403, "cross_origin", f"pages of {origin} aren't served, only this service's own")
-        name = urlsplit(f"//{asked}").hostname or ""
         if not self._keys.required and name != "localhost" and not is_loopback(name):
             raise Refused(403, "other_name", "without API keys this service is called localhost or 127.0.0.1 only")
 

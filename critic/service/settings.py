@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="The file of them.")
     receipt_key: SecretStr | None = Field(
         None,
-        description="Signs receipts, the last of several with commas; without it they hold until the service ends.",
+        description="Signs receipts; of several with commas the last. None: they hold until the service ends.",
     )
     feedback_url: SecretStr = Field(
         SecretStr("sqlite:///feedback.db"), description="The database of ratings (SQLAlchemy's URL)."
