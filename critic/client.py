@@ -9,24 +9,22 @@
 `AsyncCritic` is the same, awaited. Importing this module loads no model library, so a web tool may too.
 """
 
+import asyncio
 import base64
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
-import anyio
-import anyio.to_thread
 import httpx
 import numpy as np
-from anyio.from_thread import start_blocking_portal
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ValidationError
 
@@ -69,6 +67,7 @@ Scale = Literal["mos", "unit"]
 """Of rewards: scores from 1 to 5, or (score - 1) / 4, from 0 to 1."""
 
 _Row = TypeVar("_Row")
+_Result = TypeVar("_Result")
 _Reply = TypeVar("_Reply", bound=BaseModel)
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
@@ -77,6 +76,9 @@ _BUSY = (429, 503)
 """What a request is answered that wasn't begun."""
 _LOST = (502, 504)
 _ABOUT_THE_EDITS = (400, 413, 415, 422)
+
+_LOADING = Lock()
+"""Pillow doesn't bear one picture, such as the source of several edits, to be loaded by two threads at a time."""
 
 
 class CriticError(RuntimeError):
@@ -176,8 +178,8 @@ class AsyncCritic:
         self._http = httpx.AsyncClient(
             base_url=base_url, timeout=None, headers={"Authorization": f"Bearer {key}"} if key else None
         )
-        self._gate = anyio.Semaphore(concurrency)
-        self._encoder = anyio.CapacityLimiter(1)  # Pillow may not load one picture in two threads at a time
+        self._gate = asyncio.Semaphore(concurrency)
+        self._encoders = ThreadPoolExecutor()
 
     async def __aenter__(self) -> Self:
         return self
@@ -187,12 +189,13 @@ class AsyncCritic:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._encoders.shutdown(wait=False)
         await self._http.aclose()
 
     async def ready(self) -> bool:
         """Whether the service would give a score now; asks once, and waits 10 seconds at most."""
         try:
-            with anyio.fail_after(min(self.timeout, 10)):
+            async with asyncio.timeout(min(self.timeout, 10)):
                 return (await self._http.get("/readyz")).status_code == 200
         except (TimeoutError, httpx.TransportError):
             return False
@@ -361,9 +364,9 @@ class AsyncCritic:
                 else:
                     rows.update(dict.fromkeys(pairs, error))
 
-        async with anyio.create_task_group() as group:
+        async with asyncio.TaskGroup() as group:
             for start in range(0, len(edits), self.batch_size):
-                group.start_soon(do, range(len(edits))[start : start + self.batch_size])
+                group.create_task(do(range(len(edits))[start : start + self.batch_size]))
         return [rows[place] for place in range(len(edits))]
 
     async def _pair(self, id: str, source: Picture, edited: Picture, instruction: str) -> Pair:
@@ -374,7 +377,7 @@ class AsyncCritic:
             raise BadInput(_explain(error)) from None
 
     async def _encoded(self, picture: Picture) -> str:
-        return await anyio.to_thread.run_sync(_encode, picture, limiter=self._encoder)
+        return await asyncio.wrap_future(self._encoders.submit(_encode, picture))
 
     async def _post(self, path: str, body: BaseModel, reply: type[_Reply], *, again: bool = True) -> _Reply:
         """The service's answer. `again`: whether the request may reach it twice."""
@@ -390,7 +393,7 @@ class AsyncCritic:
                     outcome.failure,
                     f"{self.base_url}{path}: gave up at attempt {tried}, after {seconds:.1f} s: {outcome.reason}",
                 )
-            await anyio.sleep(pause)
+            await asyncio.sleep(pause)
             tried += 1
         try:
             return reply.model_validate_json(outcome.content)
@@ -400,7 +403,7 @@ class AsyncCritic:
     async def _attempt(self, path: str, content: bytes, again: bool, began: float) -> "httpx.Response | _Miss":
         seconds = max(0.0, min(self.timeout, self.deadline - (time.monotonic() - began)))
         try:
-            with anyio.fail_after(seconds):
+            async with asyncio.timeout(seconds):
                 response = await self._http.post(
                     path, content=content, headers={"Content-Type": "application/json"}
                 )
@@ -429,9 +432,26 @@ class Critic:
     def __init__(self, base_url: str = "http://127.0.0.1:3000", **settings: Any):
         """See `AsyncCritic`."""
         self._critic = AsyncCritic(base_url, **settings)
-        self._opened = ExitStack()
-        self._portal = self._opened.enter_context(start_blocking_portal())
-        self._opened.callback(self._portal.call, self._critic.close)
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = Thread(target=asyncio.run, args=[self._serve(started)], daemon=True)
+        self._thread.start()
+        self._loop = started.result()
+
+    async def _serve(self, started: "Future[asyncio.AbstractEventLoop]") -> None:
+        self._closing = asyncio.Event()
+        async with self._critic:
+            started.set_result(asyncio.get_running_loop())
+            await self._closing.wait()
+
+    def _run(self, call: Coroutine[Any, Any, _Result]) -> _Result:
+        if not self._thread.is_alive():
+            call.close()
+            raise RuntimeError("the client is closed: make another")
+        running = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # where the caller was interrupted
 
     def __enter__(self) -> Self:
         return self
@@ -440,24 +460,26 @@ class Critic:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and end the thread."""
-        self._opened.close()
+        """End the thread and what is under way, and close the connections."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join()
 
     def ready(self) -> bool:
         """See `AsyncCritic.ready`."""
-        return self._portal.call(self._critic.ready)
+        return self._run(self._critic.ready())
 
     def score(
         self, source: Picture, edited: Picture, instruction: str, *, id: str = "0", **options: Any
     ) -> Scored:
         """See `AsyncCritic.score`."""
-        return self._portal.call(partial(self._critic.score, source, edited, instruction, id=id, **options))
+        return self._run(self._critic.score(source, edited, instruction, id=id, **options))
 
     def score_batch(
         self, edits: Sequence[Edited], *, ids: Sequence[str] | None = None, **options: Any
     ) -> list[Scored]:
         """See `AsyncCritic.score_batch`."""
-        return self._portal.call(partial(self._critic.score_batch, edits, ids=ids, **options))
+        return self._run(self._critic.score_batch(edits, ids=ids, **options))
 
     def rewards(
         self,
@@ -468,7 +490,7 @@ class Critic:
         **options: Any,
     ) -> list[Reward]:
         """See `AsyncCritic.rewards`."""
-        return self._portal.call(partial(self._critic.rewards, edits, scale=scale, ids=ids, **options))
+        return self._run(self._critic.rewards(edits, scale=scale, ids=ids, **options))
 
     def compare(
         self,
@@ -480,11 +502,11 @@ class Critic:
         **options: Any,
     ) -> list[Ranked]:
         """See `AsyncCritic.compare`."""
-        return self._portal.call(partial(self._critic.compare, source, edits, instruction, ids=ids, **options))
+        return self._run(self._critic.compare(source, edits, instruction, ids=ids, **options))
 
     def feedback(self, verdict: Scored, rater: str, score: float, comment: str = "") -> Kept:
         """See `AsyncCritic.feedback`."""
-        return self._portal.call(self._critic.feedback, verdict, rater, score, comment)
+        return self._run(self._critic.feedback(verdict, rater, score, comment))
 
 
 class _Miss(NamedTuple):
@@ -582,7 +604,8 @@ def _png(picture: Any) -> bytes:
         raise BadInput(f"{type(picture).__name__} is no picture: give what critic.client.Picture names")
     file = BytesIO()
     try:
-        upright = ImageOps.exif_transpose(picture)
+        with _LOADING:
+            upright = ImageOps.exif_transpose(picture)
         upright.convert("RGBA" if upright.has_transparency_data else "RGB").save(file, "PNG", compress_level=1)
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise BadInput(f"the picture can't be decoded: {error}") from error

@@ -1,18 +1,18 @@
 """Whatever the service does, each edit ends in what it said or in a named failure, in the order of the edits."""
 
+import asyncio
 import base64
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 import torch
@@ -288,6 +288,21 @@ def test_what_is_no_picture_is_that_edits_failure(service: Any, critic: Critic, 
         critic.compare(red(0), [red(60), picture], MAKE_IT)
 
 
+def test_edits_of_one_source_that_isnt_loaded_yet_all_have_it(
+    service: Any, critic: Critic, tmp_path: Path
+) -> None:
+    pixels = noise(200, 300, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / "source.png", exif=exif)
+    source = Image.open(tmp_path / "source.png")
+    critic.score_batch([(source, red(60), MAKE_IT)] * 16)
+    pictures = [base64.b64decode(pair["source"]) for body in service.bodies for pair in body["pairs"]]
+    assert len(pictures) == 16
+    assert np.array_equal(np.asarray(Image.open(BytesIO(pictures[0]))), pixels[::-1, ::-1])
+    assert len({*pictures}) == 1
+
+
 def test_a_broken_file_behind_a_picture_is_that_edits_failure(critic: Critic, tmp_path: Path) -> None:
     Image.fromarray(noise(99, 99, 3)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
@@ -354,7 +369,7 @@ def test_retry_after_is_waited_for(service: Any, critic: Critic, monkeypatch: py
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(anyio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     service.spoilt = [status(429, Retry_After="3"), status(503)]
     critic.score(*edit(60))
     assert 3 < pauses[0] < 3.1
@@ -507,15 +522,32 @@ def test_it_works_within_a_running_loop_and_awaited(service: Any, critic: Critic
             (reward,) = await awaited.rewards([edit(240)])
             return [verdict.score, reward.value, critic.score(*edit(120)).score]
 
-    assert anyio.run(main) == [2.0, 5.0, 3.0]
+    assert asyncio.run(main()) == [2.0, 5.0, 3.0]
 
 
 def test_a_closed_client_says_so(service: Any) -> None:
     with Critic(service.url) as critic:
         pass
-    with pytest.raises(RuntimeError, match="not running"):
-        critic.score(*edit(60))
     critic.close()
+    with pytest.raises(RuntimeError, match="closed: make another"):
+        critic.score(*edit(60))
+
+
+def test_closing_ends_what_is_under_way(service: Any) -> None:
+    service.spoilt = [hang]
+    with ThreadPoolExecutor(1) as pool, Critic(service.url) as critic:
+        call = pool.submit(critic.score, *edit(60))
+        while not service.seen:
+            service.over.wait(0.01)
+        critic.close()
+        with pytest.raises(CancelledError):
+            call.result(timeout=5)
+
+
+def test_a_client_that_nobody_closed_keeps_no_process_alive(service: Any) -> None:
+    code = "import sys, critic.client as c; c.Critic(sys.argv[1]).score(b'no picture', b'', 'make it red')"
+    ended = subprocess.run([sys.executable, "-c", code, service.url], capture_output=True, text=True, timeout=60)
+    assert "BadInput: the picture's file is empty" in ended.stderr
 
 
 def test_all_errors_are_one_kind() -> None:
