@@ -40,21 +40,23 @@ class TRLReward:
         def render(completion, row):                 # run the edit program, call the image editor...
             return apply(completion, row["source"])
 
-        GRPOTrainer(reward_funcs=[TRLReward(critic, render), is_a_program], ...)
+        GRPOTrainer(reward_funcs=TRLReward(critic, render, no_picture=0.0), ...)
 
     The data set has the columns `source`, pictures, and `instruction`, texts. TRL takes None as no reward: such a
-    completion changes neither the policy nor its group's baseline.
+    completion changes neither the policy nor its group's baseline. Beside other reward functions, however, its sum
+    counts None as 0; `multi_objective_aggregation="normalize_then_sum"` counts it as the group's mean.
 
     Attributes:
         client: of the service.
         render: the edited picture of a completion's text and its row of the data set; None if the text makes none.
-            That has no reward here, and is no failure of the critic's: let another reward function punish it.
+        no_picture: what a completion that makes none earns, as it is no failure of the critic's; or no reward.
         scale: of the rewards.
         options: see `critic.service.schemas.Options`.
     """
 
     client: Critic
     render: Callable[[str, Mapping[str, Any]], Picture | None]
+    no_picture: float | None = None
     scale: Scale = "unit"
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class TRLReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """A reward a completion; TRL's log gets the share that has one as `critic/coverage`.
+        """A reward a completion; TRL's log gets the share with a score as `critic/coverage`.
 
         Raises:
             NoReward: the service answered about none of the edits, so that training would learn nothing.
@@ -89,7 +91,7 @@ class TRLReward:
         if log_metric is not None:
             log_metric("critic/coverage", sum(reward.value is not None for reward in rewards) / len(completions))
         values = dict(zip(edits, [reward.value for reward in rewards], strict=True))
-        return [values.get(place) for place in range(len(completions))]
+        return [values.get(place, self.no_picture) for place in range(len(completions))]
 
 
 def flow_reward(

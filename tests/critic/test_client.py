@@ -348,7 +348,7 @@ def test_what_doesnt_pass_is_given_up_with_its_reason(
 ) -> None:
     service.spoilt = [spoil] * 3
     with (
-        Critic(service.url, max_retries=2, timeout=0.2) as critic,
+        Critic(service.url, max_retries=2, timeout=0.2 if spoil is hang else 10) as critic,
         pytest.raises(Unavailable, match=rf"gave up at attempt 3, after .* s: ({reason})") as raised,
     ):
         critic.score(*edit(60))
@@ -406,7 +406,7 @@ def test_an_error_of_the_service_isnt_repeated(service: Any, critic: Critic) -> 
 
 @pytest.mark.parametrize("spoil", [status(504), status(502), drop, hang])
 def test_a_rating_that_may_have_arrived_isnt_sent_again(service: Any, spoil: Spoil) -> None:
-    with Critic(service.url, timeout=0.3) as critic:
+    with Critic(service.url, timeout=1 if spoil is hang else 10) as critic:
         verdict = critic.score(*edit(60))
         service.spoilt = [spoil]
         with pytest.raises(Unavailable, match="gave up at attempt 1"):
@@ -476,7 +476,7 @@ def test_a_ranking_of_other_edits_is_garbled(service: Any, critic: Critic) -> No
 
 def test_others_keep_their_answers_when_a_request_fails(service: Any) -> None:
     spoilt = [status(500), drop, hang, says("[]"), status(403)]
-    with Critic(service.url, max_retries=0, timeout=0.5, batch_size=1, concurrency=1) as critic:
+    with Critic(service.url, max_retries=0, timeout=1.5, batch_size=1, concurrency=1) as critic:
         service.spoilt = [*spoilt]
         verdicts = critic.score_batch([edit(60)] * 7, mode="direct")
         service.spoilt = [*spoilt]

@@ -47,6 +47,10 @@ def test_completions_earn_what_their_edits_score(critic: Critic) -> None:
     assert rewarded(critic, "60", "0", scale="mos") == [2.0, None]
 
 
+def test_what_makes_no_picture_earns_what_was_chosen_and_what_has_no_score_nothing(critic: Critic) -> None:
+    assert rewarded(critic, "60", "not a program", "0", no_picture=-1.0) == [0.25, -1.0, None]
+
+
 def test_a_conversation_is_read_by_its_last_message(critic: Critic) -> None:
     assert rewarded(critic, [{"role": "assistant", "content": "60"}]) == [0.25]
 
