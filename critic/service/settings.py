@@ -6,8 +6,12 @@ CRITIC_MODEL=models/grpo CRITIC_QUEUE=512 bentoml serve critic.service.bento:Cri
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _by_commas(value: object) -> object:
+    return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -34,7 +38,7 @@ class Settings(BaseSettings):
     max_image_bytes: PositiveInt = Field(20 * 2**20, description="Of a picture's file.")
     max_image_pixels: PositiveInt = Field(40_000_000, description="Of a picture, before it is resized.")
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Of a request.")
-    url_hosts: Annotated[frozenset[str], NoDecode] = Field(
+    url_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_by_commas)] = Field(
         frozenset(), description="Hosts, with commas, that pictures may be fetched from. None: no URL is fetched."
     )
 
