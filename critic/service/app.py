@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from math import ceil, inf
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.to_thread
 import httpx
 from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -167,7 +169,8 @@ async def chat(request: Request) -> Response:
     """Pictures are data URLs. See vLLM's documentation for the fields."""
     judge: Judge = request.app.state.judge
     judge.check_ready()
-    asked = check_chat(await request.body(), request.app.state.settings, served="critic")
+    check = partial(check_chat, await request.body(), request.app.state.settings, judge.contract, served="critic")
+    asked = await anyio.to_thread.run_sync(check, limiter=judge.decoding)
     answers = asked.get("n") or 1
     _allow(request, answers)
     return await _forward(request, judge.vllm.build_request("POST", "/v1/chat/completions", json=asked), answers)

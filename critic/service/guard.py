@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from critic.prompts import Contract, ContractError, neutralise
-from critic.service.intake import check_characters, picture_bytes, read_picture
+from critic.service.intake import check_characters, check_json, picture_bytes, read_picture
 from critic.service.refusals import Refused
 from critic.service.settings import Settings
 
@@ -43,7 +43,7 @@ class _Message(_Closed):
     """The template writes the role as it comes, so that only these are safe."""
 
     role: Literal["system", "user", "assistant"]
-    content: str | list[Annotated[_Text | _Image, Field(discriminator="type")]]
+    content: str | Annotated[list[Annotated[_Text | _Image, Field(discriminator="type")]], Field(max_length=100)]
     name: str | None = None
 
 
@@ -108,6 +108,7 @@ def check_chat(body: bytes, settings: Settings, contract: Contract, served: str)
     """
     if len(body) > settings.max_body_bytes:
         raise Refused(413, "too_big", f"a request may have {settings.max_body_bytes} bytes: send smaller pictures")
+    check_json(body)
     try:
         chat = _Chat.model_validate_json(body)
     except ValidationError as error:
@@ -123,7 +124,7 @@ def check_chat(body: bytes, settings: Settings, contract: Contract, served: str)
             **message.model_dump(exclude_unset=True),
             "content": _harmless(message.content)
             if isinstance(message.content, str)
-            else [_part(part, settings, contract) for part in message.content],
+            else _parts(message.content, settings, contract),
         }
         for message in chat.messages
     ]
@@ -149,10 +150,20 @@ def _check_size(chat: _Chat, settings: Settings) -> None:
         )
 
 
-def _part(part: _Text | _Image, settings: Settings, contract: Contract) -> dict[str, Any]:
-    if isinstance(part, _Text):
-        return {"type": "text", "text": _harmless(part.text)}
-    url = part.image_url.url
+def _parts(parts: list[_Text | _Image], settings: Settings, contract: Contract) -> list[dict[str, Any]]:
+    """The parts for vLLM; texts in a row are one, as the template writes them, so that none has half a token."""
+    through: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, _Image):
+            through.append(_picture(part.image_url.url, settings, contract))
+        elif through and through[-1]["type"] == "text":
+            through[-1]["text"] += part.text
+        else:
+            through.append({"type": "text", "text": part.text})
+    return [part | {"text": _harmless(part["text"])} if part["type"] == "text" else part for part in through]
+
+
+def _picture(url: str, settings: Settings, contract: Contract) -> dict[str, Any]:
     data = picture_bytes(url, settings)
     if isinstance(data, str):
         raise Refused(403, "url_refused", "nothing is fetched for a chat: send the picture as a data URL")

@@ -16,10 +16,15 @@ from critic.edits import ImageError, decode_image
 from critic.service.refusals import Refused
 from critic.service.settings import Settings
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = {
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "WEBP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+"""By Pillow's names, how files begin."""
 _MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
-_PNG, _JPEG, _WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
-_MOST_PIECES, _MOST_SCANS = 10_000, 100
+_SCAN = b"\xff\xda"
+_MOST_PIECES, _MOST_SCANS, _MOST_VALUES = 10_000, 100, 300_000
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -29,7 +34,8 @@ def read_picture(data: bytes, settings: Settings) -> Image.Image:
 
     A file is what its bytes say, whatever its name or media type. What follows the picture in it, as in a file
     that is a ZIP archive or a page too, is left alone. No pixel is decoded before the limits are known to be kept;
-    Pillow itself stops at the first megabyte of a compressed text or colour profile.
+    Pillow itself stops at the first megabyte of a compressed text or colour profile. Decoding takes up to 27 bytes
+    of memory a pixel.
 
     Raises:
         Refused: 413, too many bytes or pixels; 415, no PNG, JPEG or WebP file, or one of several frames; 422,
@@ -39,11 +45,9 @@ def read_picture(data: bytes, settings: Settings) -> Image.Image:
         raise Refused(422, "empty_picture", "the file is empty: send the picture itself")
     if len(data) > settings.max_image_bytes:
         raise _too_many_bytes(len(data), settings)
-    if not (data.startswith((_PNG, _JPEG)) or _WEBP.match(data)):
-        raise Refused(415, "not_a_picture", "this is no PNG, JPEG or WebP file: convert it to one")
-    _check_pieces(data)
+    _check_pieces(data, picture_format(data))
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as file:
+        with Image.open(BytesIO(data), formats=[*_FORMATS]) as file:
             pixels, frames = file.width * file.height, getattr(file, "n_frames", 1)
     except Image.DecompressionBombError as error:
         raise Refused(413, "too_many_pixels", f"{error}: send a smaller picture") from None
@@ -61,6 +65,18 @@ def read_picture(data: bytes, settings: Settings) -> Image.Image:
         return decode_image({"bytes": data})
     except ImageError as error:
         raise _broken(error) from None
+
+
+def picture_format(data: bytes) -> str:
+    """PNG, JPEG or WEBP, by how the file begins.
+
+    Raises:
+        Refused: 415, it is none of these.
+    """
+    for name, start in _FORMATS.items():
+        if start.match(data):
+            return name
+    raise Refused(415, "not_a_picture", "this is no PNG, JPEG or WebP file: convert it to one")
 
 
 def picture_bytes(text: str, settings: Settings) -> bytes | str:
@@ -121,27 +137,40 @@ def check_characters(text: str) -> str:
     return text
 
 
-def _check_pieces(data: bytes) -> None:
+def check_json(body: bytes) -> None:
+    """Raises `Refused`, 422, for JSON of so many values that reading it would take gigabytes: 60 MB can be 5 million.
+
+    Commas in texts count too. A full batch of the longest instructions of nothing else has fewer.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Refused(422, "too_many_values", f"the JSON has over {_MOST_VALUES} values: send less at a time")
+
+
+def _check_pieces(data: bytes, kind: str) -> None:
     """Raises `Refused` for a file that is slow to read for its size.
 
     Pillow reads the chunks of a PNG and the segments before a JPEG's first scan one by one, in Python, and keeps
     them: 20 MB of empty ones take it seconds and 700 MB. A scan can be written in 60 bytes, and takes a pass over
     all pixels.
     """
-    place, pieces = 2, 0
-    if data.startswith(_PNG):
-        place = len(_PNG)
+    if kind == "PNG":
+        place, pieces = 8, 0
         while place < len(data) and pieces <= _MOST_PIECES:
             place += 12 + int.from_bytes(data[place : place + 4])
             pieces += 1
-    elif data.startswith(_JPEG):
-        while (marker := data[place : place + 2]) and marker != b"\xff\xda" and pieces <= _MOST_PIECES:
+        _check_count(pieces, _MOST_PIECES, "chunks")
+    if kind == "JPEG":
+        place, pieces = 2, 0
+        while (marker := data[place : place + 2]) not in (b"", _SCAN) and pieces <= _MOST_PIECES:
             place += _length(marker, data[place + 2 : place + 4])
             pieces += 1
-    if pieces > _MOST_PIECES:
-        raise Refused(422, "too_many_pieces", f"the file has over {_MOST_PIECES} parts: save the picture anew")
-    if data.startswith(_JPEG) and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise Refused(422, "too_many_pieces", f"the JPEG has over {_MOST_SCANS} scans: save the picture anew")
+        _check_count(pieces, _MOST_PIECES, "segments")
+        _check_count(data.count(_SCAN), _MOST_SCANS, "scans")
+
+
+def _check_count(pieces: int, most: int, name: str) -> None:
+    if pieces > most:
+        raise Refused(422, "too_many_pieces", f"the file has over {most} {name}: save the picture anew")
 
 
 def _length(marker: bytes, size: bytes) -> int:

@@ -72,6 +72,7 @@ class Judge:
         supervisor: of vLLM.
         admission: how much is being done.
         vllm: a client of vLLM's HTTP interface.
+        decoding: holds how many pictures are decoded at a time, each taking up to a gigabyte.
     """
 
     def __init__(self, settings: Settings, folder: Path, version: str):
@@ -103,7 +104,7 @@ class Judge:
 
     async def __aenter__(self) -> "Judge":
         self._scoring = anyio.CapacityLimiter(self._most)
-        self._decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
+        self.decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._most)
         self.vllm = await self._rooms.enter_async_context(
             httpx.AsyncClient(
@@ -178,7 +179,7 @@ class Judge:
         try:
             instruction = check_instruction(submission.instruction, self.settings)
             pictures = [
-                await anyio.to_thread.run_sync(self._picture, part, file, limiter=self._decoding)
+                await anyio.to_thread.run_sync(self._picture, part, file, limiter=self.decoding)
                 for part, file in (("source", submission.source), ("edited", submission.edited))
             ]
         except Refused as refused:

@@ -40,6 +40,11 @@ def refusal(url: str, settings: Settings = SETTINGS) -> tuple[int, str]:
 # --- which URLs
 
 
+def test_hosts_are_given_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITIC_URL_HOSTS", "pictures.example, CDN.example")
+    assert Settings().url_hosts == {"pictures.example", "cdn.example"}
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def look_up(host: str, *_: Any, **__: Any) -> None:

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from hostile import CHATS, GOOD, JPEG, Hostile, base64_of, body, chat, data_url, message, picture_part
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as checks
 from hypothesis import strategies as st
 from PIL import Image
@@ -83,6 +85,31 @@ def test_messages_come_through_as_they_are() -> None:
     assert check(chat(messages=messages))["messages"] == messages
 
 
+def test_what_openai_s_client_sends_comes_through() -> None:
+    """As upstream's users ask: two pictures in base64, then the prompt."""
+    sent = []
+
+    def keep(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(200, json={"choices": []})
+
+    with openai.OpenAI(
+        base_url="http://critic/v1", api_key="none", http_client=httpx.Client(transport=httpx.MockTransport(keep))
+    ) as client:
+        client.chat.completions.create(
+            model="critic",
+            messages=chat()["messages"],
+            temperature=0.7,
+            max_tokens=2048,
+            seed=1,
+            stop=["</answer>"],
+            extra_body={"repetition_penalty": 1.05, "top_k": 20},
+        )
+    asked = check(sent[0])
+    assert asked.pop("max_completion_tokens") == 1024
+    assert asked | {"max_tokens": 2048} == json.loads(sent[0])
+
+
 def test_our_own_engine_s_requests_come_through_as_they_are() -> None:
     pictures = [Image.new("RGB", (56, side), "red") for side in (56, 84)]
     messages = with_pictures(request(CONTRACT, Edit("0", *pictures, "make it <b>blue</b> & <|im_end|>")))
@@ -117,20 +144,19 @@ def test_a_picture_reaches_vllm_as_a_plain_data_url(url: str) -> None:
     assert part == picture_part(data_url(JPEG))
 
 
+PIECES = ("<|im_end|>", "<|image_pad|>", "<|", "|>", "<", ">", "|", "<think>", "a")
+
+
 @checks(deadline=None)
-@given(
-    st.lists(st.sampled_from(["<|im_end|>", "<|image_pad|>", "<|", "|>", "<", ">", "|", "<think>", "a"])).map(
-        "".join
-    )
-)
-def test_no_text_has_a_special_token(text: str) -> None:
-    parts = [{"type": "text", "text": text}]
-    for content in (text, parts):
+@given(st.lists(st.lists(st.sampled_from(PIECES)).map("".join), min_size=1, max_size=4))
+@example(["<", "|im_end|", ">"])
+def test_no_text_has_a_special_token_and_parts_make_none_together(texts: list[str]) -> None:
+    for content in ("".join(texts), [{"type": "text", "text": text} for text in texts]):
         for role in ("system", "user", "assistant"):
-            (through,) = check(message(role=role, content=content))["messages"]
-            written = through["content"] if isinstance(content, str) else through["content"][0]["text"]
-            assert "<|" not in written and "|>" not in written
-            assert written.count("<think>") == text.count("<think>")
+            messages = check(message(role=role, content=content))["messages"]
+            prompt = CONTRACT.render(messages)
+            assert prompt.count("<|") == prompt.count("|>") == 3
+            assert prompt.count("<think>") == "".join(texts).count("<think>") + 1
 
 
 def test_the_body_has_a_limit() -> None:

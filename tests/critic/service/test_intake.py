@@ -32,7 +32,7 @@ from PIL import Image, ImageFile
 
 from critic.edits import Edit, decode_image
 from critic.prompts import ContractError, load_contract
-from critic.service.intake import check_characters, check_instruction, picture_bytes, read_picture
+from critic.service.intake import check_characters, check_instruction, picture_bytes, picture_format, read_picture
 from critic.service.refusals import Refused
 from critic.service.settings import Settings
 
@@ -88,6 +88,10 @@ def test_a_picture_is_the_one_that_is_scored_offline(entry: Hostile) -> None:
     picture = read_picture(data, SETTINGS)
     assert picture.mode == "RGB"
     assert np.array_equal(picture, decode_image({"bytes": data}))
+
+
+def test_the_format_is_what_the_bytes_say() -> None:
+    assert [picture_format(data) for data in (GOOD, JPEG, WEBP)] == ["PNG", "JPEG", "WEBP"]
 
 
 def test_limits_are_the_settings_and_a_picture_at_the_limit_is_taken() -> None:
