@@ -138,7 +138,7 @@ def check_characters(text: str) -> str:
 
 
 def check_json(body: bytes) -> None:
-    """Raises `Refused`, 422, for JSON of so many values that reading it would take gigabytes: 60 MB can be 5 million.
+    """Raises `Refused`, 422, for JSON of so many values that reading it would take gigabytes: 60 MB hold millions.
 
     Commas in texts count too. A full batch of the longest instructions of nothing else has fewer.
     """
