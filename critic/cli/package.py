@@ -26,7 +26,7 @@ Examples:
     "arguments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A setting of the service for the Bento to carry (docs/serve.md has them); the environment goes before it.",
+    help="A setting of the service for the Bento to carry, as in docs/serve.md; the environment goes before it.",
 )
 @click.option("--no-build", is_flag=True, help="Import the critic into BentoML's store, and no more.")
 def command(
@@ -63,7 +63,7 @@ def command(
                 model = import_critic(folder, version_of(revision), commit)
         click.echo(f"{model.tag} is in BentoML's store")
         for name, value in model.info.metadata.items():
-            click.echo(f"  {name:14}{value}")
+            click.echo(f"  {name:14}{value!s}")
         if no_build:
             return
         bento = build_bento(model.tag, variant, settings)

@@ -29,7 +29,8 @@ class Built(BaseModel, extra="allow"):
 
 
 built = bentoml.use_arguments(Built)
-settings = Settings(**{**(built.model_extra or {}), **Settings().model_dump(exclude_unset=True)})
+_environment = Settings.model_validate({}).model_dump(exclude_unset=True)
+settings = Settings.model_validate({**(built.model_extra or {}), **_environment})
 _MODEL = BentoModel(built.critic)
 
 

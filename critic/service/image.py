@@ -1,7 +1,7 @@
 """The container image of a Bento: the locked packages of its variant and nothing that isn't locked.
 
-`bentoml containerize` writes a Dockerfile from it. BentoML gives `uv pip install` no options, so uv's settings in the
-image say that nothing is resolved, and where PyTorch's CPU build comes from.
+`bentoml containerize` writes a Dockerfile from it. BentoML gives `uv pip install` no options, so uv's settings in
+the image say that nothing is resolved, and where PyTorch's CPU build comes from.
 """
 
 from pathlib import Path

@@ -24,6 +24,7 @@ from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc_data.hashfile.build import build
 from dvc_data.hashfile.db import HashFileDB
+from dvc_data.index.index import DataIndexDirError
 
 from critic.engines.opening import contract_of, identify
 from critic.service.image import ROOT, Variant
@@ -31,11 +32,7 @@ from critic.service.settings import Settings
 
 NAME = "edit_critic"
 _VERSION = re.compile(r"(?:.+@)?(v?[0-9]+\.[0-9]+\.[0-9]+(?:-[0-9a-z.-]*[0-9a-z])?)", re.IGNORECASE)
-_NOT_IN_A_BENTO = {
-    "model": "a Bento has a critic of its own",
-    "keys": "a Bento can be read by many, so give it to the service as CRITIC_KEYS",
-    "receipt_key": "a Bento can be read by many, so give it to the service as CRITIC_RECEIPT_KEY",
-}
+_SECRET = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
 
 class PackageError(ValueError):
@@ -63,14 +60,16 @@ def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
         recorded = files.info(path).get("md5")
     except (DvcException, FileNotFoundError) as error:
         raise PackageError(f"{path} of {revision}: {error}") from None
-    if recorded is None or not files.isdir(path):
-        raise PackageError(f"{path} is no folder that DVC keeps in {revision}: name one of its dvc.lock with --path")
+    if recorded is None or not recorded.endswith(".dir"):
+        raise PackageError(
+            f"{path} is no folder that DVC keeps in {revision}: name one of its dvc.lock with --path"
+        )
     try:
         files.get(path, str(out), recursive=True)
-    except (DvcException, OSError) as error:
+    except (DvcException, DataIndexDirError, OSError) as error:
         raise PackageError(
-            f"{path} of {revision} is neither in DVC's cache nor in its remote: `dvc fetch` it where it is, or name "
-            f"the remote in .dvc/config. ({error})"
+            f"{path} of {revision} is neither in DVC's cache nor in its remote: `dvc push` it from where it is, or "
+            f"name the remote in .dvc/config. ({error})"
         ) from error
     if (got := dvc_hash(out)) != recorded:
         raise PackageError(
@@ -139,9 +138,14 @@ def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, s
         PackageError: a setting isn't for a Bento, or BentoML can't build it.
         pydantic.ValidationError: there is no such setting, or it can't have that value.
     """
-    for name in arguments.keys() & _NOT_IN_A_BENTO.keys():
-        raise PackageError(f"{name} can't be set here: {_NOT_IN_A_BENTO[name]}")
-    Settings(**arguments)
+    if "model" in arguments:
+        raise PackageError("a Bento has a critic of its own, so `model` can't be set")
+    for name in arguments.keys() & _SECRET:
+        raise PackageError(
+            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} where it "
+            "is served"
+        )
+    Settings.model_validate(dict(arguments))
     if not (root / "bentofile.yaml").exists():
         raise PackageError(f"{root} has no bentofile.yaml: build from a checkout of the project")
     built = {bento.tag.version for bento in bentoml.list() if bento.tag.name == NAME}

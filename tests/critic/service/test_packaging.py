@@ -85,7 +85,9 @@ def test_the_version_is_that_of_the_tag(revision: str, version: str | None) -> N
 def test_a_critic_is_imported_once_and_as_it_is(store: Path, critic: Path) -> None:
     model = import_critic(critic)
     assert import_critic(critic).creation_time == model.creation_time
-    assert model.tag.name == "edit_critic" and model.info.metadata["weights"].startswith(f"sha256:{model.tag.version}")
+    assert model.tag.name == "edit_critic" and model.info.metadata["weights"].startswith(
+        f"sha256:{model.tag.version}"
+    )
     assert model.info.metadata["contract_hash"] == load_contract("tiny").hash
     for file in critic.iterdir():
         assert Path(model.path_of(file.name)).read_bytes() == file.read_bytes()
@@ -159,16 +161,26 @@ def test_what_a_revision_does_not_have_is_named(
         fetch(revision, path, tmp_path / "out", repository)
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_a_cache_that_lost_or_changed_the_weights_is_not_believed(
-    repository: Path, tmp_path: Path, lost: bool
-) -> None:
-    for file in (repository / ".dvc/cache/files/md5").glob("*/*"):
+def _cached(repository: Path) -> list[Path]:
+    return [*(repository / ".dvc/cache/files/md5").glob("*/*")]
+
+
+def test_a_cache_whose_weights_changed_is_not_believed(repository: Path, tmp_path: Path) -> None:
+    for file in _cached(repository):
         if file.stat().st_size > 2**20:
             file.unlink()
-            if not lost:
-                file.write_bytes(b"something else")
-    with pytest.raises(PackageError, match="neither in DVC's cache" if lost else "damaged"):
+            file.write_bytes(b"something else")
+    with pytest.raises(PackageError, match="damaged"):
+        fetch("HEAD", "models/grpo", tmp_path / "out", repository)
+
+
+@pytest.mark.parametrize("lost", ["weights", "list of files", "all"])
+def test_what_is_in_no_cache_is_said(repository: Path, tmp_path: Path, lost: str) -> None:
+    for file in _cached(repository):
+        what = "weights" if file.stat().st_size > 2**20 else "list of files" if file.suffix == ".dir" else "rest"
+        if lost in (what, "all"):
+            file.unlink()
+    with pytest.raises(PackageError, match="neither in DVC's cache nor in its remote"):
         fetch("HEAD", "models/grpo", tmp_path / "out", repository)
 
 
@@ -178,6 +190,7 @@ def test_a_cache_that_lost_or_changed_the_weights_is_not_believed(
         ({"model": "models/grpo"}, PackageError),
         ({"keys": "ops:0123456789abcdef"}, PackageError),
         ({"receipt_key": "0123456789abcdef"}, PackageError),
+        ({"feedback_url": "postgresql://ratings:secret@db/ratings"}, PackageError),
         ({"quue": "7"}, ValidationError),
         ({"queue": "none"}, ValidationError),
     ],
@@ -246,7 +259,9 @@ print(json.dumps([bento.__file__, str(folder), version, settings.model, settings
     assert str(bentoml.models.get("edit_critic:latest").tag) == "edit_critic:v2.0.0"
     environment = {**os.environ, "CRITIC_TIMEOUT": "9"}
     environment.pop("PYTHONPATH", None)
-    told = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert told.returncode == 0, told.stderr
     code, folder, version, model, queue, timeout = json.loads(told.stdout.splitlines()[-1])
     assert Path(code).is_relative_to(bento.path)
