@@ -21,7 +21,7 @@ from itertools import islice
 from math import exp, sqrt
 from statistics import fmean, pstdev
 from time import perf_counter
-from typing import Literal, get_args
+from typing import get_args
 
 import pandas as pd
 from tqdm import tqdm
@@ -33,9 +33,8 @@ from critic.engines import GREEDY, Completion, Engine, Failed, Request, Sampling
 from critic.generated import Generated
 from critic.prompts import Contract, ContractError
 from critic.rationales import AXES
-from critic.verdicts import Failure, Verdict
+from critic.verdicts import Failure, Mode, Verdict
 
-Mode = Literal["greedy", "direct", "average", "expected"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 _DIGITS = Sampling(max_tokens=1, top_logprobs=20)

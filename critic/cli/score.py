@@ -25,8 +25,8 @@ from critic.pairs import Pairs, read_pairs
 from critic.prompts import Contract, ContractError
 from critic.readers.rows import SourceError
 from critic.scale import ScaleError, on_workers
-from critic.scoring import MODES, Mode, Scorer
-from critic.verdicts import Verdict
+from critic.scoring import MODES, Scorer
+from critic.verdicts import Mode, Verdict
 
 _BATCHES_AT_ONCE = 4
 """Batches that an engine is given in one call: the longer the call, the less it idles at the call's end."""

@@ -71,7 +71,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
         app.state.receipts = Receipts(settings.receipt_key)
-        app.state.feedback = Feedback(settings.feedback_url)
+        app.state.feedback = Feedback(settings.feedback_url.get_secret_value())
         app.state.keeper = None if settings.keep_images is None else Keeper(settings.keep_images)
         async with Judge(settings, *find_critic()) as app.state.judge:
             yield

@@ -6,13 +6,14 @@ It stands before BentoML's own routes too, so that `/metrics` isn't for everybod
 import logging
 import re
 from time import perf_counter
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from critic.service.keys import Caller, Keys
+from critic.service.keys import Caller, Keys, is_loopback
 from critic.service.monitoring import REQUESTS, SECONDS
 from critic.service.refusals import Refused
 from critic.service.settings import Settings
@@ -71,6 +72,7 @@ class Gate:
 
     def _caller(self, scope: Scope, headers: Headers) -> Caller:
         host = scope["client"][0] if scope.get("client") else ""
+        self._check_origin(headers)
         caller = self._keys.who(headers.get("authorization"), host)
         if caller is not None:
             return caller
@@ -79,6 +81,18 @@ class Gate:
         if self._keys.required:
             raise Refused(401, "no_key", "send your API key as `Authorization: Bearer KEY`")
         raise Refused(403, "no_keys", "without API keys only this machine is served: set CRITIC_KEYS")
+
+    def _check_origin(self, headers: Headers) -> None:
+        """No other site's page may have a browser ask, whatever that site calls this machine."""
+        asked, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            netloc, name = urlsplit(origin or f"//{asked}").netloc, urlsplit(f"//{asked}").hostname or ""
+        except ValueError:
+            raise Refused(400, "bad_host", "the header Host or Origin is no address") from None
+        if netloc != asked:
+            raise Refused(403, "cross_origin", f"pages of {origin} aren't served, only this service's own")
+        if not self._keys.required and name != "localhost" and not is_loopback(name):
+            raise Refused(403, "other_name", "without API keys this service is called localhost or 127.0.0.1 only")
 
     def _measured(self, receive: Receive) -> Receive:
         """`receive`, until more was sent than is allowed."""

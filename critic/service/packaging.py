@@ -68,8 +68,8 @@ def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
         files.get(path, str(out), recursive=True)
     except (DvcException, DataIndexDirError, OSError) as error:
         raise PackageError(
-            f"{path} of {revision} is neither in DVC's cache nor in its remote: `dvc push` it from where it is, or "
-            f"name the remote in .dvc/config. ({error})"
+            f"{path} of {revision} is neither in DVC's cache nor in its remote: `dvc push` it from where it is, "
+            f"or name the remote in .dvc/config. ({error})"
         ) from error
     if (got := dvc_hash(out)) != recorded:
         raise PackageError(
@@ -142,8 +142,8 @@ def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, s
         raise PackageError("a Bento has a critic of its own, so `model` can't be set")
     for name in arguments.keys() & _SECRET:
         raise PackageError(
-            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} where it "
-            "is served"
+            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} where "
+            "it is served"
         )
     Settings.model_validate(dict(arguments))
     if not (root / "bentofile.yaml").exists():

@@ -41,7 +41,10 @@ class Settings(BaseSettings):
     keys: SecretStr | None = Field(None, description="API keys, see docs/serve.md.")
     keys_file: Path | None = Field(None, description="The file of them.")
     receipt_key: SecretStr | None = Field(
-        None, description="Signs receipts; without it they hold until the service ends."
+        None,
+        description="Signs receipts; of several with commas the last. None: they hold until the service ends.",
     )
-    feedback_url: str = Field("sqlite:///feedback.db", description="The database of ratings (SQLAlchemy's URL).")
+    feedback_url: SecretStr = Field(
+        SecretStr("sqlite:///feedback.db"), description="The database of ratings (SQLAlchemy's URL)."
+    )
     keep_images: Path | None = Field(None, description="The folder to keep pictures in. None: they aren't kept.")
