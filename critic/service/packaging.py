@@ -142,8 +142,8 @@ def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, s
         raise PackageError("a Bento has a critic of its own, so `model` can't be set")
     for name in arguments.keys() & _SECRET:
         raise PackageError(
-            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} where "
-            "it is served"
+            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} "
+            "where it is served"
         )
     Settings.model_validate(dict(arguments))
     if not (root / "bentofile.yaml").exists():
