@@ -69,5 +69,5 @@ def command(
         bento = build_bento(model.tag, variant, settings)
     except (CheckpointError, ContractError, PackageError, ValidationError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"Built {bento}. Serve it with `bentoml serve {bento}`, or make an image of it:")
-    click.echo(f"  bentoml containerize {bento} -t edit-critic:{model.tag.version}")
+    click.echo(f"Built {bento}. Serve it, or make an image of it:")
+    click.echo(f"  bentoml serve {bento}\n  bentoml containerize {bento}")
