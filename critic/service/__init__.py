@@ -7,5 +7,5 @@
 operator may choose. `supervisor` keeps vLLM running, `intake` and `fetching` take pictures from strangers,
 `keys` and `admission` say who is served and when. `feedback` keeps people's own scores, `receipts` say of what,
 and `keeping` keeps the pictures where that is wanted. `page` mounts the web page, the plain files of web/, whose
-examples `examples` makes.
+examples `examples` makes. `packaging` makes Bentos of critics, and `image` says what their containers are made of.
 """

@@ -4,22 +4,34 @@
     CRITIC_MODEL=models/grpo bentoml serve critic.service.bento:Critic   # the critic of a folder
     bentoml serve edit_critic:latest                                     # a Bento, with the critic in it
 
-docs/serve.md tells the rest.
+docs/serve.md tells the rest. bentofile.yaml says what else is in a Bento, and `critic package` builds it.
 """
 
 from pathlib import Path
 
 import bentoml
 from bentoml.models import BentoModel
+from pydantic import BaseModel
 
 from critic.engines.opening import identify
 from critic.service.app import create_app
 from critic.service.gate import Gate
+from critic.service.image import Variant, make_image
 from critic.service.monitoring import with_vllm
 from critic.service.settings import Settings
 
-settings = Settings()
-_MODEL = BentoModel("edit_critic")
+
+class Built(BaseModel, extra="allow"):
+    """What `bentoml build --arg NAME=VALUE` gives a Bento to carry: these, and any of the settings."""
+
+    critic: str = "edit_critic:latest"
+    variant: Variant = "cpu"
+
+
+built = bentoml.use_arguments(Built)
+_environment = Settings.model_validate({}).model_dump(exclude_unset=True)
+settings = Settings.model_validate({**(built.model_extra or {}), **_environment})
+_MODEL = BentoModel(built.critic)
 
 
 def find_critic() -> tuple[Path, str]:
@@ -36,7 +48,9 @@ app = create_app(settings, find_critic)
 
 @bentoml.service(
     name="edit_critic",
+    image=make_image(built.variant),
     workers=1,
+    resources={"gpu": settings.tensor_parallel_size} if built.variant == "gpu" else {},
     traffic={"timeout": 24 * 3600},
     http={"host": "127.0.0.1", "port": 3000},
     metrics={"enabled": True},
