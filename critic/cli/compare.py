@@ -3,18 +3,17 @@
 import json
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
-from critic.comparison import compare as compare_critics
-from critic.dependent import Significance
-from critic.intervals import SMALLEST_GROUP, plain
-from critic.metrics import Policy
-from critic.predictions import TableError, match, read_predictions, read_truth
+
+if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+    from critic.dependent import Significance
+    from critic.metrics import Policy
 
 COMPARED = [metric for metric in METRICS if metric != "coverage"]
 SMALLER_IS_BETTER = ("mae", "rmse")
@@ -43,7 +42,7 @@ def command(
     truth: Path,
     names: tuple[str, ...],
     metrics: tuple[str, ...],
-    policy: Policy,
+    policy: "Policy",
     train_mean: float | None,
     json_file: Path | None,
     n_boot: int,
@@ -73,6 +72,10 @@ def command(
     called = names or tuple(path.stem for path in predictions)
     if len({*called}) < len(called):
         raise click.UsageError(f"two critics would be called the same ({', '.join(called)}): give each a --name")
+    from critic.comparison import compare as compare_critics
+    from critic.intervals import plain
+    from critic.predictions import TableError, match, read_predictions, read_truth
+
     try:
         opinions = read_truth(truth)
         tables = [match(read_predictions(path), opinions, str(path), str(truth)) for path in predictions]
@@ -130,6 +133,8 @@ def show(found: dict[str, Any], out: Console) -> None:
 
 
 def _verdict(pair: dict[str, Any], metric: str) -> str:
+    from critic.intervals import SMALLEST_GROUP
+
     gain = pair["differences"][metric]
     if not isfinite(gain.p):
         return f"fewer than {SMALLEST_GROUP} source images"
@@ -140,5 +145,5 @@ def _verdict(pair: dict[str, Any], metric: str) -> str:
     return f"{pair['a'] if (gain.value > 0) != (metric in SMALLER_IS_BETTER) else pair['b']} is better"
 
 
-def _test(found: Significance) -> str:
+def _test(found: "Significance") -> str:
     return f"{found.statistic:+.2f}, p {p_value(found.p)}" if isfinite(found.p) else "n/a"

@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pandas as pd
 from rich.console import Console
 
-from critic.appraisal import appraise
 from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, show_table, write
-from critic.intervals import SMALLEST_GROUP, plain
-from critic.metrics import Policy
-from critic.predictions import TableError, match, read_predictions, read_truth
+
+if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+    import pandas as pd
+
+    from critic.metrics import Policy
 
 VALUE = "value (95 % interval)"
 BY_STAGE = (
@@ -54,7 +54,7 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 def command(
     predictions: Path,
     truth: Path,
-    policy: Policy,
+    policy: "Policy",
     train_mean: float | None,
     again: tuple[Path, ...],
     min_gap: float,
@@ -85,6 +85,10 @@ def command(
     options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
         raise click.UsageError("--html shows all three policies for failed answers: give --train-mean")
+    from critic.appraisal import appraise
+    from critic.intervals import plain
+    from critic.predictions import TableError, match, read_predictions, read_truth
+
     try:
         opinions = read_truth(truth, images=html_file is not None)
         scores, *others = (match(read_predictions(f), opinions, str(f), str(truth)) for f in (predictions, *again))
@@ -170,6 +174,8 @@ def _show_calibration(found: dict[str, Any], out: Console) -> None:
 
 
 def _show_groups(found: dict[str, Any], out: Console) -> None:
+    from critic.intervals import SMALLEST_GROUP
+
     def cells(row: dict[str, Any], *metrics: str) -> list[str]:
         return [f"{row['n']:,}", *(cell(row.get(metric), 2, signed=metric == "bias") for metric in metrics)]
 
@@ -197,17 +203,19 @@ def _upstream(of: dict[str, Any]) -> str:
 
 
 def page(
-    scores: pd.DataFrame,
-    opinions: pd.DataFrame,
+    scores: "pd.DataFrame",
+    opinions: "pd.DataFrame",
     name: str,
     *,
-    policy: Policy,
+    policy: "Policy",
     train_mean: float,
     n_boot: int,
     seed: int,
 ) -> str:
     """The report of `critic.report` on one critic, without curves of its training."""
-    from critic.baselines import baseline_scores  # scikit-image and Matplotlib are slow to import
+    import pandas as pd
+
+    from critic.baselines import baseline_scores
     from critic.evaluation import compute_metrics
     from critic.report import build_report
 
