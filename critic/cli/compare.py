@@ -22,6 +22,7 @@ SMALLER_IS_BETTER = ("mae", "rmse")
 @click.command("compare")
 @click.argument("predictions", nargs=-1, type=options.FILE, required=True)
 @options.against
+@options.mos_column
 @click.option("--name", "names", multiple=True, help="Of each critic, in order; without any, the files' names.")
 @click.option(
     "--metric",
@@ -40,6 +41,7 @@ SMALLER_IS_BETTER = ("mae", "rmse")
 def command(
     predictions: tuple[Path, ...],
     truth: Path,
+    mos_column: str,
     names: tuple[str, ...],
     metrics: tuple[str, ...],
     policy: "Policy",
@@ -77,7 +79,7 @@ def command(
     from critic.predictions import TableError, match, read_predictions, read_truth
 
     try:
-        opinions = read_truth(truth)
+        opinions = read_truth(truth, mos_column=mos_column)
         tables = [match(read_predictions(path), opinions, str(path), str(truth)) for path in predictions]
     except TableError as error:
         raise click.ClickException(str(error)) from None
@@ -89,6 +91,7 @@ def command(
             metrics=[*dict.fromkeys(metrics)],
             policy=policy,
             train_mean=train_mean,
+            in_points="prompt" not in opinions,
             n_boot=n_boot,
             seed=seed,
         )
@@ -125,6 +128,8 @@ def show(found: dict[str, Any], out: Console) -> None:
     show_table(
         out, "Difference in PLCC, by the usual tests", ["", "edits", "Williams' t", "Steiger's z"], rows, note
     )
+    if not found["in_points"]:
+        return
     closer = {(p["a"], p["b"]): p["closer"]["a"] for p in pairs}
     closer |= {(p["b"], p["a"]): p["closer"]["b"] for p in pairs}
     rows = [(name, *(f"{closer[name, o]:.1%}" if o != name else "" for o in critics)) for name in critics]

@@ -20,6 +20,12 @@ against = click.option(
     required=True,
     help="What people said: Parquet or CSV with id and mos (1 to 5).",
 )
+mos_column = click.option(
+    "--mos-column",
+    default="mos",
+    show_default=True,
+    help="Which opinion, as mos_quality or mos_alignment of AGIQA-3k.",
+)
 policy = click.option(
     "--policy",
     type=click.Choice([*POLICIES]),

@@ -34,7 +34,7 @@ PATIENCE = 120
 
 @pytest.fixture
 def pairs(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
-    """A CSV of pairs, of which those of `BAD` have no picture; beside it the tiny base, kept from ending at once."""
+    """A CSV of pairs, of which those of `BAD` have no picture, and the tiny base, kept from ending at once."""
     model = shutil.copytree(ROOT / "assets/tiny-base", tmp_path / "model")
     endless = json.loads((model / "generation_config.json").read_text()) | {"eos_token_id": 0}
     (model / "generation_config.json").write_text(json.dumps(endless))
