@@ -22,6 +22,7 @@ Examples:
   critic score -m models/grpo pairs.csv --out scores.jsonl --retry-failed
   critic score -m models/grpo edits/ --out scores.jsonl --mode average --samples 8
   critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl
+  critic score -m models/7b data/validated/agiqa.parquet --out agiqa.jsonl
   critic score -m /shared/grpo /shared/pairs.csv --out scores.jsonl --workers 16 --ray 10.0.0.1:6379""",
 )
 @click.argument("pairs", required=False, type=_PATH)

@@ -30,7 +30,7 @@ def make_examples(folder: Path) -> None:
     examples = []
     for kind, mos in WANTED.items():
         rows = table[table["edit_type"] == kind]
-        row = rows.loc[(rows["answer"] - mos).abs().idxmin()]
+        row = rows.iloc[(rows["answer"] - mos).abs().argmin()]
         (partial / kind).mkdir(parents=True)
         for name, image in zip(("source", "edited"), row["images"], strict=True):
             Image.open(BytesIO(image["bytes"])).save(partial / kind / f"{name}.png", optimize=True)

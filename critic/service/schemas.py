@@ -7,9 +7,9 @@ what it is.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from critic.scoring import Mode
+from critic.verdicts import Mode
 
 Picture = Annotated[str, Field(min_length=1, description="Base64, a data URL, or an allowed https:// URL.")]
 Instruction = Annotated[str, Field(min_length=1, description="What was asked for.", examples=["Make the cat red"])]
@@ -77,7 +77,9 @@ class Scored(BaseModel):
     """What the critic says of one edit: the fields of `critic.verdicts.Verdict`, and where they come from."""
 
     id: str
-    score: float | None = Field(description="1 (very bad) to 5 (excellent); null unless `status` is ok.")
+    score: Annotated[float, Field(ge=1, le=5)] | None = Field(
+        description="1 (very bad) to 5 (excellent); null unless `status` is ok."
+    )
     status: str = Field(description="ok, or why there is no score.", examples=["ok"])
     detail: str = Field("", description="What exactly failed.")
     mode: Mode
@@ -123,7 +125,7 @@ class Rewarded(BaseModel):
     """Rewards, one a pair and in their order."""
 
     request_id: str
-    rewards: list[float | None] = Field(description="On the scale asked for; null where there is no score.")
+    rewards: list[FiniteFloat | None] = Field(description="On the scale asked for; null where there is no score.")
     statuses: list[str] = Field(description="ok, or why the reward is null.")
     details: list[str]
     version: str

@@ -62,6 +62,11 @@ Alpine.data("page", () => ({
     return picture ? `${picture.width} × ${picture.height}` : "";
   },
 
+  /* How wide a picture is in a box of a ratio of width to height, as a style. */
+  fit(picture, ratio) {
+    return { "--width": `${100 * Math.min(1, picture.width / picture.height / ratio)}%` };
+  },
+
   choose(event, slot) {
     this.put(slot, event.target.files);
     event.target.value = "";
@@ -324,9 +329,12 @@ Alpine.data("comparison", () => ({
     this.$watch("view", (view) => view === "difference" && !this.noDifference && this.draw());
   },
 
+  get ratio() {
+    return this.result.source.width / this.result.source.height;
+  },
+
   get shape() {
-    const { width, height } = this.result.source;
-    return { "--ratio": width / height, "--place": `${this.place}%`, "--gain": this.gain };
+    return { "--ratio": this.ratio, "--place": `${this.place}%`, "--gain": this.gain };
   },
 
   get alike() {

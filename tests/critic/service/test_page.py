@@ -404,7 +404,7 @@ def test_a_verdict_without_a_score_shows_none(page: Page, service: Service, stat
     expect(page.locator("#no-score")).to_contain_text(said)
     expect(page.locator("#no-score")).to_contain_text("at 80 tokens")
     expect(page.locator(".reasoning")).to_have_text("I think")
-    expect(page.locator(".score, .scale")).to_have_count(0)
+    expect(page.locator(".score, .scale, .axes:visible")).to_have_count(0)
     expect(page.locator(".recent li")).to_contain_text("no score")
 
 

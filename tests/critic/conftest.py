@@ -1,0 +1,260 @@
+"""A service on the loopback that answers by its contract, but for the requests that it is told to spoil."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from critic.client import Critic
+from critic.service.schemas import Batch, Comparison, Rating, Rewards
+from critic.trainers import TRLReward, flow_reward
+
+TINY = Path(__file__).parents[2] / "assets/tiny-base"
+
+Spoil = Callable[["Handler"], None]
+
+
+class Service(ThreadingHTTPServer):
+    """Scores an edit by the red of the edited picture's first pixel: 1 + red / 60, from 1 to 5.
+
+    An edit whose first pixel is black can't be read: it has no score and the status "no_answer". A request with a
+    picture that is none is refused as a whole.
+
+    Attributes:
+        spoilt: what becomes of the next requests instead, in order.
+        seen: path, headers and body of each POST so far.
+        most: requests at a time, at most.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        self.spoilt: list[Spoil] = []
+        self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.at_a_time = self.most = 0
+        self.over, self.lock = threading.Event(), threading.Lock()
+        self.is_ready = True
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [body for _, _, body in self.seen]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the server's."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def do_GET(self) -> None:
+        self.send(json.dumps({"ready": self.server.is_ready}), 200 if self.server.is_ready else 503)
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        server = self.server
+        with server.lock:
+            server.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(self.body)))
+            spoil = server.spoilt.pop(0) if server.spoilt else Handler.answer
+            server.at_a_time += 1
+            server.most = max(server.most, server.at_a_time)
+        try:
+            with suppress(OSError):
+                spoil(self)
+        finally:
+            with server.lock:
+                server.at_a_time -= 1
+
+    def answer(self, change: Callable[[Any], Any] = lambda reply: reply) -> None:
+        """As the service does, but for a change."""
+        routes = {"/score_batch": _score, "/rewards": _reward, "/compare": _rank, "/feedback": _keep}
+        try:
+            reply = routes[self.path](self.body)
+        except (UnidentifiedImageError, ValueError):
+            self.refuse(415, "not_a_picture")
+        else:
+            self.send(json.dumps(change(reply)), 201 if self.path == "/feedback" else 200)
+
+    def send(self, body: str, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body.encode())), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def refuse(self, status: int, code: str, **headers: str) -> None:
+        problem = {"code": code, "message": "as you like it", "request_id": "r-7"}
+        self.send(json.dumps({"error": problem}), status, **headers)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _score(body: bytes) -> dict[str, Any]:
+    batch = Batch.model_validate_json(body)
+    verdicts = [
+        _verdict(pair.id or str(place), pair.source, pair.edited, batch.mode)
+        for place, pair in enumerate(batch.pairs)
+    ]
+    return {"request_id": "r-1", "verdicts": verdicts}
+
+
+def _reward(body: bytes) -> dict[str, Any]:
+    batch = Rewards.model_validate_json(body)
+    verdicts = [_verdict("", pair.source, pair.edited, batch.mode) for pair in batch.pairs]
+    scores = [verdict["score"] for verdict in verdicts]
+    return {
+        "request_id": "r-2",
+        "rewards": [s if s is None or batch.scale == "mos" else (s - 1) / 4 for s in scores],
+        "statuses": [verdict["status"] for verdict in verdicts],
+        "details": [verdict["detail"] for verdict in verdicts],
+        **{name: verdicts[0][name] for name in ("version", "model", "contract")},
+    }
+
+
+def _rank(body: bytes) -> dict[str, Any]:
+    asked = Comparison.model_validate_json(body)
+    verdicts = [_verdict(str(edit.id), asked.source, edit.edited, asked.mode) for edit in asked.edits]
+    verdicts.sort(key=lambda verdict: -(verdict["score"] or 0))
+    ranks = [None if verdict["score"] is None else place for place, verdict in enumerate(verdicts, 1)]
+    ranking = [{**verdict, "rank": rank} for verdict, rank in zip(verdicts, ranks, strict=True)]
+    return {"request_id": "r-3", "ranking": ranking}
+
+
+def _keep(body: bytes) -> dict[str, Any]:
+    Rating.model_validate_json(body)
+    return {"id": 1}
+
+
+def _verdict(id: str, source: str, edited: str, mode: str) -> dict[str, Any]:
+    decode(source)
+    pixel = decode(edited).getpixel((0, 0))
+    score = round(1 + min(pixel[0], 240) / 60, 4)
+    failed = pixel == (0, 0, 0)
+    return {
+        "id": id,
+        "score": None if failed else score,
+        "status": "no_answer" if failed else "ok",
+        "detail": "it is black" if failed else "",
+        "mode": mode,
+        "latency": 0.1,
+        "model": "sha256:5eed",
+        "contract": "c0de",
+        "version": "tiny:1",
+        "request_id": "r-1",
+        "receipt": f"receipt of {id}",
+    }
+
+
+def decode(picture: str) -> Image.Image:
+    """The RGB picture that was sent; https:// URLs are fetched as red ones."""
+    if picture.startswith("https://"):
+        return Image.new("RGB", (8, 8), (240, 0, 0))
+    return Image.open(BytesIO(base64.b64decode(picture.split(",")[-1]))).convert("RGB")
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A running service, and a client whose pauses are short."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("CRITIC_API_KEY", raising=False)
+    monkeypatch.setattr("critic.client._PAUSE", 0.01)
+    service = Service()
+    thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield service
+    service.over.set()
+    service.shutdown()
+    service.server_close()
+    thread.join()
+
+
+# --- trainers that a service rewards
+
+
+def painted(text: str, row: Any = None) -> Image.Image | None:
+    """The edit that a text model's completion makes: as red as it is long, but none if its length is odd."""
+    return Image.new("RGB", (112, 112), (len(text) * 8 % 248, 0, 0)) if len(text) % 2 == 0 else None
+
+
+@pytest.fixture
+def train_by_trl(tmp_path: Path) -> Callable[[str], Any]:
+    """TRL's GRPOTrainer after two steps with a small text model, rewarded by the service at an address."""
+
+    def train(base_url: str) -> Any:
+        from datasets import Dataset, Features, Value
+        from datasets import Image as Picture
+        from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
+        from trl import GRPOConfig, GRPOTrainer
+
+        set_seed(3)
+        tokenizer = AutoTokenizer.from_pretrained(TINY)
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+        rows = {
+            "prompt": ["Paint it:"] * 2,
+            "source": [Image.new("RGB", (112, 112), colour) for colour in ("blue", "green")],
+            "instruction": ["make it red", "make all of it red"],
+        }
+        features = Features({"prompt": Value("string"), "source": Picture(), "instruction": Value("string")})
+        with Critic(base_url) as critic:
+            trainer = GRPOTrainer(
+                model=Qwen2ForCausalLM(config),
+                processing_class=tokenizer,
+                reward_funcs=TRLReward(critic, painted),
+                train_dataset=Dataset.from_dict(rows, features),
+                args=GRPOConfig(
+                    output_dir=str(tmp_path),
+                    max_steps=2,
+                    per_device_train_batch_size=16,
+                    num_generations=8,
+                    max_completion_length=8,
+                    learning_rate=0.01,
+                    logging_steps=1,
+                    save_strategy="no",
+                    report_to="none",
+                    use_cpu=True,
+                    bf16=False,
+                ),
+            )
+            trainer.train()
+        return trainer
+
+    return train
+
+
+@pytest.fixture
+def reward_as_flow_grpo(tmp_path: Path) -> Callable[..., list[float]]:
+    """Rewards of tensors (3, H, W), asked for as flow-GRPO does: in a thread, source pictures from its data."""
+
+    def reward(base_url: str, images: Any, instruction: str) -> list[float]:
+        Image.new("RGB", (112, 112), "blue").save(tmp_path / "source.png")
+        metadata = [{"prompt": instruction, "image": "source.png"}] * len(images)
+        with Critic(base_url) as critic, ThreadPoolExecutor(1) as executor:
+            function = flow_reward(critic, folder=tmp_path)
+            future = executor.submit(function, images, [instruction] * len(images), metadata, only_strict=True)
+            rewards, _ = future.result()
+        return rewards
+
+    return reward

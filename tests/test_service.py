@@ -1,0 +1,276 @@
+"""The service as it is run: BentoML, vLLM on this CPU, and a critic that was trained for these tests.
+
+The critic has learnt enough to answer most edits in its format, and no more.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from critic.edits import decode_image
+from critic.engines.http import data_url
+from critic.engines.opening import contract_of
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+TINY: dict[str, dict[str, Any]] = {
+    "download": {"minibench": {"train_sources": 24, "validation_sources": 2, "test_sources": 4, "side": 112}},
+    "sft": {"epochs": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose pipeline has run up to SFT."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("assets", "critic", "stages"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params["profiles"]["tiny"][section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    for command in (["init", "--no-scm"], ["repro", "sft"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, env=environment(folder), check=True)
+    return folder
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder), **more}
+
+
+@dataclass
+class Service:
+    address: str
+    process: subprocess.Popen[bytes]
+    seconds: float
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=120, **options)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.address}/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
+    def engines(self) -> list[psutil.Process]:
+        """vLLM's processes."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "vllm" in " ".join(child.cmdline())]
+
+
+@contextmanager
+def serve(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {
+        "CRITIC_MODEL": str(model),
+        "CRITIC_MAX_TOKENS": "80",
+        "CRITIC_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db",
+        "BENTOML_HOME": str(folder / "bentoml"),
+        **settings,
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "critic.service.bento:Critic", "--port", str(port)]
+    began = time.monotonic()
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(ROOT, **given), stdout=log, stderr=log)
+        service = Service(f"http://127.0.0.1:{port}", process, 0.0)
+        try:
+            while not service.ready():
+                assert process.poll() is None and time.monotonic() - began < 300, (folder / "log.txt").read_text()
+                time.sleep(0.2)
+            service.seconds = time.monotonic() - began
+            yield service
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def service(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(project / "models/sft", tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def edits(project: Path) -> list[dict[str, Any]]:
+    table = pq.read_table(project / "data/validated/test.parquet", columns=["id", "images", "instruction"])
+    return table.to_pylist()[:16]
+
+
+def upload(edit: dict[str, Any]) -> dict[str, Any]:
+    source, edited = (image["bytes"] for image in edit["images"])
+    return {"files": {"source": source, "edited": edited}, "data": {"instruction": edit["instruction"]}}
+
+
+def pair(edit: dict[str, Any]) -> dict[str, Any]:
+    source, edited = (data_url(decode_image(image)) for image in edit["images"])
+    return {"id": edit["id"], "source": source, "edited": edited, "instruction": edit["instruction"]}
+
+
+def offline(project: Path, *options: str) -> dict[str, dict[str, Any]]:
+    """The verdicts of `critic score` with vLLM, by id."""
+    out = project / f"{'-'.join(options)}.jsonl"
+    main = [sys.executable, "-c", "from critic.cli import main; main(prog_name='critic')"]
+    command = [*main, "score", "-m", "models/sft", "data/validated/test.parquet", "--out", str(out), *options]
+    subprocess.run([*command, "--limit", "16", "--max-tokens", "80"], cwd=project, env=environment(project))
+    lines = [file.read_text() for file in (out, out.with_suffix(".failures.jsonl")) if file.exists()]
+    return {verdict["id"]: verdict for verdict in map(json.loads, "".join(lines).splitlines())}
+
+
+@pytest.mark.parametrize("mode", ["greedy", "expected", "average"])
+def test_scores_are_those_of_critic_score(
+    project: Path, service: Service, edits: list[dict[str, Any]], mode: str
+) -> None:
+    expected = offline(project, "--mode", mode)
+    with service.client() as client:
+        reply = client.post("/score_batch", json={"pairs": [pair(edit) for edit in edits], "mode": mode})
+    assert reply.status_code == 200, reply.text
+    for verdict in reply.json()["verdicts"]:
+        theirs = expected[verdict["id"]]
+        assert (verdict["status"], verdict["raw"]) == (theirs["status"], theirs["raw"])
+        assert verdict["score"] == pytest.approx(theirs["score"], abs=1e-4)
+        assert verdict["spread"] == pytest.approx(theirs["spread"], abs=1e-4)
+        assert (verdict["model"], verdict["contract"]) == (theirs["model"], theirs["contract"])
+
+
+def test_many_at_a_time_are_never_mixed_up(service: Service, edits: list[dict[str, Any]]) -> None:
+    with service.client() as client:
+        alone = [client.post("/score", **upload(edit)).json()["raw"] for edit in edits]
+        with ThreadPoolExecutor(32) as pool:
+            asked = [number % len(edits) for number in range(128)]
+            together = [*pool.map(lambda n: client.post("/score", **upload(edits[n])).json()["raw"], asked)]
+    assert len(set(alone)) > 2
+    assert together == [alone[number] for number in asked]
+
+
+def test_openais_client_needs_no_change(project: Path, service: Service, edits: list[dict[str, Any]]) -> None:
+    contract = contract_of(str(project / "models/sft"))
+    asked = pair(edits[0])
+    text = contract.user_text.format(instruction=asked["instruction"], request=contract.requests["reasoning"])
+    pictures = [{"type": "image_url", "image_url": {"url": asked[part]}} for part in ("source", "edited")]
+    with openai.OpenAI(base_url=f"{service.address}/v1", api_key="none") as client:
+        content: Any = [*pictures, {"type": "text", "text": text}]
+        reply = client.chat.completions.create(
+            model="critic",
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=80,
+            extra_body={"repetition_penalty": 1.0},
+        )
+    with service.client() as http:
+        verdict = http.post("/score", **upload(edits[0])).json()
+    assert f"{contract.prefill}{reply.choices[0].message.content}" == verdict["raw"]
+
+
+def test_more_than_the_queue_holds_is_told_to_come_again(service: Service, edits: list[dict[str, Any]]) -> None:
+    batch = {"pairs": [pair(edit) for edit in edits[:8]], "mode": "average", "samples": 25}
+    with service.client() as client, ThreadPoolExecutor(3) as pool:
+        replies = [*pool.map(lambda _: client.post("/score_batch", json=batch), range(3))]
+        assert sorted(reply.status_code for reply in replies)[:1] == [200]
+        (*_, busy) = sorted(replies, key=lambda reply: reply.status_code)
+        assert busy.status_code == 429 and busy.json()["error"]["code"] == "busy"
+        assert 1 <= int(busy.headers["Retry-After"]) <= 60
+        too_many = client.post("/score_batch", json={**batch, "pairs": batch["pairs"] * 2})
+        assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "too_many_answers")
+
+
+def test_a_rating_is_kept_of_what_was_scored(service: Service, edits: list[dict[str, Any]]) -> None:
+    with service.client() as client:
+        receipt = client.post("/score", **upload(edits[0])).json()["receipt"]
+        kept = client.post("/feedback", json={"receipt": receipt, "rater": "ann", "score": 4.5})
+        forged = client.post("/feedback", json={"receipt": receipt[:-2], "rater": "ann", "score": 4.5})
+    assert (kept.status_code, forged.status_code) == (201, 422)
+
+
+def test_metrics_have_the_services_and_vllms(service: Service) -> None:
+    lines = httpx.get(f"{service.address}/metrics").text.splitlines()
+    names = [line.partition("{")[0] for line in lines if not line.startswith("#")]
+    assert {"critic_verdicts_total", "critic_score_bucket", "vllm:num_requests_running"} <= {*names}
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len({*series}), "a series is there twice"
+
+
+def test_no_request_that_openapi_allows_ends_in_a_500(service: Service, tmp_path: Path) -> None:
+    command = [
+        BIN / "schemathesis", "run", f"{service.address}/openapi.json", "--url", service.address,
+        "--checks", "not_a_server_error", "--exclude-checks", "unsupported_method",
+        "--max-examples", "25", "--workers", "4", "--seed", "1",
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+
+
+def test_a_killed_engine_costs_its_requests_a_503_and_comes_back(
+    service: Service, edits: list[dict[str, Any]]
+) -> None:
+    with service.client() as client:
+        alone = [client.post("/score", **upload(edit)).json()["raw"] for edit in edits]
+
+        async def ask() -> list[tuple[int, httpx.Response]]:
+            async with httpx.AsyncClient(base_url=service.address, timeout=120) as http:
+
+                async def one(number: int) -> tuple[int, httpx.Response]:
+                    return number, await http.post("/score", **upload(edits[number % len(edits)]))
+
+                asked = [asyncio.create_task(one(number)) for number in range(64)]
+                await asyncio.sleep(0.5)
+                for process in service.engines():
+                    process.kill()
+                return await asyncio.gather(*asked)
+
+        replies = asyncio.run(ask())
+        assert {reply.status_code for _, reply in replies} <= {200, 503}
+        for number, reply in replies:
+            if reply.status_code == 200:
+                assert reply.json()["raw"] == alone[number % len(edits)]
+            else:
+                assert reply.json()["error"]["code"] and int(reply.headers["Retry-After"]) > 0
+        assert any(reply.status_code == 503 for _, reply in replies)
+        assert not service.ready()
+        assert client.post("/score", **upload(edits[0])).status_code == 503
+        began = time.monotonic()
+        while not service.ready():
+            assert time.monotonic() - began < 300
+            time.sleep(0.5)
+        assert [client.post("/score", **upload(edit)).json()["raw"] for edit in edits] == alone
+
+
+def test_sigterm_lets_requests_end_and_leaves_nothing_running(
+    project: Path, tmp_path: Path, edits: list[dict[str, Any]]
+) -> None:
+    with serve(project / "models/sft", tmp_path) as service:
+        left = psutil.Process(service.process.pid).children(recursive=True)
+        batch = {"pairs": [pair(edit) for edit in edits[:8]], "mode": "average", "samples": 30}
+        with service.client() as client, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, "/score_batch", json=batch)
+            time.sleep(1)
+            assert not asked.done()
+            service.process.send_signal(signal.SIGTERM)
+            reply = asked.result()
+        assert reply.status_code == 200 and len(reply.json()["verdicts"]) == 8
+        service.process.wait(60)
+        _, alive = psutil.wait_procs(left, timeout=30)
+        assert not alive
