@@ -20,8 +20,8 @@ _COMMANDS = {
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
     "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
 }
-"""The module of each command, and what it does. Modules have nothing slow but in what runs the command: torch takes
-seconds, which help and wrong options needn't wait for."""
+"""The module of each command, and what it does. What is slow to import, such as torch, a module imports when its
+command runs: help and wrong options needn't wait for it."""
 
 
 class _Commands(click.Group):
