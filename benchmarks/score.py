@@ -63,7 +63,9 @@ def measure(given: argparse.Namespace) -> float:
     began = time.perf_counter()
     if given.way == "critic score":
         with tempfile.TemporaryDirectory() as folder:
-            score_to_file(pairs, scorer, Path(folder) / "scores.jsonl", {}, batch_size=4 * given.batch_size)
+            score_to_file(
+                pairs, lambda: scorer, Path(folder) / "scores.jsonl", {}, batch_size=4 * given.batch_size
+            )
     else:
         size = given.batch_size if kind == "transformers" else given.edits
         for start in range(0, given.edits, size):

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from critic import weighted
 from critic.calibration import calibration, spread_quality
 from critic.intervals import draw, enough, estimate
-from critic.metrics import Estimate, Policy, apply_policy, correlations, noise_ceiling
+from critic.metrics import IN_POINTS, Estimate, Policy, apply_policy, correlations, noise_ceiling
 from critic.predictions import GROUPS
 from critic.ranking import pairwise_accuracy
 from critic.reliability import retest
@@ -38,6 +38,7 @@ def appraise(
     train_mean: float | None = None,
     again: Sequence[pd.DataFrame] = (),
     min_gap: float = 0.0,
+    in_points: bool = True,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,6 +52,9 @@ def appraise(
         train_mean: mean MOS of the edits that the critic was trained on, 1..5; None: unknown.
         again: scores of the same edits by the same critic with other seeds, in the order of `truth`.
         min_gap: of `critic.ranking.pairwise_accuracy`.
+        in_points: whether the MOS are on the scale of the scores. If not, as those of AGIQA-3k, what compares them
+            in points is left out: `critic.metrics.IN_POINTS`, mae and bias of groups, and bands, calibration and
+            spread as a whole ([] and None). A failed answer counts by the scale of the scores all the same.
 
     Returns:
         edits, sources: numbers of them; sources is None where the table has no source_id.
@@ -69,7 +73,7 @@ def appraise(
             ("of": "samples"); None where there are neither. "stopped" says why it can't be told, else "".
         upstream: of `critic.upstream`; only "stopped" where a score is not that of one response (modes "average"
             and "expected", and other judges).
-        policy, train_mean, n_boot, seed: as given.
+        policy, train_mean, in_points, n_boot, seed: as given.
 
     Raises:
         ValueError: policy "train_mean" without a train mean.
@@ -80,28 +84,30 @@ def appraise(
     boot = {"n_boot": n_boot if enough(sources) else 0, "seed": seed}
     policies = [way for way in get_args(Policy) if way != "train_mean" or train_mean is not None]
     failed = scores["status"][scores["score"].isna()].value_counts().sort_index()
+    metrics = correlations(counted, mos, sources, **boot) | {"coverage": coverage(pred, sources, **boot)}
     return {
         "edits": len(truth),
         "sources": len(np.unique(sources)) if "source_id" in truth else None,
         "scored": int(np.isfinite(pred).sum()),
         "failed": {str(status): int(n) for status, n in failed.items()},
-        "metrics": correlations(counted, mos, sources, **boot) | {"coverage": coverage(pred, sources, **boot)},
+        "metrics": {name: found for name, found in metrics.items() if in_points or name not in IN_POINTS},
         "policies": {
             way: correlations(apply_policy(pred, mos, way, train_mean), mos, sources, **boot)["main_score"]
             for way in policies
         },
         "ceiling": _ceiling(truth, sources, **boot),
         "pairs": _pairs(pred, mos, sources, policy, min_gap, **boot) if "source_id" in truth else None,
-        "groups": _groups(counted, truth, sources, **boot),
-        "bands": _bands(counted, mos, sources, **boot),
-        "calibration": calibration(pred, mos, sources, **boot),
+        "groups": _groups(counted, truth, sources, in_points, **boot),
+        "bands": _bands(counted, mos, sources, **boot) if in_points else [],
+        "calibration": calibration(pred, mos, sources, **boot) if in_points else None,
         "spread": spread_quality(scores["spread"], pred, mos, sources, **boot)
-        if scores["spread"].notna().any()
+        if in_points and scores["spread"].notna().any()
         else None,
         "reliability": _reliability(scores, again, sources, **boot),
         "upstream": _upstream(scores, pred, mos),
         "policy": policy,
         "train_mean": train_mean,
+        "in_points": in_points,
         "n_boot": n_boot,
         "seed": seed,
     }
@@ -147,7 +153,7 @@ def _responses(scores: pd.DataFrame) -> list[str] | None:
 
 
 def _groups(
-    counted: Array, truth: pd.DataFrame, sources: NDArray[Any], *, n_boot: int, seed: int
+    counted: Array, truth: pd.DataFrame, sources: NDArray[Any], in_points: bool, *, n_boot: int, seed: int
 ) -> list[dict[str, Any]]:
     mos = truth["mos"].to_numpy(float)
     rows = []
@@ -157,7 +163,8 @@ def _groups(
             if enough(sources[at[np.isfinite(counted[at])]]):
                 found = correlations(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
                 row |= {metric: found[metric] for metric in ("main_score", "plcc", "srcc")}
-                row |= _errors(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
+                if in_points:
+                    row |= _errors(counted[at], mos[at], sources[at], n_boot=n_boot, seed=seed)
             rows.append(row)
     return rows
 

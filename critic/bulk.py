@@ -1,6 +1,6 @@
 """Score many pairs into a file, so that a kill at any moment costs no more than the batch that was being scored.
 
-    tally = score_to_file(read_pairs(Path("pairs.csv")), judge, Path("scores.jsonl"), settings, batch_size=16)
+    tally = score_to_file(read_pairs(Path("pairs.csv")), open_judge, Path("scores.jsonl"), settings, batch_size=16)
     print(tally.describe())
     table = verdicts_to_table(Path("scores.jsonl"))
 
@@ -25,15 +25,17 @@ from typing import IO, Any
 import pandas as pd
 from tqdm import tqdm
 
-from critic.edits import Edit
-from critic.pairs import BadPair, Pairs
+from critic.pairs import BadPair, Item, Pairs
 from critic.verdicts import Failure, Verdict
 
-Judge = Callable[[Sequence[Edit]], list[Verdict]]
-"""Scores a batch: one verdict an edit, in order, whatever becomes of it."""
+Judge = Callable[[Sequence[Item]], list[Verdict]]
+"""Scores a batch: one verdict an item, in order, whatever becomes of it."""
 
 Judged = Callable[[Sequence[int]], Generator[list[Verdict], None, None]]
-"""Scores rows by their numbers: the verdicts of all, in order, some at a time. Closed where a run ends early."""
+"""Scores rows by their numbers, one at least: the verdicts of all, in order, some at a time. Closed where a run
+ends early. What is opened by the call itself is not in a run's rate."""
+
+_Batch = list[Item | BadPair]
 
 
 class OutputError(ValueError):
@@ -49,7 +51,7 @@ class Tally:
         failed: pairs that got none, by status.
         skipped: pairs whose score was there already.
         skipped_failures: pairs left alone that had failed before.
-        seconds: of wall clock.
+        seconds: of wall clock, without those that it took to open the judge.
     """
 
     scored: int = 0
@@ -69,7 +71,7 @@ class Tally:
 
 def score_to_file(
     pairs: Pairs,
-    judge: Judge,
+    open_judge: Callable[[], Judge],
     out: Path,
     settings: Mapping[str, Any],
     *,
@@ -84,7 +86,8 @@ def score_to_file(
 
     Args:
         pairs: to score; a `BadPair` becomes a verdict of `Failure.BAD_INPUT`.
-        judge: see `Judge`; what it raises ends the run, and the batches before stay.
+        open_judge: called once it is clear that `out` can be written and that there is something to score; what it
+            or the judge raises ends the run, and the batches before stay.
         out: a .jsonl file, begun by this function or not there.
         settings: all that a verdict depends on (model, contract, mode, seed...), as JSON. Kept with where the
             pairs are from; verdicts of other settings are never mixed in.
@@ -98,9 +101,7 @@ def score_to_file(
     """
 
     def judged(rows: Sequence[int]) -> Generator[list[Verdict], None, None]:
-        with _ahead(_batches(pairs, rows, batch_size)) as batches:
-            for batch in batches:
-                yield judge_batch(batch, judge)
+        return _judged(pairs, rows, open_judge(), batch_size)
 
     return verdicts_to_file(pairs, judged, out, settings, retry_failed=retry_failed, limit=limit)
 
@@ -121,7 +122,6 @@ def verdicts_to_file(
             being written by another process, or a line of it is no verdict.
         RuntimeError: the verdicts aren't one a row, in the rows' order; those before stay.
     """
-    started = time.monotonic()
     with _Files(out, {"pairs": str(Path(pairs.where).absolute()), **settings}) as files:
         rows = range(len(pairs))[:limit]
         scored = sum(pairs.ids[row] in files.scored for row in rows)
@@ -131,9 +131,13 @@ def verdicts_to_file(
             if pairs.ids[row] not in files.scored and (retry_failed or pairs.ids[row] not in files.failures)
         ]
         tally = Tally(skipped=scored, skipped_failures=len(rows) - scored - len(todo))
+        if not todo:
+            return tally
         left = iter([pairs.ids[row] for row in todo])
+        coming = judged(todo)
+        started = time.monotonic()
         with (
-            closing(judged(todo)) as batches,
+            closing(coming) as batches,
             tqdm(total=len(rows), initial=len(rows) - len(todo), desc="scoring", unit=" edits") as bar,
         ):
             for verdicts in batches:
@@ -150,16 +154,16 @@ def verdicts_to_file(
     return tally
 
 
-def judge_batch(batch: Sequence[Edit | BadPair], judge: Judge) -> list[Verdict]:
+def judge_batch(batch: Sequence[Item | BadPair], judge: Judge) -> list[Verdict]:
     """The verdicts of a batch, in its order; a `BadPair` becomes one of `Failure.BAD_INPUT`.
 
     Raises:
         RuntimeError: the judge didn't give one verdict an edit, in order.
     """
-    edits = [pair for pair in batch if isinstance(pair, Edit)]
-    verdicts = judge(edits) if edits else []
-    if [verdict.id for verdict in verdicts] != [edit.id for edit in edits]:
-        raise RuntimeError(f"the judge gave {len(verdicts)} verdicts of {len(edits)} edits, or in another order")
+    items = [pair for pair in batch if not isinstance(pair, BadPair)]
+    verdicts = judge(items) if items else []
+    if [verdict.id for verdict in verdicts] != [item.id for item in items]:
+        raise RuntimeError(f"the judge gave {len(verdicts)} verdicts of {len(items)} edits, or in another order")
     judged = iter(verdicts)
     return [
         Verdict(id=pair.id, score=None, status=Failure.BAD_INPUT, detail=pair.detail)
@@ -329,17 +333,25 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
-def _batches(pairs: Pairs, rows: Sequence[int], size: int) -> Iterator[list[Edit | BadPair]]:
+def _judged(
+    pairs: Pairs, rows: Sequence[int], judge: Judge, batch_size: int
+) -> Generator[list[Verdict], None, None]:
+    with _ahead(_batches(pairs, rows, batch_size)) as batches:
+        for batch in batches:
+            yield judge_batch(batch, judge)
+
+
+def _batches(pairs: Pairs, rows: Sequence[int], size: int) -> Iterator[_Batch]:
     for start in range(0, len(rows), size):
         yield [pairs[row] for row in rows[start : start + size]]
 
 
 @contextmanager
-def _ahead(batches: Iterator[list[Edit | BadPair]]) -> Iterator[Iterator[list[Edit | BadPair]]]:
+def _ahead(batches: Iterator[_Batch]) -> Iterator[Iterator[_Batch]]:
     """Batches, each made in a thread while the one before is in use."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
 
-        def made() -> Iterator[list[Edit | BadPair]]:
+        def made() -> Iterator[_Batch]:
             coming = pool.submit(next, batches, None)
             while batch := coming.result():
                 coming = pool.submit(next, batches, None)

@@ -16,7 +16,7 @@ from critic import weighted
 from critic.appraisal import coverage
 from critic.dependent import steiger, williams
 from critic.intervals import enough
-from critic.metrics import Policy, apply_policy, correlations, paired_bootstrap
+from critic.metrics import IN_POINTS, Policy, apply_policy, correlations, paired_bootstrap
 from critic.weighted import Array
 
 
@@ -28,6 +28,7 @@ def compare(
     metrics: Sequence[str] = ("main_score",),
     policy: Policy = "worst",
     train_mean: float | None = None,
+    in_points: bool = True,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def compare(
         sources: the source image of each edit, [n]; None: each is its own.
         metrics: names that `critic.metrics.measure` returns, but coverage.
         policy, train_mean: what a failed answer counts as. "dropped" compares the edits that both have scored.
+        in_points: whether the MOS are on the scale of the scores, see `critic.appraisal.appraise`.
 
     Returns:
         critics: by name coverage and the metrics, an `Estimate` each, over all edits. Neither these nor the
@@ -46,14 +48,17 @@ def compare(
         pairs: a row for every two, a and b: n, the edits compared; differences, by metric the `Difference` of a
             minus b; williams and steiger, of their PLCC (`critic.dependent`), positive where a's is higher;
             closer, the shares of edits where a's score is closer to the MOS (a), b's is (b) and both are as close
-            (ties).
-        policy, train_mean, n_boot, seed: as given.
+            (ties), None unless `in_points`.
+        policy, train_mean, in_points, n_boot, seed: as given.
 
     Raises:
-        ValueError: fewer than two critics; as `critic.metrics.paired_bootstrap` and `critic.dependent.williams`.
+        ValueError: fewer than two critics; a metric in points without `in_points`; as
+            `critic.metrics.paired_bootstrap` and `critic.dependent.williams`.
     """
     if len(critics) < 2:
         raise ValueError("a comparison needs two critics")
+    if apart := [metric for metric in metrics if metric in IN_POINTS and not in_points]:
+        raise ValueError(f"{apart[0]} is in points, and these MOS are on another scale than the scores")
     mos = np.asarray(mos, dtype=np.float64)
     answers = {name: np.asarray(pred, dtype=np.float64) for name, pred in critics.items()}
     counted = {name: apply_policy(pred, mos, policy, train_mean) for name, pred in answers.items()}
@@ -73,18 +78,19 @@ def compare(
                 counted[a], counted[b], mos, sources, metric=metric, n_boot=n_boot if told else 0, seed=seed
             )
             differences[metric] = found if told else replace(found, p=np.nan)
-        pairs.append({"a": a, "b": b, "differences": differences} | _tests(counted[a], counted[b], mos))
+        pairs.append({"a": a, "b": b, "differences": differences} | _tests(counted[a], counted[b], mos, in_points))
     return {
         "critics": rows,
         "pairs": pairs,
         "policy": policy,
         "train_mean": train_mean,
+        "in_points": in_points,
         "n_boot": n_boot,
         "seed": seed,
     }
 
 
-def _tests(a: Array, b: Array, mos: Array) -> dict[str, Any]:
+def _tests(a: Array, b: Array, mos: Array, in_points: bool) -> dict[str, Any]:
     both = np.isfinite(a) & np.isfinite(b)
     a, b, mos = a[both], b[both], mos[both]
     once = np.ones((1, len(mos)))
@@ -98,5 +104,7 @@ def _tests(a: Array, b: Array, mos: Array) -> dict[str, Any]:
             "a": float(np.mean(gain > 0)),
             "b": float(np.mean(gain < 0)),
             "ties": float(np.mean(gain == 0)),
-        },
+        }
+        if in_points
+        else None,
     }

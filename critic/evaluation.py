@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from critic.baselines import BASELINES
 from critic.generated import AXES
 from critic.metrics import (
+    IN_POINTS,
     Difference,
     Estimate,
     Policy,
@@ -32,8 +33,6 @@ Scores = dict[str, Estimate]
 GROUPINGS = ("edit_type", "editor")
 SMALLEST_GROUP = 10
 """Groups of fewer edits are left out: a correlation over so few says nothing."""
-
-_IN_POINTS_OF_MOS = ("rmse", "mae", "spread")
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,7 @@ def compute_metrics(
             for name, pred in answers.items()
         },
         baselines={
-            name: {
-                metric: estimate for metric, estimate in scores(pred).items() if metric not in _IN_POINTS_OF_MOS
-            }
+            name: {metric: estimate for metric, estimate in scores(pred).items() if metric not in IN_POINTS}
             for name, pred in _as_critics(aligned(baselines, edits, "baselines")).items()
         },
         ceiling=_ceiling(edits, n_boot=n_boot, seed=seed),
@@ -176,7 +173,7 @@ def measure_generated(
                 apply_policy(pred, mos, policy, train_mean), mos, prompts, n_boot=n_boot, seed=seed
             )
             parsed = correlations(pred, mos, prompts, n_boot=n_boot, seed=seed)["coverage"]
-            kept = {metric: e for metric, e in counted.items() if metric not in _IN_POINTS_OF_MOS}
+            kept = {metric: e for metric, e in counted.items() if metric not in IN_POINTS}
             measured[model][axis] = kept | {"coverage": parsed}
     return measured
 

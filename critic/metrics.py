@@ -28,6 +28,9 @@ from critic.weighted import Array
 
 Policy = Literal["dropped", "worst", "train_mean"]
 
+IN_POINTS = ("rmse", "mae", "spread")
+"""Metrics that say nothing where predictions and MOS are on different scales."""
+
 
 @dataclass(frozen=True)
 class Estimate:

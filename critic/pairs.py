@@ -1,8 +1,8 @@
-"""Pairs to score, from what people have them in: a CSV, JSONL or Parquet file, or a folder.
+"""Pairs to score, or generated pictures, from what people have them in: a CSV, JSONL or Parquet file, or a folder.
 
     pairs = read_pairs(Path("pairs.csv"))
     len(pairs), pairs.ids
-    for pair in pairs:    # an Edit, or a BadPair that says what is wrong with its row
+    for pair in pairs:    # an Edit (or a Generated), or a BadPair that says what is wrong with its row
 
 Ids are in memory, and the text of a CSV; pictures are read and decoded when their pair is asked for, and not kept.
 What each form holds is in docs/score.md. It is a tool of the user's own: the paths of pictures may be absolute or
@@ -29,6 +29,7 @@ from datasets.exceptions import DatasetsError
 from PIL import Image
 
 from critic.edits import Edit, ImageError, count_images, decode_image
+from critic.generated import Generated
 from critic.prompts import ContractError
 from critic.readers.rows import SourceError
 
@@ -41,14 +42,21 @@ NAMES = {
 """The parts of a pair, and the columns that they are looked for in, the last that is there. A column `images`,
 a list of two, stands for source and edited where these aren't there."""
 
+GENERATED = ("image", "prompt")
+"""The columns of a table of generated pictures, as AGIQA-3k is: it has both, and no part of a pair but an id."""
+
+Item = Edit | Generated
+"""What can be scored."""
+
 TABLES = ("pairs.csv", "pairs.jsonl", "pairs.parquet")
 EXAMPLE = """a .csv, .jsonl or .parquet file of
 
     source,edited,instruction
     images/cat.png,images/cat-red.png,make the cat red
 
-or a folder: of datasets' save_to_disk, with such a table named pairs.csv, or of files named
-cat_source.png, cat_edited.png and cat.txt; see docs/score.md"""
+or with the columns image,prompt for generated pictures; or a folder: of datasets' save_to_disk,
+with such a table named pairs.csv, or of files named cat_source.png, cat_edited.png and cat.txt;
+see docs/score.md"""
 
 _FILE = re.compile(r"(?P<name>.+)_(?P<part>source|edited)\.(?:png|jpe?g|webp)", re.IGNORECASE)
 _ROWS_AT_ONCE = 16
@@ -71,14 +79,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """A sized sequence of pairs, in the order of their rows; faster if asked for in that order.
+    """A sized sequence of pairs, or of generated pictures, in the order of their rows; faster in that order.
 
     Attributes:
         where: what they were read from.
         ids: one a pair, all different.
         rows: a cell of a picture is the path of a file, the file's bytes, or {"bytes", "path"}.
         folder: that paths are relative to.
-        columns: the column of each part of a pair, see `NAMES`.
+        columns: the column of each part of a pair, see `NAMES`, or of a generated picture, see `GENERATED`.
         resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than
             the sizes that are asked for; a picture that it refuses with a `ContractError` is that row's failure.
     """
@@ -95,11 +103,16 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[Edit | BadPair]:
+    @property
+    def generated(self) -> bool:
+        """Whether these are generated pictures."""
+        return {*GENERATED} <= {*self.columns}
+
+    def __iter__(self) -> Iterator[Item | BadPair]:
         return map(self.__getitem__, range(len(self)))
 
-    def __getitem__(self, row: int) -> Edit | BadPair:
-        """The pair of a row.
+    def __getitem__(self, row: int) -> Item | BadPair:
+        """The pair, or generated picture, of a row.
 
         Raises:
             SourceError: the file itself can't be read any more.
@@ -107,6 +120,9 @@ class Pairs:
         try:
             cells = self.rows[row]
             parts: dict[str, Any] = {part: cells.get(name) for part, name in self.columns.items()}
+            if self.generated:
+                picture = self._picture(parts["image"], "image")
+                return Generated(self.ids[row], picture, _text(parts["prompt"], "prompt"))
             if "images" in parts:
                 images = parts["images"]
                 if count_images(images) != 2:
@@ -116,7 +132,7 @@ class Pairs:
                 id=self.ids[row],
                 source=self._picture(parts["source"], "source"),
                 edited=self._picture(parts["edited"], "edited"),
-                instruction=_instruction(parts["instruction"]),
+                instruction=_text(parts["instruction"], "instruction"),
             )
         except _BadRow as error:
             return BadPair(self.ids[row], str(error))
@@ -152,7 +168,7 @@ def read_pairs(
     instruction_column: str | None = None,
     id_column: str | None = None,
 ) -> Pairs:
-    """The pairs of a file or folder; what is wrong with a row is that row's `BadPair`.
+    """The pairs, or generated pictures, of a file or folder; what is wrong with a row is that row's `BadPair`.
 
     Args:
         path: see docs/score.md.
@@ -367,11 +383,18 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) -> dict[str, str]:
-    """The column of each part of a pair, "images" in place of source and edited, "id" only if there is one."""
+    """The column of each part of a pair, "images" in place of source and edited, "id" only if there is one.
+
+    Of generated pictures those of `GENERATED`.
+    """
     names = {part: (name,) if (name := given[part]) else NAMES[part] for part in NAMES}
     columns = {part: name for part in NAMES for name in names[part] if name in there}
     needed = {"source", "edited", "instruction"}
-    if "images" in there and not (given["source"] or given["edited"] or {"source", "edited"} <= {*columns}):
+    paired = "images" in there or needed & {*columns} or any(given[part] for part in needed)
+    if {*GENERATED} <= {*there} and not paired:
+        columns |= {part: part for part in GENERATED}
+        needed = {*GENERATED}
+    elif "images" in there and not (given["source"] or given["edited"] or {"source", "edited"} <= {*columns}):
         columns = {"images": "images"} | {part: columns[part] for part in ("instruction", "id") if part in columns}
         needed = {"instruction"}
     missing = [part for part in NAMES if part not in columns and (part in needed or given[part])]
@@ -380,7 +403,7 @@ def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) 
         options = " and ".join(f"--{part}-column" for part in missing)
         raise SourceError(
             f"{where} has no column {wanted}; it has {', '.join(there) or 'none'}: "
-            f"say with {options} which it is, or see docs/score.md"
+            f"say with {options} which it is, or see docs/score.md (generated pictures have image and prompt)"
         )
     if twice := [name for name in columns.values() if there.count(name) > 1]:
         raise SourceError(f"{where} has the column {twice[0]} twice: rename one")
@@ -401,13 +424,13 @@ def _ids(named: Iterable[Any], where: Path) -> list[str]:
     return [*rows]
 
 
-def _instruction(cell: Any) -> str:
+def _text(cell: Any, part: str) -> str:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
-        raise _BadRow("the instruction is empty")
+        raise _BadRow(f"the {part} is empty")
     if not isinstance(cell, str):
-        raise _BadRow(f"the instruction {shorten(cell)} is not text")
+        raise _BadRow(f"the {part} {shorten(cell)} is not text")
     try:
         cell.encode()
     except UnicodeEncodeError as error:
-        raise _BadRow(f"the instruction is not text: {error}") from None
+        raise _BadRow(f"the {part} is not text: {error}") from None
     return cell

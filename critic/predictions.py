@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from critic.answers import HIGHEST, LOWEST, Status
+from critic.generated import AXES, SCALE
 from critic.weighted import Array
 
 GROUPS = ("edit_type", "editor", "source_kind")
@@ -54,24 +55,31 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_truth(path: Path, *, images: bool = False) -> pd.DataFrame:
-    """The opinions of a table: a validated Parquet of edits, or a CSV.
+def read_truth(path: Path, *, mos_column: str = "mos", images: bool = False) -> pd.DataFrame:
+    """The opinions of a table: a validated Parquet of edits or of generated pictures, or a CSV.
 
     Args:
+        mos_column: which opinion, as the tables of this project have several.
         images: whether the columns images and instruction are read, too.
 
     Returns:
         id, mos (1..5), and those of source_id, edit_type, editor, source_kind and ratings (arrays of one length,
-        or None) that the file has. A column `source`, as CSV files have, stands in for source_id.
+        or None) that the file has. A column `source`, as CSV files have, stands in for source_id, or else
+        `prompt`. In the latter case the opinions of AGIQA-3k (`critic.generated.AXES`) are on its scale, 0..5, and
+        there is a column prompt.
 
     Raises:
-        TableError: as `read_predictions`; a MOS that is missing or not from 1 to 5, or ratings that are no numbers
+        TableError: as `read_predictions`; a MOS that is missing or off its scale, or ratings that are no numbers
             or not as many in each row that has some.
     """
-    optional = ["source_id", "source", *GROUPS, "ratings", *(["images", "instruction"] if images else [])]
-    table = _with_sources(_read(path, ["id", "mos"], optional), path)
+    optional = ["source_id", "source", "prompt", *GROUPS, "ratings"] + ["images", "instruction"] * images
+    table = _with_sources(_read(path, ["id", mos_column], optional), path)
+    generated = "prompt" in table and mos_column in AXES.values()
+    if not generated:
+        table = table.drop(columns="prompt", errors="ignore")
     _check_ids(table, path)
-    table["mos"] = _numbers(table, "mos", path)
+    table[mos_column] = _numbers(table, mos_column, path, *(SCALE if generated else (LOWEST, HIGHEST)))
+    table = table.rename(columns={mos_column: "mos"})
     _check_filled(table, [name for name in ("mos", "source_id") if name in table], path)
     if "ratings" in table:
         table["ratings"] = _ratings(table, path)
@@ -163,17 +171,20 @@ def _read(path: Path, required: Sequence[str], optional: Sequence[str]) -> pd.Da
     except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise TableError(f"{path} can't be read, make it again: {error}") from None
     if missing := [name for name in required if name not in has]:
-        raise TableError(f"{path} has no column {' or '.join(missing)}, only {', '.join(has)}: name it so")
+        remedy = "name it so" + (", or say with --mos-column which it is" if "mos" in missing else "")
+        raise TableError(f"{path} has no column {' or '.join(missing)}, only {', '.join(has)}: {remedy}")
     return table[[name for name in wanted if name in table]]
 
 
 def _with_sources(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with the paths in `source` as its source_id, if that's what it has."""
-    if "source_id" in table or "source" not in table:
-        return table
+    """The table with the paths in `source` as its source_id, if that's what it has, or else with its prompts."""
+    if "source_id" in table:
+        return table.drop(columns="prompt", errors="ignore")
+    if "source" not in table:
+        return table.assign(source_id=table["prompt"]) if "prompt" in table else table
     if not table["source"].dropna().map(lambda cell: isinstance(cell, str)).all():
         raise TableError(f"{path} has pictures in its column source, not their paths: add a column source_id")
-    return table.rename(columns={"source": "source_id"})
+    return table.rename(columns={"source": "source_id"}).drop(columns="prompt", errors="ignore")
 
 
 def _check_ids(table: pd.DataFrame, path: Path) -> None:

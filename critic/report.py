@@ -74,6 +74,7 @@ def build_report(
     """
     tables = {name: aligned(table, edits, name) for name, table in predictions.items()}
     labels = {name: LABELS.get(name, name) for name in tables}
+    drawn = {*evaluation.groups["model"][evaluation.groups["value"] != 0]}
     context = {
         **_headline(evaluation, edits, labels),
         "evaluation": evaluation,
@@ -86,6 +87,7 @@ def build_report(
         "verdict": evaluation.difference and _verdict(evaluation.difference),
         "scatters": _scatters(tables, edits, labels),
         "groups": _groups(evaluation, labels),
+        "bars": [(series, label) for series, (name, label) in enumerate(labels.items()) if name in drawn],
         "smallest_group": SMALLEST_GROUP,
         "curves": _curves(training, validation),
         "examples": _examples(list(tables.values())[-1], edits),

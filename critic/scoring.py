@@ -21,7 +21,6 @@ from itertools import islice
 from math import exp, sqrt
 from statistics import fmean, pstdev
 from time import perf_counter
-from typing import get_args
 
 import pandas as pd
 from tqdm import tqdm
@@ -34,8 +33,6 @@ from critic.generated import Generated
 from critic.prompts import Contract, ContractError
 from critic.rationales import AXES
 from critic.verdicts import Failure, Mode, Verdict
-
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 _DIGITS = Sampling(max_tokens=1, top_logprobs=20)
 _LEAST = 0.01
@@ -96,14 +93,15 @@ class Scorer:
         ]
 
     def _request(self, item: Edit | Generated) -> Request:
-        text = item.prompt if isinstance(item, Generated) else item.instruction
+        what = "prompt" if isinstance(item, Generated) else "instruction"
+        text: str = getattr(item, what)
         if not text.strip():
-            raise _BadItem("the instruction is empty")
+            raise _BadItem(f"the {what} is empty")
         try:
             text.encode()
             item = _resized(item, self.contract)
         except UnicodeEncodeError as error:
-            raise _BadItem(f"the instruction is no text: {error}") from None
+            raise _BadItem(f"the {what} is no text: {error}") from None
         except ContractError as error:
             raise _BadItem(str(error)) from None
         asked: prompts.Mode = "direct" if self.mode == "direct" else "reasoning"

@@ -11,10 +11,11 @@ them, come to.
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 Mode = Literal["greedy", "direct", "average", "expected"]
 """How an edit is scored, see `critic.scoring`."""
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Failure(StrEnum):
@@ -46,7 +47,7 @@ class Verdict:
             of the answer's distribution.
         status: "ok", another `critic.answers.Status`, or a `Failure`.
         detail: what exactly failed, for people; "" if nothing did.
-        mode: a `Mode`.
+        mode: a `Mode`, or that of another judge.
         argmax: the score of the greedy response, 1..5; None where there is none.
         spread: standard deviation in points of MOS, of the samples' scores or of the answer's distribution; None
             where neither was asked for.

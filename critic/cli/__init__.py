@@ -22,7 +22,8 @@ _COMMANDS = {
     "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
     "package": ("critic.cli.package", "Make a Bento of a critic: the service with all that it needs."),
 }
-"""The module of each command, and what it does. A module is loaded when it is used: torch takes seconds."""
+"""The module of each command, and what it does. What is slow to import, such as torch, a module imports when its
+command runs: help and wrong options needn't wait for it."""
 
 
 class _Commands(click.Group):

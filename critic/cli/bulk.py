@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from critic.bulk import Tally
+if TYPE_CHECKING:
+    from critic.bulk import Tally
 
 _Command = Callable[..., Any]
 
@@ -28,7 +29,7 @@ def bulk_options(command: _Command) -> _Command:
     return command
 
 
-def finish(tally: Tally, out: Path) -> None:
+def finish(tally: "Tally", out: Path) -> None:
     """Say what became of the pairs, and exit with 1 if any is without a score."""
     click.echo(tally.describe())
     if tally.failed or tally.skipped_failures:

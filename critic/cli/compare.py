@@ -3,18 +3,17 @@
 import json
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
-from critic.comparison import compare as compare_critics
-from critic.dependent import Significance
-from critic.intervals import SMALLEST_GROUP, plain
-from critic.metrics import Policy
-from critic.predictions import TableError, match, read_predictions, read_truth
+
+if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+    from critic.dependent import Significance
+    from critic.metrics import Policy
 
 COMPARED = [metric for metric in METRICS if metric != "coverage"]
 SMALLER_IS_BETTER = ("mae", "rmse")
@@ -23,6 +22,7 @@ SMALLER_IS_BETTER = ("mae", "rmse")
 @click.command("compare")
 @click.argument("predictions", nargs=-1, type=options.FILE, required=True)
 @options.against
+@options.mos_column
 @click.option("--name", "names", multiple=True, help="Of each critic, in order; without any, the files' names.")
 @click.option(
     "--metric",
@@ -41,9 +41,10 @@ SMALLER_IS_BETTER = ("mae", "rmse")
 def command(
     predictions: tuple[Path, ...],
     truth: Path,
+    mos_column: str,
     names: tuple[str, ...],
     metrics: tuple[str, ...],
-    policy: Policy,
+    policy: "Policy",
     train_mean: float | None,
     json_file: Path | None,
     n_boot: int,
@@ -73,8 +74,12 @@ def command(
     called = names or tuple(path.stem for path in predictions)
     if len({*called}) < len(called):
         raise click.UsageError(f"two critics would be called the same ({', '.join(called)}): give each a --name")
+    from critic.comparison import compare as compare_critics
+    from critic.intervals import plain
+    from critic.predictions import TableError, match, read_predictions, read_truth
+
     try:
-        opinions = read_truth(truth)
+        opinions = read_truth(truth, mos_column=mos_column)
         tables = [match(read_predictions(path), opinions, str(path), str(truth)) for path in predictions]
     except TableError as error:
         raise click.ClickException(str(error)) from None
@@ -86,6 +91,7 @@ def command(
             metrics=[*dict.fromkeys(metrics)],
             policy=policy,
             train_mean=train_mean,
+            in_points="prompt" not in opinions,
             n_boot=n_boot,
             seed=seed,
         )
@@ -122,6 +128,8 @@ def show(found: dict[str, Any], out: Console) -> None:
     show_table(
         out, "Difference in PLCC, by the usual tests", ["", "edits", "Williams' t", "Steiger's z"], rows, note
     )
+    if not found["in_points"]:
+        return
     closer = {(p["a"], p["b"]): p["closer"]["a"] for p in pairs}
     closer |= {(p["b"], p["a"]): p["closer"]["b"] for p in pairs}
     rows = [(name, *(f"{closer[name, o]:.1%}" if o != name else "" for o in critics)) for name in critics]
@@ -130,6 +138,8 @@ def show(found: dict[str, Any], out: Console) -> None:
 
 
 def _verdict(pair: dict[str, Any], metric: str) -> str:
+    from critic.intervals import SMALLEST_GROUP
+
     gain = pair["differences"][metric]
     if not isfinite(gain.p):
         return f"fewer than {SMALLEST_GROUP} source images"
@@ -140,5 +150,5 @@ def _verdict(pair: dict[str, Any], metric: str) -> str:
     return f"{pair['a'] if (gain.value > 0) != (metric in SMALLER_IS_BETTER) else pair['b']} is better"
 
 
-def _test(found: Significance) -> str:
+def _test(found: "Significance") -> str:
     return f"{found.statistic:+.2f}, p {p_value(found.p)}" if isfinite(found.p) else "n/a"

@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pandas as pd
 from rich.console import Console
 
-from critic.appraisal import appraise
 from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, show_table, write
-from critic.intervals import SMALLEST_GROUP, plain
-from critic.metrics import Policy
-from critic.predictions import TableError, match, read_predictions, read_truth
+
+if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+    import pandas as pd
+
+    from critic.metrics import Policy
 
 VALUE = "value (95 % interval)"
 BY_STAGE = (
@@ -27,6 +27,7 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 @click.command("eval")
 @click.argument("predictions", type=options.FILE)
 @options.against
+@options.mos_column
 @options.policy
 @options.train_mean
 @click.option(
@@ -54,7 +55,8 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 def command(
     predictions: Path,
     truth: Path,
-    policy: Policy,
+    mos_column: str,
+    policy: "Policy",
     train_mean: float | None,
     again: tuple[Path, ...],
     min_gap: float,
@@ -77,6 +79,7 @@ def command(
       critic eval scores.csv --against study.csv --policy train_mean --train-mean 3.1
       critic eval seed0.jsonl --again seed1.jsonl --again seed2.jsonl --against study.csv
       critic eval scores.jsonl --against study.csv --json figures.json
+      critic eval agiqa.jsonl --against data/validated/agiqa.parquet --mos-column mos_quality
 
     Where answers failed, the first line has the lowest main score of all policies that are known, so that failing
     gains nothing: give --train-mean for the third. Numbers in brackets are 95 % intervals from resampling source
@@ -85,8 +88,12 @@ def command(
     options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
         raise click.UsageError("--html shows all three policies for failed answers: give --train-mean")
+    from critic.appraisal import appraise
+    from critic.intervals import plain
+    from critic.predictions import TableError, match, read_predictions, read_truth
+
     try:
-        opinions = read_truth(truth, images=html_file is not None)
+        opinions = read_truth(truth, mos_column=mos_column, images=html_file is not None)
         scores, *others = (match(read_predictions(f), opinions, str(f), str(truth)) for f in (predictions, *again))
     except TableError as error:
         raise click.ClickException(str(error)) from None
@@ -98,7 +105,14 @@ def command(
     boot = {"n_boot": n_boot, "seed": seed}
     try:
         found = appraise(
-            scores, opinions, policy=policy, train_mean=train_mean, again=others, min_gap=min_gap, **boot
+            scores,
+            opinions,
+            policy=policy,
+            train_mean=train_mean,
+            again=others,
+            min_gap=min_gap,
+            in_points="prompt" not in opinions,
+            **boot,
         )
     except ValueError as error:
         raise click.ClickException(str(error)) from None
@@ -111,14 +125,16 @@ def command(
 
 def show(found: dict[str, Any], name: str, out: Console) -> None:
     """Print what `critic.appraisal.appraise` found."""
-    edits = f"{found['edits']:,} edits" + (f" of {found['sources']:,} source images" if found["sources"] else "")
+    what, of = ("edits", "source images") if found["in_points"] else ("pictures", "prompts")
+    edits = f"{found['edits']:,} {what}" + (f" of {found['sources']:,} {of}" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
     ways = found["policies"]
     way, main = min(ways.items(), key=lambda policy: policy[1].value)
     how = f" with failures {POLICIES[way]}, the lowest of {len(ways)} ways," if found["failed"] else ""
     out.print(f"{name}: main score {cell(main)}{how} on {edits}; {answers}\n")
     _show_agreement(found, out)
-    _show_calibration(found, out)
+    if found["calibration"]:
+        _show_calibration(found, out)
     _show_groups(found, out)
     again = found["reliability"]
     if again and again["stopped"]:
@@ -134,10 +150,13 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
 
 
 def _show_agreement(found: dict[str, Any], out: Console) -> None:
-    rows = [(label, cell(found["metrics"][metric])) for metric, label in METRICS.items()]
+    rows = [
+        (label, cell(found["metrics"][metric])) for metric, label in METRICS.items() if metric in found["metrics"]
+    ]
     if pairs := found["pairs"]:
+        one = "source" if found["in_points"] else "prompt"
         apart = f" more than {pairs['min_gap']:g} apart" if pairs["min_gap"] else ""
-        rows.append((f"pairwise accuracy, {pairs['n']:,} pairs of one source{apart}", cell(pairs["accuracy"])))
+        rows.append((f"pairwise accuracy, {pairs['n']:,} pairs of one {one}{apart}", cell(pairs["accuracy"])))
     for who, label in CEILING.items():
         if who in found["ceiling"]:
             rows.append((f"ceiling: {label}, main score", cell(found["ceiling"][who]["main_score"])))
@@ -170,6 +189,8 @@ def _show_calibration(found: dict[str, Any], out: Console) -> None:
 
 
 def _show_groups(found: dict[str, Any], out: Console) -> None:
+    from critic.intervals import SMALLEST_GROUP
+
     def cells(row: dict[str, Any], *metrics: str) -> list[str]:
         return [f"{row['n']:,}", *(cell(row.get(metric), 2, signed=metric == "bias") for metric in metrics)]
 
@@ -182,7 +203,8 @@ def _show_groups(found: dict[str, Any], out: Console) -> None:
         show_table(out, title, ["", "edits", "main score", "MAE", "bias"], groups, few)
     bands = [(f"{row['low']} to {row['high']}", *cells(row, "mae", "bias")) for row in found["bands"]]
     note = f"{few} No correlation: within a band it is low for any critic."
-    show_table(out, "By MOS", ["MOS", "edits", "MAE", "bias"], bands, note)
+    if bands:
+        show_table(out, "By MOS", ["MOS", "edits", "MAE", "bias"], bands, note)
 
 
 def _upstream(of: dict[str, Any]) -> str:
@@ -197,17 +219,19 @@ def _upstream(of: dict[str, Any]) -> str:
 
 
 def page(
-    scores: pd.DataFrame,
-    opinions: pd.DataFrame,
+    scores: "pd.DataFrame",
+    opinions: "pd.DataFrame",
     name: str,
     *,
-    policy: Policy,
+    policy: "Policy",
     train_mean: float,
     n_boot: int,
     seed: int,
 ) -> str:
     """The report of `critic.report` on one critic, without curves of its training."""
-    from critic.baselines import baseline_scores  # scikit-image and Matplotlib are slow to import
+    import pandas as pd
+
+    from critic.baselines import baseline_scores
     from critic.evaluation import compute_metrics
     from critic.report import build_report
 

@@ -1,21 +1,29 @@
 """`critic judge`: a file or folder of edits, scored by something else than the critic."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from PIL import Image
 
-from critic.baselines import BASELINES
-from critic.bulk import OutputError, score_to_file
 from critic.cli.bulk import bulk_options, finish
-from critic.engines.http import HttpEngine, ServerError
-from critic.judges import Judge, JudgeError, Scale, editreward, editscore, metrics, viescore
-from critic.pairs import read_pairs
-from critic.readers.rows import SourceError
+from critic.judges import SCALES, Judge, JudgeError
+from critic.judges.editscore import BACKBONES, Backbone, EditScoreJudge
 
+if TYPE_CHECKING:  # what works is imported where it does: torch takes seconds, which --help needn't wait for
+    from PIL import Image
+
+    from critic.pairs import Item
+    from critic.verdicts import Verdict
+
+_METRICS = {
+    "psnr": "PSNR, of the edited picture against the source.",
+    "ssim": "SSIM, of the edited picture against the source.",
+    "colour_difference": "Colour difference, of the edited picture against the source.",
+    "noise": "Noise estimate, of the edited picture alone.",
+    "blur": "Blur effect, of the edited picture alone.",
+}
 _AT_ONCE = 16
 """Edits that a judge which takes one at a time is given in one call: what a kill costs at most."""
 _BATCHES_AT_ONCE = 4
@@ -41,7 +49,7 @@ def command() -> None:
 _Command = Callable[..., None]
 
 
-def _judge(name: str, what: str, scale: Scale) -> Callable[[_Command], click.Command]:
+def _judge(name: str, what: str) -> Callable[[_Command], click.Command]:
     """A command of the group that takes pairs, with the judge's range in its help."""
 
     def register(function: _Command) -> click.Command:
@@ -53,6 +61,7 @@ def _judge(name: str, what: str, scale: Scale) -> Callable[[_Command], click.Com
             click.argument("pairs", type=click.Path(path_type=Path)),
         ):
             function = option(function)
+        scale = SCALES[name]
         mapped = "linearly" if scale.linear else "in the same order, see docs/score.md"
         text = f"{what}\n\nIts own range: {scale}. It is mapped onto 1 to 5 {mapped}."
         return command.command(name, help=text, short_help=f"{what} [{scale}]")(function)
@@ -64,7 +73,7 @@ def _score(
     opened: Callable[[], Judge],
     settings: Mapping[str, Any],
     batch_size: int,
-    resize: Callable[[Image.Image], Image.Image] | None = None,
+    resize: "Callable[[Image.Image], Image.Image] | None" = None,
     *,
     pairs: Path,
     out: Path,
@@ -72,12 +81,24 @@ def _score(
     limit: int | None,
     **columns: str | None,
 ) -> None:
+    from critic.bulk import OutputError, score_to_file
+    from critic.edits import Edit
+    from critic.engines.http import ServerError
+    from critic.pairs import read_pairs
+    from critic.readers.rows import SourceError
+
     try:
         table = replace(read_pairs(pairs, **columns), resize=resize)
+        if table.generated:
+            raise SourceError(f"{pairs} has pictures that were made from text, and these judges judge edits alone")
         judge = opened()
+
+        def judge_edits(items: "Sequence[Item]") -> "list[Verdict]":
+            return judge([item for item in items if isinstance(item, Edit)])
+
         tally = score_to_file(
             table,
-            judge,
+            lambda: judge_edits,
             out,
             {"judge": judge.name, **settings},
             batch_size=batch_size,
@@ -90,21 +111,18 @@ def _score(
 
 
 def _metric(name: str) -> None:
-    reference = (
-        "the edited picture alone" if name in ("noise", "blur") else "the edited picture against the source"
-    )
-    what = f"{BASELINES[name].label}, of {reference}."
-
-    @_judge(name, what, metrics.SCALES[name])
+    @_judge(name, _METRICS[name])
     def score(**given: Any) -> None:
-        _score(lambda: metrics.MetricJudge(name), {}, _AT_ONCE, **given)
+        from critic.judges.metrics import MetricJudge
+
+        _score(lambda: MetricJudge(name), {}, _AT_ONCE, **given)
 
 
-for _name in metrics.SCALES:
+for _name in _METRICS:
     _metric(_name)
 
 
-@_judge("viescore", "Any model behind an OpenAI-compatible endpoint, asked as VIEScore does.", viescore.SCALE)
+@_judge("viescore", "Any model behind an OpenAI-compatible endpoint, asked as VIEScore does.")
 @click.option(
     "-m",
     "--model",
@@ -112,11 +130,20 @@ for _name in metrics.SCALES:
     help="The address of the server up to /v1, and #NAME if it serves several models.",
 )
 @click.option("--key-variable", help="The environment variable with the server's API key.  [default: no key]")
-@click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take.")
+@click.option(
+    "--max-tokens",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Tokens that an answer may take.",
+)
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Requests at a time."
 )
 def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size: int, **given: Any) -> None:
+    from critic.engines.http import HttpEngine
+    from critic.judges import viescore
+
     address, _, served = model.partition("#")
 
     def opened() -> Judge:
@@ -137,7 +164,7 @@ def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size:
     _score(opened, settings, _BATCHES_AT_ONCE * batch_size, viescore.shrink, **given)
 
 
-@_judge("editscore", "EditScore, by the package editscore (to be installed apart).", editscore.SCALE)
+@_judge("editscore", "EditScore, by the package editscore (to be installed apart).")
 @click.option(
     "-m",
     "--model",
@@ -148,18 +175,20 @@ def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size:
 @click.option("--base", default="Qwen/Qwen2.5-VL-7B-Instruct", show_default=True, help="What it was trained on.")
 @click.option(
     "--backbone",
-    type=click.Choice(editscore.BACKBONES),
+    type=click.Choice(BACKBONES),
     default="qwen25vl",
     show_default=True,
     help="The base's family, and what runs it.",
 )
-def _editscore(model: str, base: str, backbone: editscore.Backbone, **given: Any) -> None:
+def _editscore(model: str, base: str, backbone: Backbone, **given: Any) -> None:
     settings = {"base": base, "backbone": backbone}
-    _score(lambda: editscore.EditScoreJudge(model, base=base, backbone=backbone), settings, _AT_ONCE, **given)
+    _score(lambda: EditScoreJudge(model, base=base, backbone=backbone), settings, _AT_ONCE, **given)
 
 
-@_judge("editreward", "EditReward, by a clone of its repository (to be had apart).", editreward.SCALE)
+@_judge("editreward", "EditReward, by a clone of its repository (to be had apart).")
 @click.option("-m", "--model", required=True, help="The checkpoint: a folder with model.safetensors or model.pth.")
 @click.option("--config", required=True, help="The repository's .yaml file that the checkpoint was trained with.")
 def _editreward(model: str, config: str, **given: Any) -> None:
-    _score(lambda: editreward.EditRewardJudge(model, config=config), {"config": config}, _AT_ONCE, **given)
+    from critic.judges.editreward import EditRewardJudge
+
+    _score(lambda: EditRewardJudge(model, config=config), {"config": config}, _AT_ONCE, **given)

@@ -1,13 +1,9 @@
-"""Options that say which critic scores and how it is run, and what they open."""
+"""Options that say which critic scores and how it is run: what `critic.engines.opening.open_engine` is given."""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
-
-from critic.engines import Engine
-from critic.engines.opening import Kind, open_engine
-from critic.prompts import Contract
 
 _Command = Callable[..., Any]
 
@@ -28,6 +24,7 @@ def model_options(command: _Command) -> _Command:
             click.option("--revision", help="Of a model on the hub: a commit, tag or branch."),
             click.option(
                 "--engine",
+                "kind",
                 type=click.Choice(["vllm", "transformers", "http"]),
                 default="vllm",
                 show_default=True,
@@ -42,7 +39,13 @@ def model_options(command: _Command) -> _Command:
                 type=click.Choice(["float32", "bfloat16"]),
                 help="Of the weights.  [default: bfloat16 on a GPU, else float32]",
             ),
-            click.option("--max-tokens", default=1024, show_default=True, help="Tokens that an answer may take."),
+            click.option(
+                "--max-tokens",
+                default=1024,
+                show_default=True,
+                type=click.IntRange(min=1),
+                help="Tokens that an answer may take.",
+            ),
             click.option(
                 "--batch-size",
                 default=64,
@@ -55,21 +58,10 @@ def model_options(command: _Command) -> _Command:
                 "--timeout",
                 default=120.0,
                 show_default=True,
+                type=click.FloatRange(0, min_open=True),
                 help="Of --engine http: seconds an attempt may take.",
             ),
         ]
     ):
         command = option(command)
     return command
-
-
-def open_critic(
-    *,
-    model: str,
-    revision: str | None,
-    engine: Kind,
-    contract: Contract,
-    **settings: Any,
-) -> Engine:
-    """The engine that the options of `model_options` ask for."""
-    return open_engine(engine, model, contract, revision=revision, **settings)

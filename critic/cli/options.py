@@ -1,11 +1,14 @@
 """Arguments and options that several commands have."""
 
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import click
 
-from critic.metrics import Policy
+from critic.cli.tables import POLICIES
+
+if TYPE_CHECKING:
+    from critic.metrics import Policy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
@@ -17,9 +20,15 @@ against = click.option(
     required=True,
     help="What people said: Parquet or CSV with id and mos (1 to 5).",
 )
+mos_column = click.option(
+    "--mos-column",
+    default="mos",
+    show_default=True,
+    help="Which opinion, as mos_quality or mos_alignment of AGIQA-3k.",
+)
 policy = click.option(
     "--policy",
-    type=click.Choice(get_args(Policy)),
+    type=click.Choice([*POLICIES]),
     default="worst",
     show_default=True,
     help="What a failed answer counts as: nothing, the end of the scale farthest from the MOS, or --train-mean.",
@@ -34,7 +43,7 @@ n_boot = click.option(
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 
 
-def check_policy(policy: Policy, train_mean: float | None) -> None:
+def check_policy(policy: "Policy", train_mean: float | None) -> None:
     """The default needs nothing that a file of scores doesn't tell; "train_mean" does.
 
     Raises:

@@ -3,15 +3,15 @@
 import json
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table, write
-from critic.intervals import SMALLEST_GROUP, plain
-from critic.predictions import TableError, match, read_pairs, read_predictions
-from critic.ranking import Lead
-from critic.ranking import rank as rank_groups
+
+if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+    from critic.ranking import Lead
 
 
 @click.command("rank")
@@ -43,6 +43,10 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     """
     if by in ("id", "source_id", "source"):
         raise click.UsageError(f"--by {by} has no group to rank: give a column such as editor")
+    from critic.intervals import plain
+    from critic.predictions import TableError, match, read_pairs, read_predictions
+    from critic.ranking import rank as rank_groups
+
     try:
         known = read_pairs(pairs, by)
         scored = match(read_predictions(scores), known, str(scores), str(pairs))
@@ -70,7 +74,9 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     show_table(out, title, columns, leads, note if many > 1 else "")
 
 
-def _verdict(lead: Lead) -> str:
+def _verdict(lead: "Lead") -> str:
+    from critic.intervals import SMALLEST_GROUP
+
     if lead.sources < SMALLEST_GROUP:
         return f"fewer than {SMALLEST_GROUP} pictures"
     return "better" if lead.p_holm < 0.05 else "can't be told apart"

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from critic.metrics import Estimate
+if TYPE_CHECKING:
+    from critic.metrics import Estimate
 
 METRICS = {
     "main_score": "main score, the mean of PLCC and SRCC",
@@ -51,7 +53,7 @@ def show_table(
         out.print(f"  {note}\n")
 
 
-def cell(estimate: Estimate | None, digits: int = 3, *, signed: bool = False) -> str:
+def cell(estimate: "Estimate | None", digits: int = 3, *, signed: bool = False) -> str:
     """A value with its interval, "n/a" where it is not defined."""
     if estimate is None or not isfinite(estimate.value):
         return "n/a"

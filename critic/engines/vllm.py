@@ -3,9 +3,11 @@
 engine = VllmEngine("models/grpo", dtype="float32", max_tokens=80)
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 
@@ -37,7 +39,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        from vllm import LLM
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM's first words
 
         given: dict[str, Any] = {}
         if gpu_memory_utilization is not None:
@@ -47,18 +49,22 @@ class VllmEngine:
             # offset of the random generator, which only a GPU's has.
             given["enable_chunked_prefill"] = False
         self.name, self.max_tokens = name, max_tokens
-        self.llm = LLM(
-            str(folder),
-            revision=revision,
-            dtype=dtype,
-            seed=seed,
-            max_num_seqs=batch_size,
-            enforce_eager=not torch.cuda.is_available(),
-            enable_prefix_caching=prefix_caching,
-            limit_mm_per_prompt={"image": 2, "video": 0},
-            tensor_parallel_size=tensor_parallel_size,
-            **given,
-        )
+        with catch_warnings(action="ignore", category=FutureWarning):  # of torch to vLLM
+            from vllm import LLM
+
+            self.llm = LLM(
+                str(folder),
+                revision=revision,
+                dtype=dtype,
+                seed=seed,
+                max_num_seqs=batch_size,
+                enforce_eager=not torch.cuda.is_available(),
+                enable_prefix_caching=prefix_caching,
+                limit_mm_per_prompt={"image": 2, "video": 0},
+                tensor_parallel_size=tensor_parallel_size,
+                use_tqdm_on_load=False,
+                **given,
+            )
         self.limit = int(self.llm.model_config.max_model_len)
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:

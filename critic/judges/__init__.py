@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf, isfinite
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from critic.answers import HIGHEST, LOWEST, Status
-from critic.edits import Edit
 from critic.verdicts import Failure, Verdict
+
+if TYPE_CHECKING:  # this module is light: the help of `critic judge` needs it
+    from critic.edits import Edit
 
 MODE = "judge"
 """`Verdict.mode` of a judge that isn't the critic."""
@@ -81,13 +83,26 @@ class Scale:
         return None
 
 
+SCALES = {
+    "psnr": Scale(0, 100),
+    "ssim": Scale(-1, 1),
+    "colour_difference": Scale(0, inf, higher_is_better=False, halfway=10),
+    "noise": Scale(0, inf, higher_is_better=False, halfway=10),
+    "blur": Scale(0, 1, higher_is_better=False),
+    "viescore": Scale(0, 10),
+    "editscore": Scale(0, 10),
+    "editreward": Scale(-inf, inf),
+}
+"""The range of each judge, in its own unit."""
+
+
 class Judge(Protocol):
     """Gives a verdict an edit, in order; `name` tells the judge and its weights, `scale` what its scores are."""
 
     name: str
     scale: Scale
 
-    def __call__(self, edits: Sequence[Edit]) -> list[Verdict]: ...
+    def __call__(self, edits: "Sequence[Edit]") -> list[Verdict]: ...
 
 
 def judged(

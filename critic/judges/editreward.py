@@ -7,21 +7,18 @@ is the score, and how uncertain it is; `raw` keeps both as "outputs".
 """
 
 from collections.abc import Sequence
-from math import inf
 
 import torch
 
 from critic.edits import Edit
-from critic.judges import JudgeError, Scale, borrowed, judged, unjudged
+from critic.judges import SCALES, JudgeError, borrowed, judged, unjudged
 from critic.verdicts import Failure, Verdict
-
-SCALE = Scale(-inf, inf)
 
 
 class EditRewardJudge:
     """An EditReward checkpoint, on the GPU if there is one; one edit at a time, so no batch changes a score."""
 
-    scale = SCALE
+    scale = SCALES["editreward"]
 
     def __init__(self, checkpoint: str, *, config: str):
         """Load it.

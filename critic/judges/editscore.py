@@ -9,16 +9,17 @@ a malformed answer can't be told from what was written.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from critic.answers import Status
-from critic.edits import Edit
-from critic.judges import JudgeError, Scale, borrowed, judged, unjudged
+from critic.judges import SCALES, JudgeError, borrowed, judged, unjudged
 from critic.verdicts import Failure, Verdict
+
+if TYPE_CHECKING:
+    from critic.edits import Edit
 
 Backbone = Literal["qwen25vl", "qwen25vl_vllm", "qwen3vl", "qwen3vl_vllm"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
-SCALE = Scale(0, 10)
 
 _SUB_SCORES = {"alignment": "prompt_following", "fidelity": "consistency", "quality": "perceptual_quality"}
 _WORDS = ("SC_reasoning", "PQ_reasoning")
@@ -28,7 +29,7 @@ _GUESSED = "guess_if_cannot_parse"
 class EditScoreJudge:
     """An EditScore checkpoint on its base model, which the package loads; one edit at a time."""
 
-    scale = SCALE
+    scale = SCALES["editscore"]
 
     def __init__(self, checkpoint: str, *, base: str, backbone: Backbone):
         """Load it.
@@ -50,10 +51,10 @@ class EditScoreJudge:
             raise JudgeError(f"EditScore can't load {checkpoint} on {base} as {backbone}: {error}") from error
         self.name = f"editscore:{checkpoint}"
 
-    def __call__(self, edits: Sequence[Edit]) -> list[Verdict]:
+    def __call__(self, edits: "Sequence[Edit]") -> list[Verdict]:
         return [self._judge(edit) for edit in edits]
 
-    def _judge(self, edit: Edit) -> Verdict:
+    def _judge(self, edit: "Edit") -> Verdict:
         try:
             said = self._scorer.evaluate([edit.source, edit.edited], edit.instruction)
         except Exception as error:  # whatever an answer that it can't handle leads it to

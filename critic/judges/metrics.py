@@ -1,21 +1,11 @@
 """The classic metrics of `critic.baselines` as judges: they see both pictures, and nothing of the instruction."""
 
 from collections.abc import Sequence
-from math import inf
 
-from critic.baselines import BASELINES, PSNR_LIMIT
+from critic.baselines import BASELINES
 from critic.edits import Edit
-from critic.judges import Scale, judged, unjudged
+from critic.judges import SCALES, judged, unjudged
 from critic.verdicts import Failure, Verdict
-
-SCALES = {
-    "psnr": Scale(0, PSNR_LIMIT),
-    "ssim": Scale(-1, 1),
-    "colour_difference": Scale(0, inf, higher_is_better=False, halfway=10),
-    "noise": Scale(0, inf, higher_is_better=False, halfway=10),
-    "blur": Scale(0, 1, higher_is_better=False),
-}
-"""The range of each metric, in its own unit."""
 
 
 class MetricJudge:

@@ -25,7 +25,7 @@ from critic.answers import Status
 from critic.edits import Edit
 from critic.engines import Completion, Failed, Request
 from critic.engines.http import HttpEngine
-from critic.judges import Scale, judged, unjudged
+from critic.judges import SCALES, judged, unjudged
 from critic.prompts import neutralise
 from critic.verdicts import Failure, Verdict
 
@@ -33,7 +33,6 @@ _FILE = (Path(__file__).parent / "viescore.yaml").read_bytes()
 PROMPTS = {name: Template(text) for name, text in yaml.safe_load(_FILE).items()}
 ASKED = {"consistency": ("editing_success", "preservation"), "quality": ("naturalness", "cleanness")}
 """The numbers that the answer to each question must have."""
-SCALE = Scale(0, 10)
 MAX_PIXELS = 1024 * 1024
 
 
@@ -57,7 +56,7 @@ class UnreadableError(ValueError):
 class VieScore:
     """The model behind an endpoint, as a judge; greedy."""
 
-    scale = SCALE
+    scale = SCALES["viescore"]
     contract = sha256(_FILE).hexdigest()
     """SHA-256 of the prompts."""
 
@@ -127,7 +126,7 @@ def parse_answer(text: str, names: Sequence[str], *, finished: bool = True) -> d
     for name in names:
         if name not in found:
             raise UnreadableError(Status.NO_ANSWER, f"no {name} in {answer!r:.80}")
-        if fault := SCALE.fault(found[name], name):
+        if fault := SCALES["viescore"].fault(found[name], name):
             raise UnreadableError(*fault)
     return dict(found)
 

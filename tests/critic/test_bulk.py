@@ -71,7 +71,7 @@ class Counting:
 
 
 def score(out: Path, by: Any = judge, batch_size: int = 4, pairs: Pairs = PAIRS, **options: Any) -> Tally:
-    return score_to_file(pairs, by, out, SETTINGS, batch_size=batch_size, **options)
+    return score_to_file(pairs, lambda: by, out, SETTINGS, batch_size=batch_size, **options)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -163,6 +163,28 @@ def test_one_batch_is_made_while_the_one_before_is_scored_and_no_more(out: Path)
     assert [row for row, _ in made] == [*range(COUNT)]
     assert ahead == [8, 12, 16, 20, 24, 24]
     assert all(thread.startswith("decode") for _, thread in made)
+
+
+def test_the_judge_is_opened_once_and_only_for_what_is_left(out: Path) -> None:
+    opened: list[str] = []
+
+    def open_judge() -> Any:
+        assert json.loads(out.with_name("scores.run.json").read_text())["mode"] == "greedy"
+        opened.append("judge")
+        return judge
+
+    for _ in range(2):
+        score_to_file(PAIRS, open_judge, out, SETTINGS, batch_size=4)
+    assert opened == ["judge"]
+
+
+def test_opening_the_judge_is_not_in_the_rate(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def open_judge() -> Any:
+        time.sleep(1.1)
+        return judge
+
+    assert score_to_file(PAIRS, open_judge, out, SETTINGS, batch_size=COUNT).seconds < 1
+    assert "24/24 [00:00<" in capsys.readouterr().err
 
 
 def test_a_judge_that_answers_something_else_is_stopped(out: Path) -> None:
@@ -383,7 +405,7 @@ def test_other_settings_are_refused(out: Path, change: dict[str, Any], message: 
     with pytest.raises(
         OutputError, match=rf"begun with other settings: {message}\. Go on .*, or choose another --out"
     ):
-        score_to_file(PAIRS, judge, out, SETTINGS | change, batch_size=4)
+        score_to_file(PAIRS, lambda: judge, out, SETTINGS | change, batch_size=4)
     assert contents(out) == before
 
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from critic.edits import Edit, decode_image, write_table
-from critic.pairs import BadPair, Pairs, read_pairs
+from critic.generated import COLUMNS, Generated, generated_from_table
+from critic.pairs import BadPair, Item, Pairs, read_pairs
 from critic.prompts import load_contract
 from critic.readers.rows import SourceError
 
@@ -74,7 +75,7 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
 }
 
 
-def check_pictures(pair: Edit | BadPair, picture: Callable[..., bytes]) -> Edit:
+def check_pictures(pair: Item | BadPair, picture: Callable[..., bytes]) -> Edit:
     """That a pair has the pictures a and b."""
     assert isinstance(pair, Edit), pair
     for seed, image in enumerate((pair.source, pair.edited)):
@@ -181,6 +182,48 @@ def test_any_instruction_comes_back_as_it_was_written(kind: str, study: Path, in
     pairs = read_pairs(WRITERS[kind](study, [ROW | {"instruction": text} for text in instructions]))
     for pair, text in zip(pairs, instructions, strict=True):
         assert (pair.instruction if isinstance(pair, Edit) else "") == (text if text.strip() else "")
+
+
+# --- tables of generated pictures
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_table_of_pictures_and_prompts_is_of_generated_ones(
+    kind: str, study: Path, picture: Callable[..., bytes]
+) -> None:
+    row = {"name": "cat.png", "image": "images/a.png", "prompt": "a red cat", "mos_quality": 3.0}
+    rows = [row, row | {"name": "gone.png", "image": "images/c.png"}, row | {"name": "no words", "prompt": " "}]
+    pairs = read_pairs(WRITERS[kind](study, rows), id_column="name")
+    good, gone, wordless = pairs
+    assert pairs.generated
+    assert isinstance(good, Generated) and (good.id, good.prompt) == ("cat.png", "a red cat")
+    assert np.array_equal(good.image, decode_image({"bytes": picture(0)}))
+    assert isinstance(gone, BadPair) and gone.detail.startswith("image images/c.png can't be read: No such file")
+    assert wordless == BadPair("no words", "the prompt is empty")
+
+
+def test_validated_pictures_are_those_that_the_pipeline_scores(study: Path, picture: Callable[..., bytes]) -> None:
+    image = {"bytes": picture(0, 100), "path": "a.png"}
+    table = pd.DataFrame({"id": ["a.png"], "image": [image], "prompt": ["a red cat"]})
+    write_table(table, study / "agiqa.parquet", COLUMNS)
+    contract = load_contract("ie-critic")
+    (own,), (read,) = read_pairs(study / "agiqa.parquet"), generated_from_table(table)
+    (resized,) = replace(read_pairs(study / "agiqa.parquet"), resize=contract.resize)
+    assert own == read and isinstance(resized, Generated)
+    assert contract.messages(resized) == contract.messages(read)
+    assert np.array_equal(contract.pictures(resized)[0], contract.pictures(read)[0])
+
+
+@pytest.mark.parametrize("part", ["source", "edited", "instruction", "edit_inst", "images"])
+def test_a_table_with_a_part_of_a_pair_is_of_pairs(study: Path, part: str) -> None:
+    table = write_jsonl(study / "pairs.jsonl", {"image": "images/a.png", "prompt": "a red cat", part: "x"})
+    with pytest.raises(SourceError, match=r"has no column .* \(generated pictures have image and prompt\)"):
+        read_pairs(table)
+
+
+def test_a_table_with_a_column_that_is_named_is_of_pairs(study: Path) -> None:
+    table = write_jsonl(study / "pairs.jsonl", ROW | {"image": "images/a.png", "prompt": "a red cat"})
+    assert not read_pairs(table, instruction_column="prompt").generated
 
 
 # --- tables that hold the pictures themselves

@@ -136,6 +136,37 @@ def test_a_study_in_csv(tmp_path: Path) -> None:
     assert table["ratings"][0].tolist() == [3, 4] and table["ratings"][1] is None
 
 
+def test_opinions_of_generated_pictures_go_from_0_and_are_grouped_by_prompt(tmp_path: Path) -> None:
+    agiqa = written(
+        tmp_path, "id,image,prompt,mos_quality,mos_alignment\na,a.png,a cat,0.2,4\nb,b.png,a dog,5,1\n"
+    )
+    table = read_truth(agiqa, mos_column="mos_quality")
+    assert [*table.columns] == ["id", "mos", "prompt", "source_id"]
+    assert table["mos"].tolist() == [0.2, 5] and [*table["source_id"]] == ["a cat", "a dog"]
+    assert read_truth(agiqa, mos_column="mos_alignment")["mos"].tolist() == [4, 1]
+    with pytest.raises(TableError, match=r"no column mos, .*, or say with --mos-column which it is"):
+        read_truth(agiqa)
+    off = written(tmp_path, "id,prompt,mos_quality\na,a cat,5.2\n", "off.csv")
+    with pytest.raises(TableError, match=r"the mos_quality '5\.2', no number from 0 to 5"):
+        read_truth(off, mos_column="mos_quality")
+
+
+@pytest.mark.parametrize(
+    ("text", "mos_column"),
+    [
+        ("id,source_id,prompt,mos_quality\na,s,make it red,{mos}\n", "mos_quality"),
+        ("id,source,mos_quality\na,s,{mos}\n", "mos_quality"),
+        ("id,prompt,mos\na,a cat,{mos}\n", "mos"),
+    ],
+    ids=["edits", "edits-by-path", "own-scale"],
+)
+def test_other_opinions_go_from_1_whatever_their_name(tmp_path: Path, text: str, mos_column: str) -> None:
+    table = read_truth(written(tmp_path, text.format(mos=3.5)), mos_column=mos_column)
+    assert [*table.columns] == ["id", "mos", "source_id"]
+    with pytest.raises(TableError, match="no number from 1 to 5"):
+        read_truth(written(tmp_path, text.format(mos=0.5)), mos_column=mos_column)
+
+
 def test_images_are_read_only_when_asked_for(tmp_path: Path) -> None:
     pd.DataFrame({"id": ["a"], "mos": [3.0], "images": [["x"]], "instruction": ["y"]}).to_parquet(
         tmp_path / "t.parquet"

@@ -191,6 +191,12 @@ def test_every_model_has_a_scatter_and_every_grouping_its_bars(page: str) -> Non
     ]
 
 
+def test_the_legend_leaves_out_who_has_no_bars(page: str) -> None:
+    """The base never answers: it has the same score everywhere, which correlates with nothing."""
+    (legend,) = re.findall(r'<ul class="legend">.*?</ul>', page, re.DOTALL)
+    assert re.findall(r"series-(\d)\"></span>(\w+)", legend) == [("1", "SFT"), ("2", "GRPO")]
+
+
 def test_ids_are_unique_over_all_figures(page: str) -> None:
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))

@@ -18,17 +18,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from critic import cli
+from critic.baselines import BASELINES
 from critic.bulk import verdicts_to_table
 from critic.cli import judge
+from critic.engines import http
 from critic.engines.http import HttpEngine
-from critic.judges import editreward, editscore, metrics, viescore
+from critic.judges import SCALES
 
 DOCS = (Path(__file__).parents[3] / "docs/score.md").read_text(encoding="utf-8")
-RANGES = metrics.SCALES | {
-    "viescore": viescore.SCALE,
-    "editscore": editscore.SCALE,
-    "editreward": editreward.SCALE,
-}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -90,7 +87,7 @@ def critic(*arguments: object) -> Result:
     return CliRunner().invoke(cli.main, ["judge", *map(str, arguments)], terminal_width=100)
 
 
-@pytest.mark.parametrize("name", metrics.SCALES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_table_is_scored_by_a_metric_and_what_failed_beside_it(pairs: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "scores.jsonl"
     result = critic(name, pairs, "--out", out)
@@ -172,7 +169,7 @@ def test_what_cant_be_done_is_told_in_a_line(
     arguments: list[str], message: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(pairs.parent)
-    monkeypatch.setattr(judge, "HttpEngine", partial(HttpEngine, max_retries=0))
+    monkeypatch.setattr(http, "HttpEngine", partial(HttpEngine, max_retries=0))
     for package in ("editscore", "EditReward"):
         monkeypatch.setitem(sys.modules, package, None)
     result = critic(*arguments)
@@ -182,13 +179,13 @@ def test_what_cant_be_done_is_told_in_a_line(
     assert not Path("s.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", SCALES)
 def test_the_range_of_each_judge_is_in_its_help_and_in_the_docs(name: str) -> None:
-    assert f"Its own range: {RANGES[name]}." in " ".join(critic(name, "-h").output.split())
+    assert f"Its own range: {SCALES[name]}." in " ".join(critic(name, "-h").output.split())
     (row,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}` |"))
-    assert str(RANGES[name]) in row
+    assert str(SCALES[name]) in row
 
 
 def test_help_lists_every_judge() -> None:
-    assert {*RANGES} == {*judge.command.commands}
-    assert all(name in critic("-h").output for name in RANGES)
+    assert {*SCALES} == {*judge.command.commands}
+    assert all(name in critic("-h").output for name in SCALES)

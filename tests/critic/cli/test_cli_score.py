@@ -1,5 +1,6 @@
 """`critic score` as people run it, with the tiny base, which writes much and says little."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 
 from critic import cli
+from critic.cli import scoring
 from critic.engines import Completion, opening
 from critic.engines import transformers as local
 from critic.verdicts import Verdict
@@ -90,7 +92,7 @@ def test_what_failed_is_scored_again_when_asked_for(pairs: Path, tmp_path: Path)
 
 def test_the_same_twice_gives_the_same_bytes(pairs: Path, tmp_path: Path) -> None:
     written = []
-    drawn = ["--mode", "average", "--samples", "2", "--temperature", "100"]  # the base is sure of its first token
+    drawn = ["--mode", "average", "--samples", "2", "--temperature", "2", "--max-tokens", "32"]
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         critic(pairs, "--out", tmp_path / f"{name}.jsonl", *drawn, "--seed", seed)
         written.append((tmp_path / f"{name}.jsonl").read_bytes())
@@ -106,6 +108,53 @@ def test_other_settings_arent_mixed_into_one_file(pairs: Path, tmp_path: Path) -
     recorded = json.loads((tmp_path / "scores.run.json").read_text())
     assert recorded["mode"] == "greedy"
     assert recorded["dtype"] in ("float32", "bfloat16")
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no critic can be loaded."""
+
+    def open_engine(**_: object) -> None:
+        raise AssertionError("the critic is loaded")
+
+    monkeypatch.setattr(scoring, "open_engine", open_engine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["s.txt"], "s.txt is no .jsonl file"),
+        (["s.jsonl", "--mode", "direct"], 'mode was "greedy" and is "direct"'),
+        (["held.jsonl"], "held.jsonl is being written by another process"),
+        (["s.jsonl"], "0 scored, 0 failed in 0.0 s; 3 were scored before, 1 had failed before"),
+    ],
+    ids=["suffix", "settings", "held", "nothing-left"],
+)
+def test_what_needs_no_critic_is_told_before_one_is_loaded(
+    arguments: list[str],
+    message: str,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    critic(pairs, "--out", "s.jsonl")
+    request.getfixturevalue("unopened")
+    with Path("held.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = critic(pairs, "--out", *arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert message in " ".join(result.output.split())
+
+
+def test_a_critic_that_is_replaced_meanwhile_scores_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "identify", lambda *_: "sha256:before")
+    result = critic(pairs, "--out", tmp_path / "s.jsonl")
+    assert result.exit_code == 1
+    assert "and not sha256:before: put the same there" in " ".join(result.output.split())
+    assert not (tmp_path / "s.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from critic.baselines import BASELINES
+from critic.baselines import BASELINES, PSNR_LIMIT
 from critic.edits import Edit
-from critic.judges import Scale, judged
-from critic.judges.metrics import SCALES, MetricJudge
+from critic.judges import SCALES, Scale, judged
+from critic.judges.metrics import MetricJudge
 
 BOUNDED, HALF, OPEN = Scale(-1, 1), Scale(0, inf, higher_is_better=False, halfway=10), Scale(-inf, inf)
 
@@ -100,6 +100,10 @@ def test_less_noise_scores_higher_whatever_the_metrics_own_direction(name: str) 
 @pytest.mark.parametrize("name", BASELINES)
 def test_directions_are_those_of_the_baselines(name: str) -> None:
     assert SCALES[name].higher_is_better == BASELINES[name].higher_is_better
+
+
+def test_psnr_ends_where_its_baseline_does() -> None:
+    assert SCALES["psnr"].highest == PSNR_LIMIT
 
 
 def test_pictures_that_a_metric_cant_take_are_bad_input_and_the_others_go_on() -> None:

@@ -1,0 +1,134 @@
+"""What `critic parity` does: apart from its options, since torch takes seconds to import."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from critic.checkpoints import CheckpointError
+from critic.edits import Edit
+from critic.engines import Engine, Request, request
+from critic.engines.http import ServerError
+from critic.engines.opening import Kind, contract_of, open_engine
+from critic.engines.server import vllm_server
+from critic.pairs import read_pairs
+from critic.parity import (
+    MIN_SAME_SCORE,
+    MIN_SAME_TEXT,
+    Outcome,
+    Parity,
+    compare,
+    in_batches,
+    mixed_sizes,
+    shuffled,
+)
+from critic.prompts import Contract, ContractError
+from critic.readers.rows import SourceError
+
+_SHARE = 0.4
+"""Of a GPU's memory, for each vLLM beside the model in transformers."""
+_Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
+
+
+def run(
+    model: str,
+    contract_name: str | None,
+    pairs: Path,
+    dtype: Literal["float32", "bfloat16"],
+    limit: int,
+    batch_size: int,
+    max_tokens: int,
+) -> list[Parity]:
+    """Each way of running a critic, compared with the reference.
+
+    Raises:
+        ClickException: pairs, contract or critic can't be used.
+    """
+    try:
+        return _run(model, contract_of(model, contract_name), pairs, dtype, limit, batch_size, max_tokens)
+    except (SourceError, ContractError, CheckpointError, ServerError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _run(
+    model: str,
+    contract: Contract,
+    path: Path,
+    dtype: Literal["float32", "bfloat16"],
+    limit: int,
+    batch_size: int,
+    max_tokens: int,
+) -> list[Parity]:
+    pairs = replace(read_pairs(path), resize=contract.resize)
+    whole = [pair for pair in islice(pairs, limit) if isinstance(pair, Edit)]
+    if not whole:
+        raise SourceError(f"{path} has no edit that can be read")
+    ids = [edit.id for edit in whole]
+    edits = tqdm(mixed_sizes(whole), desc="reading pictures", unit=" edits", total=len(whole))
+    requests = [request(contract, edit) for edit in edits]
+
+    def opened(kind: Kind, where: str) -> Engine:
+        share = _SHARE if torch.cuda.is_available() else None
+        return open_engine(
+            kind,
+            where,
+            contract,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            batch_size=batch_size,
+            gpu_memory_utilization=share,
+        )
+
+    local = opened("transformers", model)
+
+    def run(title: str, engine: Engine, size: int = batch_size, way: _Way = in_batches) -> list[Outcome]:
+        click.echo(f"{title} ...", err=True)
+        return way(engine, requests, size)
+
+    def against(name: str, reference: list[Outcome], others: list[Outcome]) -> Parity:
+        return compare(name, ids, requests, reference, others, local, contract)
+
+    by_local = run("transformers", local)
+    results = [
+        against("transformers, one at a time", by_local, run("one at a time", local, 1)),
+        against("transformers, shuffled", by_local, run("shuffled", local, way=shuffled)),
+    ]
+    vllm = opened("vllm", model)
+    by_vllm = run("vLLM", vllm)
+    results += [
+        against("vLLM against transformers", by_local, by_vllm),
+        against("vLLM, one at a time", by_vllm, run("one at a time", vllm, 1)),
+        against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
+    ]
+    del vllm
+    gc.collect()  # gives its memory back to the server
+    with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
+        by_server = run("vLLM behind HTTP", opened("http", address))
+    results.append(against("HTTP against transformers", by_local, by_server))
+    return results
+
+
+def show(results: Sequence[Parity]) -> None:
+    """The table, and each difference below it."""
+    console = Console()
+    table = Table("", "edits", "same text", "same score", "largest distance", "")
+    for result in results:
+        shares = (f"{result.same_text:.2%}", f"{result.same_score:.2%}", f"{result.largest:.2f}")
+        table.add_row(result.name, str(result.edits), *shares, "ok" if result.ok else "[bold red]differs[/]")
+    console.print(table)
+    console.print(
+        f"At least {MIN_SAME_TEXT:.1%} of the texts and {MIN_SAME_SCORE:.1%} of the scores must be the same."
+    )
+    for result in results:
+        for difference in result.differences:
+            gap = "no gap to tell" if difference.gap is None else f"a gap of {difference.gap:.1e} nats"
+            console.print(f"{result.name}, edit {difference.id}: {gap}", style="bold")
+            console.print(f"  {difference.reference!r}\n  {difference.other!r}", markup=False)
