@@ -26,7 +26,7 @@ EDITS: list[dict[str, Any]] = [row for row in _TABLE if row["id"] in SCORES]
 HEADERS = {"Authorization": f"Bearer {os.environ['CRITIC_KEY']}"} if "CRITIC_KEY" in os.environ else {}
 
 
-class Editor(FastHttpUser):  # type: ignore[misc]
+class Editor(FastHttpUser):
     """Asks for scores, one at a time and without a pause."""
 
     wait_time = constant(0)

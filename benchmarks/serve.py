@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tqdm import tqdm
@@ -55,7 +56,7 @@ def main() -> None:
         }
         for edit in edits
     ]
-    forms = [
+    forms: list[dict[str, Any]] = [
         {
             "data": {"instruction": edit.instruction},
             "files": {"source": png(edit.source), "edited": png(edit.edited)},

@@ -64,13 +64,18 @@ class HttpEngine:
         if not key:
             raise ServerError(f"no API key: put it into the environment variable {api_key_variable}")
         self.max_tokens, self.concurrency = max_tokens, concurrency
-        self._client = {"base_url": base_url, "api_key": key, "timeout": timeout, "max_retries": max_retries}
+        self._client: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": key,
+            "timeout": timeout,
+            "max_retries": max_retries,
+        }
         self._socket = None if socket is None else str(socket)
         transport = httpx2.HTTPTransport(uds=self._socket) if socket else None
         try:
             with openai.OpenAI(
                 **self._client, http_client=openai.DefaultHttpxClient(transport=transport)
-            ) as client:  # type: ignore[arg-type]
+            ) as client:
                 served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
         except (openai.APIError, ValueError, AttributeError) as error:
             raise ServerError(
@@ -104,7 +109,7 @@ class HttpEngine:
         """A client for `answer`, to be closed where it is used."""
         transport = httpx2.AsyncHTTPTransport(uds=self._socket) if self._socket else None
         http = openai.DefaultAsyncHttpxClient(transport=transport) if transport else None
-        return openai.AsyncOpenAI(**self._client, http_client=http)  # type: ignore[arg-type]
+        return openai.AsyncOpenAI(**self._client, http_client=http)
 
     async def answer(
         self, client: openai.AsyncOpenAI, requests: Sequence[Request], sampling: Sampling = GREEDY

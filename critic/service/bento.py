@@ -8,6 +8,7 @@ docs/serve.md tells the rest. bentofile.yaml says what else is in a Bento, and `
 """
 
 from pathlib import Path
+from typing import Any
 
 import bentoml
 from bentoml.models import BentoModel
@@ -38,7 +39,7 @@ def find_critic() -> tuple[Path, str]:
     """The folder of CRITIC_MODEL, else the Bento's own critic; and which release it is."""
     if settings.model is not None:
         return Path(settings.model), f"{Path(settings.model).name}:{identify(settings.model)[-64:][:12]}"
-    own = [] if Critic.bento is None else [model.tag for model in Critic.bento.info.all_models]
+    own = [] if _service.bento is None else [model.tag for model in _service.bento.info.all_models]
     stored = BentoModel(*own).resolve() if own else _MODEL.resolve()
     return Path(stored.path), str(stored.tag)
 
@@ -71,4 +72,5 @@ class Critic:
         return await with_vllm(own, app.state.judge.vllm)
 
 
-Critic.add_asgi_middleware(Gate, settings=settings)
+_service: Any = Critic  # bentoml.service says it is a class
+_service.add_asgi_middleware(Gate, settings=settings)

@@ -132,7 +132,7 @@ class Judge:
             socket=self._socket,
         )
         engine = _OnTheLoop(await anyio.to_thread.run_sync(open_engine), self.model)
-        (verdict,) = await self._score(engine, [example()], Options())
+        (verdict,) = await self._score(engine, [example()], Options(mode="greedy"))
         if not verdict.ok:
             await engine.client.close()
             raise RuntimeError(f"gave no score of the example: {verdict.status}: {verdict.detail}")
