@@ -39,7 +39,7 @@ Examples:
     default="greedy",
     show_default=True,
     help="greedy: the likeliest answer. direct: without reasoning. average: the mean of samples. expected: the "
-    "mean over the probabilities of the answer's digits; not with --engine http.",
+    "mean over the probabilities of the answer's digits; of servers, vLLM and SGLang can.",
 )
 @click.option("--samples", default=8, show_default=True, type=click.IntRange(min=2), help="Of mode average.")
 @click.option(
@@ -96,10 +96,6 @@ def command(
     if pairs is not None and (out is None or any(given)):
         raise click.UsageError(
             "PAIRS goes with --out, and without --source, --edited, --instruction, --image and --prompt"
-        )
-    if chosen["mode"] == "expected" and chosen["kind"] == "http":
-        raise click.UsageError(
-            "--mode expected needs the probabilities of tokens: take --engine vllm or transformers"
         )
     spread = workers > 1 or cluster is not None
     if spread and (pairs is None or chosen["kind"] == "http"):

@@ -2,7 +2,7 @@
 
     supervisor = Supervisor(command, environment, socket, probe)
     async with supervisor:          # starts it, and doesn't wait
-        supervisor.state            # "starting", "ready" once `probe` had a score, "lost" between two tries
+        supervisor.state            # "starting", "ready" once `probe` had a score, "lost" until the next try
 
 It listens on a Unix socket that nobody else can open. It dies with the service, and what it leaves behind when it
 is killed (its engine is a child of its own) is killed before it is started again.
@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,11 @@ log = logging.getLogger("critic.service")
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before a try, the last one from the fifth try on that didn't get as far as ready."""
 _BEAT, _MISSED = 5.0, 6
-"""Seconds between two looks at a running vLLM, and how many in a row may go unanswered."""
+"""Seconds between two looks at a running vLLM, which has as long to answer; how many in a row it may miss."""
+_GRACE = 20.0
+"""Seconds to end by itself."""
+_KEPT = 4000
+"""Bytes of what it said last that are told when it is lost."""
 
 
 class Supervisor:
@@ -36,7 +39,7 @@ class Supervisor:
 
     Attributes:
         state: see above.
-        reason: why it is "lost": the end of what vLLM said.
+        reason: why it was lost the last time, with the end of what vLLM said.
         restarts: how many times it was started after the first.
         changed: called with each new state.
     """
@@ -51,13 +54,19 @@ class Supervisor:
         start_timeout: float,
         changed: Callable[[State], None] = lambda state: None,
     ):
-        """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds."""
-        self._command, self._environment, self._socket, self._probe = command, environment, socket, probe
+        """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds.
+
+        Raises:
+            RuntimeError: this machine has no setpriv.
+        """
+        dies_with_us = [shutil.which("setpriv") or _missing("setpriv"), "--pdeathsig", "TERM", "--"]
+        self._command, self._environment = [*dies_with_us, *command], environment
+        self._socket, self._probe = socket, probe
         self._start_timeout, self._changed = start_timeout, changed
         self.state: State = "starting"
         self.reason = ""
         self.restarts = 0
-        self._said: deque[str] = deque(maxlen=30)
+        self._said = b""
 
     async def __aenter__(self) -> "Supervisor":
         self._task = asyncio.create_task(self._keep_running())
@@ -77,37 +86,40 @@ class Supervisor:
     async def _keep_running(self) -> None:
         failures = 0
         while True:
-            self._socket.unlink(missing_ok=True)
-            process = await self._start()
-            reader = asyncio.create_task(self._pass_on(process))
-            try:
-                try:
-                    async with asyncio.timeout(self._start_timeout):
-                        await self._come_up(process)
-                    self._enter("ready")
-                    log.info("vLLM is ready (process %d)", process.pid)
-                    failures = 0
-                    why = await self._watch(process)
-                except TimeoutError:
-                    why = f"wasn't ready within {self._start_timeout:g} s"
-                except Exception as error:
-                    why = f"can't be used: {type(error).__name__}: {error}"
-            finally:
-                await asyncio.shield(_end(process))
-                await reader
-            failures += 1
-            self.reason = "\n".join([f"vLLM {why}", *self._said])
+            why = await self._run()
+            failures = 1 if self.state == "ready" else failures + 1
+            self.reason = f"vLLM {why}\n{self._said.decode(errors='replace')}".rstrip()
             self._enter("lost")
             pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
-            log.error("vLLM %s; it is started again in %g s. It said last:\n%s", why, pause, "\n".join(self._said))
+            log.error("%s\nIt is started again in %g s.", self.reason, pause)
             await asyncio.sleep(pause)
             self.restarts += 1
+            self._enter("starting")
+
+    async def _run(self) -> str:
+        """Start it, and wait until it doesn't run any more: why."""
+        try:
+            process = await self._start()
+        except OSError as error:
+            return f"can't be started: {error}"
+        reader = asyncio.create_task(self._pass_on(process))
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._come_up(process)
+            self._enter("ready")
+            log.info("vLLM is ready (process %d)", process.pid)
+            return await self._watch(process)
+        except TimeoutError:
+            return f"wasn't ready within {self._start_timeout:g} s"
+        except Exception as error:
+            return f"can't be used: {type(error).__name__}: {error}"
+        finally:
+            await asyncio.shield(_end(process, reader))
 
     async def _start(self) -> asyncio.subprocess.Process:
-        self._said.clear()
-        dies_with_us = [shutil.which("setpriv") or _missing("setpriv"), "--pdeathsig", "TERM", "--"]
+        self._said = b""
+        self._socket.unlink(missing_ok=True)
         return await asyncio.create_subprocess_exec(
-            *dies_with_us,
             *self._command,
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -119,9 +131,10 @@ class Supervisor:
     async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while chunk := await process.stdout.read(2**16):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
-            self._said.extend(chunk.decode(errors="replace").splitlines())
+            self._said = (self._said + chunk)[-_KEPT:]
+            with suppress(OSError):  # vLLM would wait for a reader that had given up
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
 
     async def _come_up(self, process: asyncio.subprocess.Process) -> None:
         async with self._client() as client:
@@ -137,11 +150,10 @@ class Supervisor:
         async with self._client() as client:
             while missed < _MISSED:
                 try:
-                    code = await asyncio.wait_for(process.wait(), _BEAT)
-                    return f"ended with code {code}"
+                    return f"ended with code {await asyncio.wait_for(_code(process), _BEAT)}"
                 except TimeoutError:
                     missed = 0 if await _answers(client) else missed + 1
-        return f"didn't answer for {_MISSED * _BEAT:g} s"
+        return f"didn't answer {_MISSED} times in a row"
 
     def _client(self) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
@@ -155,15 +167,26 @@ async def _answers(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ask it to end, so that it gives back its shared memory; then kill what is left of its group."""
-    if process.returncode is None:
+async def _code(process: asyncio.subprocess.Process) -> int:
+    """Its exit code, once it has ended; `process.wait()` waits for its children too, who have its output."""
+    while process.returncode is None:
+        await asyncio.sleep(0.1)
+    return process.returncode
+
+
+async def _end(process: asyncio.subprocess.Process, reader: asyncio.Task[None]) -> None:
+    """Ask it to end, so that it gives back its shared memory; then kill what is left of its group.
+
+    Its output ends when none of them is left.
+    """
+    with suppress(ProcessLookupError):
         process.terminate()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 20)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(_code(process), _GRACE)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.gather(reader, _code(process)), _GRACE)
 
 
 def _missing(program: str) -> str:

@@ -164,9 +164,31 @@ def test_order_is_kept_and_so_many_requests_are_made_at_a_time(server: Server) -
     assert 1 < server.most <= 4
 
 
-def test_first_tokens_probabilities_are_refused(server: Server) -> None:
-    with pytest.raises(ValueError, match="take transformers or vLLM in process"):
-        engine(server).complete([request(CONTRACT, edit())], Sampling(top_logprobs=20))
+def test_first_tokens_probabilities_are_read(server: Server) -> None:
+    likely = [{"token": "3", "logprob": -0.1}, {"token": "4", "logprob": -2.4}]
+    body = {
+        "choices": [
+            {
+                "message": {"content": "3"},
+                "finish_reason": "length",
+                "logprobs": {"content": [{"token": "3", "logprob": -0.1, "top_logprobs": likely}]},
+            }
+        ]
+    }
+    server.replies = [lambda handler, _: send(handler, json.dumps(body))]
+    (outcome,) = engine(server).complete([request(CONTRACT, edit())], Sampling(max_tokens=1, top_logprobs=20))
+    assert isinstance(outcome, Completion) and outcome.logprobs == {"3": -0.1, "4": -2.4}
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 20)
+
+
+def test_expected_scores_are_asked_only_of_servers_that_go_on_with_a_turn(server: Server) -> None:
+    scorer = Scorer(engine(server), CONTRACT, "expected")
+    with pytest.raises(ServerError, match="take another mode"):
+        scorer([edit()])
+    server.owner = "vllm"
+    Scorer(engine(server), CONTRACT, "expected")([edit()])
+    *_, last = server.bodies
+    assert last["messages"][-1]["role"] == "assistant" and last["continue_final_message"] is True
 
 
 # --- what comes of it

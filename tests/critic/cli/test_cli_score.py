@@ -163,10 +163,6 @@ def test_a_critic_that_is_replaced_meanwhile_scores_nothing(
         ([], "give PAIRS and --out, or --source, --edited and --instruction"),
         (["pairs.csv"], "PAIRS goes with --out"),
         (["pairs.csv", "--out", "s.jsonl", "--source", "a.png"], "PAIRS goes with --out, and without --source"),
-        (
-            ["pairs.csv", "--out", "s.jsonl", "--engine", "http", "--mode", "expected"],
-            "needs the probabilities of tokens",
-        ),
         (["gone.csv", "--out", "s.jsonl"], "there is no gone.csv"),
         (["pairs.csv", "--out", "s.jsonl", "--source-column", "before"], "before"),
         (["--source", "gone.png", "--edited", "b.png", "--instruction", "x"], "gone.png can't be read: No such"),
