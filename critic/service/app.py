@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 import httpx
-from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from critic.service.feedback import Feedback, FeedbackError
 from critic.service.fetching import fetch
 from critic.service.guard import check_chat
-from critic.service.intake import picture_bytes, picture_format
+from critic.service.intake import check_json, picture_bytes, picture_format
 from critic.service.judging import Judge, Submission
 from critic.service.keeping import Keeper
 from critic.service.keys import Caller
@@ -56,6 +56,14 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
 }
 routes = APIRouter(responses=_REFUSALS)
+
+
+async def _check_body(request: Request) -> None:
+    check_json(await request.body())
+
+
+_JSON = [Depends(_check_body)]
+"""Of routes that take JSON from strangers: its values are counted before they are looked at."""
 
 
 class Upload(Options):
@@ -100,14 +108,14 @@ async def score(request: Request, upload: Annotated[Upload, Form(media_type="mul
     return scored
 
 
-@routes.post("/score_batch", summary="Score many edits")
+@routes.post("/score_batch", summary="Score many edits", dependencies=_JSON)
 async def score_batch(request: Request, batch: Batch) -> ScoredBatch:
     """What can't be taken of a pair is that pair's failure `bad_input`; if none can, the request is refused."""
     verdicts = await _score(request, await _submissions(request, batch.pairs), batch)
     return ScoredBatch(request_id=request.state.request_id, verdicts=verdicts)
 
 
-@routes.post("/compare", summary="Rank several edits of one source")
+@routes.post("/compare", summary="Rank several edits of one source", dependencies=_JSON)
 async def compare(request: Request, comparison: Comparison) -> Ranking:
     pairs = [
         Pair(source=comparison.source, edited=edit.edited, instruction=comparison.instruction, id=edit.id)
@@ -126,7 +134,7 @@ async def compare(request: Request, comparison: Comparison) -> Ranking:
     return Ranking(request_id=request.state.request_id, ranking=ranked)
 
 
-@routes.post("/rewards", summary="Reward many edits, for trainers")
+@routes.post("/rewards", summary="Reward many edits, for trainers", dependencies=_JSON)
 async def rewards(request: Request, batch: Rewards) -> Rewarded:
     """A reward is null where there is no score: a trainer leaves such a sample out."""
     verdicts = await _score(request, await _submissions(request, batch.pairs), batch)

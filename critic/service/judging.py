@@ -161,7 +161,7 @@ class Judge:
         self.check_ready()
         answers = len(submissions) * (options.samples if options.mode == "average" else 1)
         with self.admission.admit(answers):
-            taken = [await self._take(submission) for submission in submissions]
+            taken = await asyncio.gather(*map(self._take, submissions))
             edits = [edit for edit in taken if isinstance(edit, Edit)]
             if not edits:
                 raise next(refusal for refusal in taken if isinstance(refusal, Refused))
