@@ -67,6 +67,7 @@ class Supervisor:
         self.reason = ""
         self.restarts = 0
         self._said = b""
+        self._failures = 0
 
     async def __aenter__(self) -> "Supervisor":
         self._task = asyncio.create_task(self._keep_running())
@@ -84,13 +85,12 @@ class Supervisor:
             self._changed(state)
 
     async def _keep_running(self) -> None:
-        failures = 0
         while True:
             why = await self._run()
-            failures = 1 if self.state == "ready" else failures + 1
+            self._failures += 1
             self.reason = f"vLLM {why}\n{self._said.decode(errors='replace')}".rstrip()
             self._enter("lost")
-            pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
+            pause = _PAUSES[min(self._failures, len(_PAUSES)) - 1]
             log.error("%s\nIt is started again in %g s.", self.reason, pause)
             await asyncio.sleep(pause)
             self.restarts += 1
@@ -108,7 +108,10 @@ class Supervisor:
                 await self._come_up(process)
             self._enter("ready")
             log.info("vLLM is ready (process %d)", process.pid)
-            return await self._watch(process)
+            self._failures = 0
+            why = await self._watch(process)
+            self._enter("lost")
+            return why
         except TimeoutError:
             return f"wasn't ready within {self._start_timeout:g} s"
         except Exception as error:
