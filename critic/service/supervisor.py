@@ -57,10 +57,12 @@ class Supervisor:
         """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds.
 
         Raises:
-            RuntimeError: this machine has no setpriv.
+            RuntimeError: this machine has no setpriv or env.
         """
-        dies_with_us = [shutil.which("setpriv") or _missing("setpriv"), "--pdeathsig", "TERM", "--"]
-        self._command, self._environment = [*dies_with_us, *command], environment
+        # BentoML sends SIGTERM to all processes below the service, and vLLM is to outlive its last request.
+        deaf = [_program("env", "coreutils"), "--block-signal=TERM"]
+        dies_with_us = [_program("setpriv", "util-linux"), "--pdeathsig", "INT", "--"]
+        self._command, self._environment = [*deaf, *dies_with_us, *command], environment
         self._socket, self._probe = socket, probe
         self._start_timeout, self._changed = start_timeout, changed
         self.state: State = "starting"
@@ -84,12 +86,15 @@ class Supervisor:
             self.state = state
             self._changed(state)
 
+    def _lose(self, why: str) -> None:
+        self.reason = f"vLLM {why}\n{self._said.decode(errors='replace')}".rstrip()
+        self._enter("lost")
+
     async def _keep_running(self) -> None:
         while True:
             why = await self._run()
             self._failures += 1
-            self.reason = f"vLLM {why}\n{self._said.decode(errors='replace')}".rstrip()
-            self._enter("lost")
+            self._lose(why)
             pause = _PAUSES[min(self._failures, len(_PAUSES)) - 1]
             log.error("%s\nIt is started again in %g s.", self.reason, pause)
             await asyncio.sleep(pause)
@@ -110,7 +115,7 @@ class Supervisor:
             log.info("vLLM is ready (process %d)", process.pid)
             self._failures = 0
             why = await self._watch(process)
-            self._enter("lost")
+            self._lose(why)
             return why
         except TimeoutError:
             return f"wasn't ready within {self._start_timeout:g} s"
@@ -183,7 +188,7 @@ async def _end(process: asyncio.subprocess.Process, reader: asyncio.Task[None]) 
     Its output ends when none of them is left.
     """
     with suppress(ProcessLookupError):
-        process.terminate()
+        process.send_signal(signal.SIGINT)
     with suppress(TimeoutError):
         await asyncio.wait_for(_code(process), _GRACE)
     with suppress(ProcessLookupError):
@@ -192,5 +197,8 @@ async def _end(process: asyncio.subprocess.Process, reader: asyncio.Task[None]) 
         await asyncio.wait_for(asyncio.gather(reader, _code(process)), _GRACE)
 
 
-def _missing(program: str) -> str:
-    raise RuntimeError(f"there is no {program} on this machine: install util-linux")
+def _program(name: str, package: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise RuntimeError(f"there is no {name} on this machine: install {package}")
+    return path

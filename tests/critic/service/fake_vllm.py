@@ -96,13 +96,13 @@ def main() -> None:
     parser.add_argument("--uds", required=True)
     parser.add_argument("--fail", type=int)
     parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--engine", action="store_true", help="have a child, as vLLM does, and end it by SIGTERM")
+    parser.add_argument("--engine", action="store_true", help="have a child, as vLLM does, and end it at the end")
     options, _ = parser.parse_known_args()
     print("the stand-in starts", flush=True)
     if options.fail is not None:
         sys.exit(options.fail)
     if options.engine and (child := os.fork()) == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             time.sleep(60)
 
@@ -111,7 +111,7 @@ def main() -> None:
             os.kill(child, signal.SIGKILL)
         os._exit(0)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     time.sleep(options.slow)
     with Server(options.uds, Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
