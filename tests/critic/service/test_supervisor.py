@@ -138,6 +138,7 @@ def test_what_a_killed_one_leaves_is_gone_before_the_next_try(
             server, engine = servers()
             server.kill()
             await supervisor.until("lost", 5)
+            await supervisor.until("starting", 5)
             assert gone(engine)
             await supervisor.until("ready")
             assert len(servers()) == 2
