@@ -57,12 +57,16 @@ class Supervisor:
         """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds.
 
         Raises:
-            RuntimeError: this machine has no setpriv or env.
+            RuntimeError: this machine has no setpriv.
         """
-        # BentoML sends SIGTERM to all processes below the service, and vLLM is to outlive its last request.
-        deaf = [_program("env", "coreutils"), "--block-signal=TERM"]
-        dies_with_us = [_program("setpriv", "util-linux"), "--pdeathsig", "INT", "--"]
-        self._command, self._environment = [*deaf, *dies_with_us, *command], environment
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise RuntimeError("there is no setpriv on this machine: install util-linux")
+        # Each dies with its parent. BentoML sends SIGTERM to the service and its children, so there is one between
+        # that doesn't mind: vLLM is to outlive the last request.
+        between = [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'trap "" TERM; "$@"; exit $?', "vllm"]
+        self._command = [*between, setpriv, "--pdeathsig", "INT", "--", *command]
+        self._environment = environment
         self._socket, self._probe = socket, probe
         self._start_timeout, self._changed = start_timeout, changed
         self.state: State = "starting"
@@ -188,17 +192,10 @@ async def _end(process: asyncio.subprocess.Process, reader: asyncio.Task[None]) 
     Its output ends when none of them is left.
     """
     with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
     with suppress(TimeoutError):
         await asyncio.wait_for(_code(process), _GRACE)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
         await asyncio.wait_for(asyncio.gather(reader, _code(process)), _GRACE)
-
-
-def _program(name: str, package: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise RuntimeError(f"there is no {name} on this machine: install {package}")
-    return path

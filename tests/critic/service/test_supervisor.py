@@ -78,7 +78,8 @@ class Watched(Supervisor):
 
 def servers() -> list[psutil.Process]:
     """The stand-in and its children, the oldest first."""
-    found = [child for child in psutil.Process().children(recursive=True) if str(FAKE) in child.cmdline()]
+    children = psutil.Process().children(recursive=True)
+    found = [child for child in children if child.name() != "sh" and str(FAKE) in child.cmdline()]
     return sorted(found, key=lambda process: (process.create_time(), process.pid))
 
 
@@ -119,7 +120,7 @@ def test_a_killed_one_is_lost_at_once_and_comes_back(
                 (server,) = servers()
                 server.kill()
                 await supervisor.until("lost", 5)
-                assert supervisor.reason == "vLLM ended with code -9\nthe stand-in starts"
+                assert supervisor.reason.startswith("vLLM ended with code 137\nthe stand-in starts")
                 await supervisor.until("ready")
                 assert (supervisor.restarts, supervisor.probed) == (number, number + 1)
             assert supervisor.states == ["ready", *["lost", "starting", "ready"] * 2]
@@ -240,9 +241,9 @@ def test_what_cant_be_started_at_all_is_tried_again(run: Callable[[Scenario], No
     run(scenario)
 
 
-def test_a_machine_without_its_programs_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_setpriv_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="no env on this machine: install coreutils"):
+    with pytest.raises(RuntimeError, match="no setpriv on this machine: install util-linux"):
         Watched(tmp_path)
 
 
