@@ -103,9 +103,7 @@ def command(
             "--workers and --ray go with PAIRS and --engine vllm or transformers; "
             "a server is sent as many requests at a time as --batch-size says"
         )
-    from critic.cli import (
-        scoring,
-    )  # torch takes seconds to import, which --help and wrong options needn't wait for
+    from critic.cli import scoring  # after the checks: it imports torch, which takes seconds
 
     if pairs is None or out is None:
         verdict = scoring.score_one(edit, picture, **chosen)

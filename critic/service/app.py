@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, Upload
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from critic.service.feedback import Feedback, FeedbackError
 from critic.service.fetching import fetch
@@ -169,7 +170,9 @@ async def feedback(request: Request, rating: Rating) -> Kept:
 async def models(request: Request) -> Response:
     judge: Judge = request.app.state.judge
     judge.check_ready()
-    return await _forward(request, judge.vllm.build_request("GET", "/v1/models"))
+    with _lost():
+        reply = await judge.vllm.get("/v1/models")
+    return Response(reply.content, reply.status_code, media_type=reply.headers.get("content-type"))
 
 
 @routes.post("/v1/chat/completions", summary="vLLM's own chat completions, as OpenAI's clients ask for them")
@@ -181,40 +184,58 @@ async def chat(request: Request) -> Response:
     asked = await anyio.to_thread.run_sync(check, limiter=judge.decoding)
     answers = asked.get("n") or 1
     _allow(request, answers)
-    return await _forward(request, judge.vllm.build_request("POST", "/v1/chat/completions", json=asked), answers)
-
-
-async def _forward(request: Request, asked: httpx.Request, answers: int = 0) -> Response:
-    """vLLM's answer as it comes."""
-    judge: Judge = request.app.state.judge
     async with AsyncExitStack() as room:
         room.enter_context(judge.admission.admit(answers))
-        try:
-            reply = await judge.vllm.send(asked, stream=True)
-        except httpx.TimeoutException:
-            raise Refused(504, "timed_out", "vLLM took too long") from None
-        except httpx.HTTPError as error:
-            raise Refused(503, "unreachable", f"vLLM was lost: {error}", retry_after=5) from None
+        with _lost():
+            reply = await judge.vllm.send(
+                judge.vllm.build_request("POST", "/v1/chat/completions", json=asked), stream=True
+            )
         room.push_async_callback(reply.aclose)
-        kept = room.pop_all()
+        return _PassedOn(reply, room.pop_all())
 
-    async def body() -> AsyncIterator[bytes]:
-        async with kept:
-            async for chunk in reply.aiter_raw():
-                yield chunk
 
-    return StreamingResponse(body(), reply.status_code, media_type=reply.headers.get("content-type"))
+class _PassedOn(StreamingResponse):
+    """vLLM's answer as it comes; its room is free again when it is sent, or there is nobody to send it to."""
+
+    def __init__(self, reply: httpx.Response, room: AsyncExitStack):
+        super().__init__(reply.aiter_raw(), reply.status_code, media_type=reply.headers.get("content-type"))
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._room:
+            await super().__call__(scope, receive, send)
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """vLLM's failures as the service's own."""
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise Refused(504, "timed_out", "vLLM took too long") from None
+    except httpx.HTTPError as error:
+        raise Refused(503, "unreachable", f"vLLM was lost: {error}", retry_after=5) from None
 
 
 async def _submissions(request: Request, pairs: Sequence[Pair]) -> list[Submission]:
     settings: Settings = request.app.state.settings
+    judge: Judge = request.app.state.judge
     if len(pairs) > settings.max_pairs:
         raise Refused(413, "too_many_pairs", f"{len(pairs)} edits, of {settings.max_pairs} at most: send fewer")
+    fetched = 0
 
     async def file(text: str) -> bytes | Refused:
+        nonlocal fetched
         try:
-            given = picture_bytes(text, settings)
-            return given if isinstance(given, bytes) else await fetch(given, settings)
+            given = await anyio.to_thread.run_sync(picture_bytes, text, settings, limiter=judge.decoding)
+            if isinstance(given, bytes):
+                return given
+            async with judge.fetching:
+                if fetched > settings.max_body_bytes:
+                    raise Refused(413, "too_big", "the request's URLs have too many bytes: send fewer at a time")
+                data = await fetch(given, settings)
+            fetched += len(data)
+            return data
         except Refused as refused:
             return refused
 
@@ -229,20 +250,32 @@ async def _score(request: Request, submissions: Sequence[Submission], options: O
     judge: Judge = request.app.state.judge
     _allow(request, len(submissions) * (options.samples if options.mode == "average" else 1))
     verdicts = await judge(submissions, options)
-    receipts: Receipts = request.app.state.receipts
-    keeper: Keeper | None = request.app.state.keeper
-    scored = []
-    for submission, verdict in zip(submissions, verdicts, strict=True):
-        result = Scored(**asdict(verdict), version=judge.version, request_id=request.state.request_id)
+    scored = [
+        Scored(**asdict(verdict), version=judge.version, request_id=request.state.request_id)
+        for verdict in verdicts
+    ]
+    for result in scored:
         count(result)
-        if isinstance(submission.source, bytes) and isinstance(submission.edited, bytes):
-            receipt = _receipt(result, submission.source, submission.edited, submission.instruction)
-            result.receipt = receipts.sign(receipt)
-            if keeper is not None and verdict.status != Failure.BAD_INPUT:
-                for file in (submission.source, submission.edited):
-                    await asyncio.to_thread(keeper.keep, file, picture_format(file))
-        scored.append(result)
+    await asyncio.to_thread(
+        _acknowledge, submissions, scored, request.app.state.receipts, request.app.state.keeper
+    )
     return scored
+
+
+def _acknowledge(
+    submissions: Sequence[Submission], scored: Sequence[Scored], receipts: Receipts, keeper: Keeper | None
+) -> None:
+    """Give receipts for what was scored, and keep its pictures if they are to be."""
+    for submission, result in zip(submissions, scored, strict=True):
+        if result.status == Failure.BAD_INPUT:
+            continue
+        assert isinstance(submission.source, bytes) and isinstance(submission.edited, bytes)
+        result.receipt = receipts.sign(
+            _receipt(result, submission.source, submission.edited, submission.instruction)
+        )
+        if keeper is not None:
+            for file in (submission.source, submission.edited):
+                keeper.keep(file, picture_format(file))
 
 
 def _receipt(scored: Scored, source: bytes, edited: bytes, instruction: str) -> Receipt:

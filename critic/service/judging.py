@@ -29,7 +29,7 @@ from critic.prompts import ContractError
 from critic.scoring import Scorer
 from critic.service.admission import Admission
 from critic.service.intake import check_instruction, read_picture
-from critic.service.monitoring import READY, RESTARTS
+from critic.service.monitoring import LOSSES, READY
 from critic.service.page import WEB
 from critic.service.refusals import Refused
 from critic.service.schemas import Options
@@ -39,6 +39,7 @@ from critic.verdicts import Failure, Verdict
 
 ADDRESS = "http://vllm"
 """A name for the other end of the socket."""
+_FETCHES = 8
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Judge:
         admission: how much is being done.
         vllm: a client of vLLM's HTTP interface.
         decoding: holds how many pictures are decoded at a time, each taking up to a gigabyte.
+        fetching: holds how many are fetched at a time.
     """
 
     def __init__(self, settings: Settings, folder: Path, version: str):
@@ -105,6 +107,7 @@ class Judge:
     async def __aenter__(self) -> "Judge":
         self._scoring = anyio.CapacityLimiter(self._most)
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
+        self.fetching = anyio.CapacityLimiter(_FETCHES)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._most)
         self.vllm = await self._rooms.enter_async_context(
             httpx.AsyncClient(
@@ -255,4 +258,4 @@ def _environment() -> dict[str, str]:
 def _note(state: State) -> None:
     READY.set(state == "ready")
     if state == "lost":
-        RESTARTS.inc()
+        LOSSES.inc()

@@ -21,7 +21,7 @@ SCORES = Histogram("critic_score", "Scores given, 1 to 5.", ["mode"], buckets=(1
 TOKENS = Counter("critic_tokens", "Tokens of verdicts: read, and written.", ["kind"])
 PENDING = Gauge("critic_pending", "Answers being written or waiting.", multiprocess_mode="livesum")
 READY = Gauge("critic_engine_ready", "1 while vLLM can give a score.", multiprocess_mode="livemin")
-RESTARTS = Counter("critic_engine_losses", "Times that vLLM was lost.")
+LOSSES = Counter("critic_engine_losses", "Times that vLLM was lost.")
 RATINGS = Counter("critic_ratings", "People's own scores that were kept.")
 
 

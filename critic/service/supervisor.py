@@ -40,7 +40,6 @@ class Supervisor:
     Attributes:
         state: see above.
         reason: why it was lost the last time, with the end of what vLLM said.
-        restarts: how many times it was started after the first.
         changed: called with each new state.
     """
 
@@ -71,7 +70,6 @@ class Supervisor:
         self._start_timeout, self._changed = start_timeout, changed
         self.state: State = "starting"
         self.reason = ""
-        self.restarts = 0
         self._said = b""
         self._failures = 0
 
@@ -102,7 +100,6 @@ class Supervisor:
             pause = _PAUSES[min(self._failures, len(_PAUSES)) - 1]
             log.error("%s\nIt is started again in %g s.", self.reason, pause)
             await asyncio.sleep(pause)
-            self.restarts += 1
             self._enter("starting")
 
     async def _run(self) -> str:

@@ -122,7 +122,7 @@ def test_a_killed_one_is_lost_at_once_and_comes_back(
                 await supervisor.until("lost", 5)
                 assert supervisor.reason.startswith("vLLM ended with code 137\nthe stand-in starts")
                 await supervisor.until("ready")
-                assert (supervisor.restarts, supervisor.probed) == (number, number + 1)
+                assert supervisor.probed == number + 1
             assert supervisor.states == ["ready", *["lost", "starting", "ready"] * 2]
 
     run(scenario)
@@ -182,7 +182,7 @@ def test_one_that_fails_at_start_is_tried_again_and_again(
     async def scenario() -> None:
         async with Watched(tmp_path, "--fail", "3") as supervisor:
             async with asyncio.timeout(10):
-                while supervisor.restarts < 3:
+                while supervisor.states.count("starting") < 3:
                     await asyncio.sleep(0.01)
             assert supervisor.states[:4] == ["lost", "starting", "lost", "starting"]
             assert supervisor.probed == 0
