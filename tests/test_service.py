@@ -5,6 +5,7 @@ The critic has learnt enough to answer most edits in its format, and no more.
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,19 +17,29 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from hostile import HOSTILE, Hostile
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+from trainers import painted, reward_as_flow_grpo, train_by_trl
 
+from critic.client import Critic
 from critic.edits import decode_image
 from critic.engines.http import data_url
 from critic.engines.opening import contract_of
+from critic.service.feedback import Feedback
+from critic.service.page import WEB
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -63,7 +74,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 class Service:
     address: str
     process: subprocess.Popen[bytes]
-    seconds: float
+    feedback_url: str
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=120, **options)
@@ -85,10 +96,11 @@ def serve(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    feedback_url = f"sqlite:///{folder}/feedback.db"
     given = {
         "CRITIC_MODEL": str(model),
         "CRITIC_MAX_TOKENS": "80",
-        "CRITIC_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db",
+        "CRITIC_FEEDBACK_URL": feedback_url,
         "BENTOML_HOME": str(folder / "bentoml"),
         **settings,
     }
@@ -96,12 +108,11 @@ def serve(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
     began = time.monotonic()
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(ROOT, **given), stdout=log, stderr=log)
-        service = Service(f"http://127.0.0.1:{port}", process, 0.0)
+        service = Service(f"http://127.0.0.1:{port}", process, feedback_url)
         try:
             while not service.ready():
                 assert process.poll() is None and time.monotonic() - began < 300, (folder / "log.txt").read_text()
                 time.sleep(0.2)
-            service.seconds = time.monotonic() - began
             yield service
         finally:
             process.terminate()
@@ -195,6 +206,67 @@ def test_more_than_the_queue_holds_is_told_to_come_again(service: Service, edits
         assert 1 <= int(busy.headers["Retry-After"]) <= 60
         too_many = client.post("/score_batch", json={**batch, "pairs": batch["pairs"] * 2})
         assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "too_many_answers")
+
+
+def test_trls_trainer_trains_on_the_services_scores(service: Service, tmp_path: Path) -> None:
+    trainer = train_by_trl(service.address, tmp_path)
+    rewards = trainer._logs["rewards"]["TRLReward"]
+    with Critic(service.address) as critic:
+        for text, reward in zip(trainer._logs["completion"], rewards, strict=True):
+            picture = painted(text)
+            row = [(row["source"], picture, row["instruction"]) for row in trainer.train_dataset]
+            possible = [] if picture is None else [own.value for own in critic.rewards(row, scale="unit")]
+            assert (None if math.isnan(reward) else pytest.approx(reward, abs=1e-4)) in (possible or [None])
+    assert any(0 <= reward <= 1 for reward in rewards)
+    assert trainer.state.log_history[0]["grad_norm"] > 0
+
+
+def test_a_trainer_of_image_models_gets_the_services_scores(
+    service: Service, tmp_path: Path, edits: list[dict[str, Any]]
+) -> None:
+    edited = np.stack([decode_image(edit["images"][1]) for edit in edits[:4]])
+    rewards = reward_as_flow_grpo(
+        service.address, tmp_path, torch.from_numpy(edited).permute(0, 3, 1, 2) / 255, "make it red"
+    )
+    source = Image.open(tmp_path / "source.png")
+    with Critic(service.address) as critic:
+        verdicts = critic.score_batch([(source, picture, "make it red") for picture in edited])
+    assert rewards == pytest.approx([(verdict.score - 1) / 4 for verdict in verdicts])
+
+
+@pytest.mark.parametrize("entry", HOSTILE, ids=lambda entry: f"{entry.kind}: {entry.name}")
+def test_what_does_harm_is_refused_with_a_reason(service: Service, entry: Hostile) -> None:
+    with service.client() as client:
+        reply = client.request(url=entry.path, **entry.request())
+    assert reply.status_code in entry.statuses, reply.text
+    if not reply.is_success:
+        error = reply.json()["error"]
+        assert error["message"] and error["request_id"] == reply.headers["X-Request-ID"]
+
+
+def test_a_person_scores_an_edit_on_the_page(service: Service) -> None:
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium to look at the page with: apt-get install chromium")
+    example = json.loads((WEB / "examples/examples.json").read_text())[0]
+    files = {part: (WEB / example[part].lstrip("/")).read_bytes() for part in ("source", "edited")}
+    with service.client() as client:
+        verdict = client.post("/score", files=files, data={"instruction": example["instruction"]}).json()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page()
+        page.goto(service.address)
+        page.locator(".examples button").first.click()
+        page.get_by_role("button", name="Score", exact=True).click()
+        expect(page.locator("#result .score")).to_contain_text(f"{verdict['score']:.2f} of 5", timeout=60_000)
+        expect(page.locator("#result .reasoning")).to_have_text(verdict["reasoning"])
+        page.locator("#own").fill("4.5")
+        page.get_by_label("Your name").fill("Ada")
+        page.get_by_role("button", name="Send my score").click()
+        expect(page.locator(".rating").get_by_role("status")).to_contain_text("you gave it 4.5")
+        browser.close()
+    (rating,) = [rating for rating in Feedback(service.feedback_url).rows() if rating.rater == "Ada"]
+    assert (rating.score, rating.critic_score) == (4.5, verdict["score"])
+    assert rating.edited_sha256 == sha256(files["edited"]).hexdigest()
 
 
 def test_a_rating_is_kept_of_what_was_scored(service: Service, edits: list[dict[str, Any]]) -> None:

@@ -4,21 +4,15 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from critic.client import Critic
 from critic.service.schemas import Batch, Comparison, Rating, Rewards
-from critic.trainers import TRLReward, flow_reward
-
-TINY = Path(__file__).parents[2] / "assets/tiny-base"
 
 Spoil = Callable[["Handler"], None]
 
@@ -182,79 +176,3 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     service.shutdown()
     service.server_close()
     thread.join()
-
-
-# --- trainers that a service rewards
-
-
-def painted(text: str, row: Any = None) -> Image.Image | None:
-    """The edit that a text model's completion makes: as red as it is long, but none if its length is odd."""
-    return Image.new("RGB", (112, 112), (len(text) * 8 % 248, 0, 0)) if len(text) % 2 == 0 else None
-
-
-@pytest.fixture
-def train_by_trl(tmp_path: Path) -> Callable[[str], Any]:
-    """TRL's GRPOTrainer after two steps with a small text model, rewarded by the service at an address."""
-
-    def train(base_url: str) -> Any:
-        from datasets import Dataset, Features, Value
-        from datasets import Image as Picture
-        from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
-        from trl import GRPOConfig, GRPOTrainer
-
-        set_seed(3)
-        tokenizer = AutoTokenizer.from_pretrained(TINY)
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-        )
-        rows = {
-            "prompt": ["Paint it:"] * 2,
-            "source": [Image.new("RGB", (112, 112), colour) for colour in ("blue", "green")],
-            "instruction": ["make it red", "make all of it red"],
-        }
-        features = Features({"prompt": Value("string"), "source": Picture(), "instruction": Value("string")})
-        with Critic(base_url) as critic:
-            trainer = GRPOTrainer(
-                model=Qwen2ForCausalLM(config),
-                processing_class=tokenizer,
-                reward_funcs=TRLReward(critic, painted),
-                train_dataset=Dataset.from_dict(rows, features),
-                args=GRPOConfig(
-                    output_dir=str(tmp_path),
-                    max_steps=2,
-                    per_device_train_batch_size=16,
-                    num_generations=8,
-                    max_completion_length=8,
-                    learning_rate=0.01,
-                    logging_steps=1,
-                    save_strategy="no",
-                    report_to="none",
-                    use_cpu=True,
-                    bf16=False,
-                ),
-            )
-            trainer.train()
-        return trainer
-
-    return train
-
-
-@pytest.fixture
-def reward_as_flow_grpo(tmp_path: Path) -> Callable[..., list[float]]:
-    """Rewards of tensors (3, H, W), asked for as flow-GRPO does: in a thread, source pictures from its data."""
-
-    def reward(base_url: str, images: Any, instruction: str) -> list[float]:
-        Image.new("RGB", (112, 112), "blue").save(tmp_path / "source.png")
-        metadata = [{"prompt": instruction, "image": "source.png"}] * len(images)
-        with Critic(base_url) as critic, ThreadPoolExecutor(1) as executor:
-            function = flow_reward(critic, folder=tmp_path)
-            future = executor.submit(function, images, [instruction] * len(images), metadata, only_strict=True)
-            rewards, _ = future.result()
-        return rewards
-
-    return reward

@@ -1,7 +1,7 @@
 """Rewards reach a trainer as the service gave them, and what has none never becomes a number."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trainers import reward_as_flow_grpo, train_by_trl
 
 from critic.client import Critic
 from critic.trainers import NoReward, TRLReward, flow_reward
@@ -110,8 +111,8 @@ def test_some_requests_that_fail_are_no_reward_and_all_of_them_stop_the_training
             rewarded(critic, "60", "120")
 
 
-def test_trls_trainer_trains_on_what_the_service_says(service: Any, train_by_trl: Callable[[str], Any]) -> None:
-    trainer = train_by_trl(service.url)
+def test_trls_trainer_trains_on_what_the_service_says(service: Any, tmp_path: Path) -> None:
+    trainer = train_by_trl(service.url, tmp_path)
     texts, rewards = trainer._logs["completion"], trainer._logs["rewards"]["TRLReward"]
     shades = [len(text) * 8 % 248 if len(text) % 2 == 0 else 0 for text in texts]
     expected = [round(1 + min(shade, 240) / 60, 4) / 4 - 0.25 if shade else math.nan for shade in shades]
@@ -133,8 +134,8 @@ def tensors(*values: int) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
 
 
-def test_flow_grpo_gets_a_reward_a_picture(service: Any, reward_as_flow_grpo: Callable[..., list[float]]) -> None:
-    assert reward_as_flow_grpo(service.url, tensors(60, 240, 120), MAKE_IT) == [0.25, 1.0, 0.5]
+def test_flow_grpo_gets_a_reward_a_picture(service: Any, tmp_path: Path) -> None:
+    assert reward_as_flow_grpo(service.url, tmp_path, tensors(60, 240, 120), MAKE_IT) == [0.25, 1.0, 0.5]
     assert {body["scale"] for body in service.bodies} == {"unit"}
 
 
