@@ -7,18 +7,24 @@
 docs/serve.md tells the rest. bentofile.yaml says what else is in a Bento, and `critic package` builds it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import bentoml
+from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from critic.engines.opening import identify
+from critic.checkpoints import CONTRACT_FILE, CheckpointError
+from critic.engines.opening import contract_of, identify
+from critic.prompts import ContractError
 from critic.service.app import create_app
 from critic.service.gate import Gate
 from critic.service.image import Variant, make_image
+from critic.service.keys import Keys, KeysError
 from critic.service.monitoring import with_vllm
+from critic.service.receipts import ReceiptKeyError, Receipts
 from critic.service.settings import Settings
 
 
@@ -29,19 +35,53 @@ class Built(BaseModel, extra="allow"):
     variant: Variant = "cpu"
 
 
-built = bentoml.use_arguments(Built)
-_environment = Settings.model_validate({}).model_dump(exclude_unset=True)
-settings = Settings.model_validate({**(built.model_extra or {}), **_environment})
-_MODEL = BentoModel(built.critic)
+def read_settings(carried: Mapping[str, Any]) -> Settings:
+    """The environment's settings, and those of the Bento for the rest.
+
+    Raises:
+        BentoMLException: one can't be. `bentoml serve` says so and ends; told later, when the service starts, it
+            would be started again and again.
+    """
+    try:
+        settings = Settings.model_validate(
+            {**carried, **Settings.model_validate({}).model_dump(exclude_unset=True)}
+        )
+        Receipts(settings.receipt_key)
+        Keys.load(settings)
+        if settings.model is not None:
+            if not Path(settings.model, CONTRACT_FILE).is_file():
+                raise CheckpointError(
+                    f"CRITIC_MODEL {settings.model} is no critic's folder: no {CONTRACT_FILE} in it"
+                )
+            contract_of(settings.model)
+    except ValidationError as error:
+        wrong = [f"CRITIC_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
+        raise BentoMLException("; ".join(wrong)) from None
+    except (CheckpointError, ContractError, KeysError, ReceiptKeyError) as error:
+        raise BentoMLException(str(error)) from None
+    return settings
 
 
 def find_critic() -> tuple[Path, str]:
-    """The folder of CRITIC_MODEL, else the Bento's own critic; and which release it is."""
+    """The folder of CRITIC_MODEL, else the Bento's own critic; and which release it is.
+
+    Raises:
+        BentoMLException: the Bento has none.
+    """
     if settings.model is not None:
         return Path(settings.model), f"{Path(settings.model).name}:{identify(settings.model)[-64:][:12]}"
-    own = [] if _service.bento is None else [model.tag for model in _service.bento.info.all_models]
-    stored = BentoModel(*own).resolve() if own else _MODEL.resolve()
+    if _service.bento is None:
+        stored = _MODEL.resolve()
+    elif own := _service.bento.info.all_models:
+        stored = BentoModel(own[0].tag).resolve()
+    else:
+        raise BentoMLException("this Bento was built with CRITIC_MODEL set, and has no critic: unset it and build")
     return Path(stored.path), str(stored.tag)
+
+
+built = bentoml.use_arguments(Built)
+settings = read_settings(built.model_extra or {})
+_MODEL = BentoModel(built.critic)
 
 
 app = create_app(settings, find_critic)
