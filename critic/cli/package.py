@@ -12,7 +12,7 @@ import click
     epilog="""\b
 Examples:
   critic package models/grpo
-  critic package --rev grpo@v1.2.0 --variant gpu --arg tensor_parallel_size=2
+  critic package --rev critic@v1.2.0 --variant gpu --arg tensor_parallel_size=2
   critic package --rev HEAD~3 --path models/sft --no-build""",
 )
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -40,7 +40,7 @@ def command(
     """Make a Bento of the critic in FOLDER, or of the one of a git revision: the service with all that it needs.
 
     The critic is imported into BentoML's store as edit_critic:VERSION, where VERSION is that of the tag, as v1.2.0
-    of grpo@v1.2.0, or else the start of the hash of its weights. The Bento serves that one, whatever comes later.
+    of critic@v1.2.0, or else the start of the hash of its weights. The Bento serves that one, whatever comes later.
     """
     if (folder is None) == (revision is None):
         raise click.UsageError("name a folder, or a git revision with --rev")

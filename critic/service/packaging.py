@@ -1,7 +1,7 @@
 """From a trained critic to a Bento: the service, the exact critic and what they need, to be served anywhere.
 
-    commit = fetch("grpo@v1.2.0", "models/grpo", Path("fetched"))
-    model = import_critic(Path("fetched"), version_of("grpo@v1.2.0"), commit)
+    commit = fetch("critic@v1.2.0", "models/grpo", Path("fetched"))
+    model = import_critic(Path("fetched"), version_of("critic@v1.2.0"), commit)
     bento = build_bento(model.tag, "cpu", {"queue": "512"})
 
 BentoML's store (`BENTOML_HOME`) has each critic as edit_critic:VERSION, and each Bento as
@@ -40,7 +40,7 @@ class PackageError(ValueError):
 
 
 def version_of(revision: str) -> str | None:
-    """The version that a git tag names, as `grpo@v1.2.0` (GTO's) and `v1.2.0` do: v1.2.0. None of all else."""
+    """The version that a git tag names, as `critic@v1.2.0` (GTO's) and `v1.2.0` do: v1.2.0. None of all else."""
     named = _VERSION.fullmatch(revision)
     return named[1].lower() if named else None
 
