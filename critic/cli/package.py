@@ -40,7 +40,8 @@ def command(
     """Make a Bento of the critic in FOLDER, or of the one of a git revision: the service with all that it needs.
 
     The critic is imported into BentoML's store as edit_critic:VERSION, where VERSION is that of the tag, as v1.2.0
-    of critic@v1.2.0, or else the start of the hash of its weights. The Bento serves that one, whatever comes later.
+    of critic@v1.2.0, or else the start of the hash of its weights. The Bento serves that one, whatever comes
+    later.
     """
     if (folder is None) == (revision is None):
         raise click.UsageError("name a folder, or a git revision with --rev")

@@ -132,7 +132,7 @@ class HttpEngine:
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, sampling: Sampling) -> Completion | Failed:
         body = {
             "model": self.served,
-            "messages": with_pictures(request),
+            "messages": with_pictures(request, compress_level=0 if self._socket else 1),
             "max_tokens": sampling.max_tokens or self.max_tokens,
             "temperature": sampling.temperature,
             "top_p": 1.0,
@@ -219,14 +219,14 @@ def _read(reply: _Reply) -> Completion:
     )
 
 
-def with_pictures(request: Request) -> Any:
-    """A request's conversation, its pictures in their places as data URLs."""
+def with_pictures(request: Request, *, compress_level: int = 1) -> Any:
+    """A request's conversation, its pictures in their places as data URLs of PNG files."""
     pictures = iter(request.pictures)
 
     def part(given: dict[str, Any]) -> dict[str, Any]:
         if given["type"] != "image":
             return given
-        return {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+        return {"type": "image_url", "image_url": {"url": data_url(next(pictures), compress_level)}}
 
     return [
         message
@@ -236,13 +236,13 @@ def with_pictures(request: Request) -> Any:
     ]
 
 
-def data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image, compress_level: int = 1) -> str:
     """A picture as a data URL of a PNG file."""
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png(image, compress_level)).decode()}"
 
 
-def png(image: Image.Image) -> bytes:
-    """A picture as a PNG file: quickly, and not as small as could be."""
+def png(image: Image.Image, compress_level: int = 1) -> bytes:
+    """A picture as a PNG file: quickly, not as small as could be. Level 0 takes half the time of 1, uncompressed."""
     buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
+    image.save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
