@@ -242,7 +242,7 @@ def data_url(image: Image.Image, compress_level: int = 1) -> str:
 
 
 def png(image: Image.Image, compress_level: int = 1) -> bytes:
-    """A picture as a PNG file: quickly, not as small as could be. Level 0 takes half the time of 1, uncompressed."""
+    """A picture as a PNG file: quickly, and not as small as could be; level 0 takes half the time of 1."""
     buffer = BytesIO()
     image.save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
