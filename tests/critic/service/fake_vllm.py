@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, "{")
         if status := re.search(r"status=(\d+)", text):
             return self.reply(int(status[1]), json.dumps({"error": {"message": "as you like it", "code": 400}}))
-        score = re.search(r"score=([\d.]+)", text)
+        score = re.search(r"score=(\d+(?:\.\d+)?)", text)
         answer = re.search(r"answer=(\w+)", text)
         written = f"Fine.</think> <answer>{score[1] if score else answer[1] if answer else 3}</answer>"
         usage = {"prompt_tokens": 30, "completion_tokens": 9}
