@@ -92,7 +92,9 @@ app = create_app(settings, find_critic)
     image=make_image(built.variant),
     workers=1,
     resources={"gpu": settings.tensor_parallel_size} if built.variant == "gpu" else {},
-    traffic={"timeout": 24 * 3600},
+    # To the first byte of an answer: `expected` asks vLLM four times in a row. BentoML remembers each request
+    # for as long, answered or not, in some 6 KB.
+    traffic={"timeout": 5 * settings.timeout},
     http={"host": "127.0.0.1", "port": 3000},
     metrics={"enabled": True},
 )
