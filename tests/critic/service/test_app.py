@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from critic.service.settings import Settings
 FAKE = Path(__file__).parent / "fake_vllm.py"
 TINY = load_contract("tiny")
 ANN, BOB = ({"Authorization": f"Bearer {name}-has-this-key"} for name in ("ann", "bob"))
+JSON = {"Content-Type": "application/json"}
 SOURCE, EDITED = (encode(Image.new("RGB", (84, 84), colour)) for colour in ("red", "blue"))
 
 
@@ -585,9 +587,9 @@ def test_room_is_free_again(
 @pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions", "/feedback"])
 def test_a_request_of_too_many_bytes_is_refused(small: httpx.Client, path: str) -> None:
     """Whether its head says so or not."""
-    kinds = {"/score": "multipart/form-data; boundary=x"}
-    headers = {"Content-Type": kinds.get(path, "application/json")}
-    for content in (b" " * 200_001, (b" " * 1000 for _ in range(201))):
+    form = {"Content-Type": "multipart/form-data; boundary=x"}, b'--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+    headers, begin = form if path == "/score" else (JSON, b"")
+    for content in (begin + b" " * 200_001, chain([begin], repeat(b" " * 1000, 201))):
         assert refusal(small.post(path, content=content, headers=headers)) == (413, "too_big")
 
 
@@ -728,9 +730,6 @@ def test_no_text_makes_the_service_fail(running: Service, text: str, part: str) 
         assert part != "id" or reply.json()["verdicts"][0]["id"] == text
     else:
         assert refusal(reply)[0] < 500
-
-
-JSON = {"Content-Type": "application/json"}
 
 
 def test_a_failure_of_the_service_is_told_in_its_log_without_what_was_sent(
