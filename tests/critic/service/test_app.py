@@ -666,6 +666,13 @@ def test_what_does_harm_is_refused_with_a_reason(client: httpx.Client, entry: Ho
         assert refusal(reply)[1] in (entry.code, "bad_request")
 
 
+@pytest.mark.parametrize("path", ["/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions"])
+def test_json_is_refused_for_its_many_values_before_it_is_parsed(client: httpx.Client, path: str) -> None:
+    """It is no whole JSON, which nobody finds out."""
+    reply = client.post(path, content=b'{"pairs": [' + b"[]," * 300_000, headers=JSON)
+    assert refusal(reply) == (422, "too_many_values")
+
+
 @pytest.mark.parametrize(
     ("path", "request_", "where"),
     [
