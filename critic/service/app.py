@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from critic.service.feedback import Feedback, FeedbackError
@@ -107,6 +108,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) 
     app.include_router(json_routes)
     mount_page(app)
     app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     return app
@@ -336,3 +338,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return Refused(error.status_code, code, str(error.detail)).answer(request.state.request_id)
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """Nobody reads it, but it is counted as this and not as a failure of the service."""
+    return Refused(400, "client_gone", "the client went away before all was sent").answer(request.state.request_id)

@@ -5,6 +5,7 @@ import base64
 import json
 import logging
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -302,7 +303,9 @@ def test_the_best_edit_has_rank_1_and_equal_ones_share_theirs(
     ]
 
 
-@pytest.mark.parametrize(("scale", "rewards"), [("mos", [1.0, None, 4.0, None]), ("unit", [0.0, None, 0.75, None])])
+@pytest.mark.parametrize(
+    ("scale", "rewards"), [("mos", [1.0, None, 4.0, None]), ("unit", [0.0, None, 0.75, None])]
+)
 def test_rewards_are_in_order_and_a_failure_is_no_number(
     client: httpx.Client, scale: str, rewards: list[float | None]
 ) -> None:
@@ -455,12 +458,10 @@ def test_a_vllm_that_dies_costs_its_requests_a_503_and_comes_back(service: Servi
 
 
 def test_a_stream_that_vllm_breaks_off_doesnt_look_like_one_that_ended(client: httpx.Client) -> None:
-    with (
-        pytest.raises(httpx.RemoteProtocolError),
-        client.stream("POST", "/v1/chat/completions", json=ask("dies", stream=True)) as reply,
-    ):
+    with client.stream("POST", "/v1/chat/completions", json=ask("dies", stream=True)) as reply:
         assert reply.status_code == 200
-        assert "[DONE]" not in "".join(reply.iter_text())
+        with pytest.raises(httpx.RemoteProtocolError):
+            reply.read()
 
 
 def test_nothing_is_asked_of_a_vllm_that_isnt_ready(tmp_path: Path) -> None:
@@ -587,7 +588,10 @@ def test_room_is_free_again(
 @pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions", "/feedback"])
 def test_a_request_of_too_many_bytes_is_refused(small: httpx.Client, path: str) -> None:
     """Whether its head says so or not."""
-    form = {"Content-Type": "multipart/form-data; boundary=x"}, b'--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+    form = (
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        b'--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n',
+    )
     headers, begin = form if path == "/score" else (JSON, b"")
     for content in (begin + b" " * 200_001, chain([begin], repeat(b" " * 1000, 201))):
         assert refusal(small.post(path, content=content, headers=headers)) == (413, "too_big")
@@ -663,7 +667,8 @@ def test_what_does_harm_is_refused_with_a_reason(client: httpx.Client, entry: Ho
     reply = client.request(url=entry.path, **entry.request())
     assert reply.status_code in entry.statuses, reply.text
     if not reply.is_success:
-        assert refusal(reply)[1] in (entry.code, "bad_request")
+        no_string = entry.name in ("no text", "lone surrogate")  # to the schemas, which look first
+        assert refusal(reply)[1] in {entry.code, "invalid" if no_string else "bad_request"}
 
 
 @pytest.mark.parametrize("path", ["/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions"])
@@ -751,6 +756,23 @@ def test_a_failure_of_the_service_is_told_in_its_log_without_what_was_sent(
     assert refusal(reply) == (500, "internal") and "concern" not in reply.text
     assert "of no concern" in caplog.text and reply.headers["X-Request-ID"] in caplog.text
     assert "secret" not in caplog.text and "ann-has-this-key" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions"])
+def test_a_client_that_breaks_off_what_it_sends_is_no_failure_of_the_service(
+    service: Service, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_off() -> float:
+        labels = {"route": path, "code": "400", "caller": "local"}
+        return REGISTRY.get_sample_value("critic_requests_total", labels) or 0.0
+
+    before, url = broken_off(), httpx.URL(service.url)
+    kind = "multipart/form-data; boundary=x" if path == "/score" else "application/json"
+    head = [f"POST {path} HTTP/1.1", f"Host: {url.host}:{url.port}", f"Content-Type: {kind}", "Content-Length: 99"]
+    with socket.create_connection((url.host, url.port or 0)) as connection:
+        connection.sendall("\r\n".join([*head, "", "--x"]).encode())
+    until(lambda: broken_off() == before + 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_the_log_has_nothing_of_what_is_asked(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
