@@ -33,7 +33,7 @@ from critic.service.keys import Caller
 from critic.service.monitoring import RATINGS, count
 from critic.service.page import mount_page
 from critic.service.receipts import ForgedReceipt, Receipt, Receipts
-from critic.service.refusals import Refused
+from critic.service.refusals import INTERNAL, Refused
 from critic.service.schemas import (
     Batch,
     Comparison,
@@ -111,6 +111,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) 
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _failed)
     return app
 
 
@@ -332,6 +333,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5]]
     return Refused(422, "invalid", "; ".join(faults)).answer(request.state.request_id)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """The gate logs why."""
+    return INTERNAL.answer(request.state.request_id)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from critic.service.keys import Caller, Keys, is_loopback
 from critic.service.monitoring import REQUESTS, SECONDS
-from critic.service.refusals import Refused
+from critic.service.refusals import INTERNAL, Refused
 from critic.service.settings import Settings
 
 log = logging.getLogger("critic.service")
@@ -62,9 +62,7 @@ class Gate:
             log.exception("request %s failed", request_id)
             if started:
                 raise
-            await Refused(500, "internal", "the service failed; its log says why").answer(request_id)(
-                scope, receive, answer
-            )
+            await INTERNAL.answer(request_id)(scope, receive, answer)
         finally:
             REQUESTS.labels(route, str(code), caller.name).inc()
             SECONDS.labels(route).observe(perf_counter() - begun)

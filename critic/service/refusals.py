@@ -27,3 +27,6 @@ class Refused(HTTPException):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(body.model_dump(), self.status, headers)
+
+
+INTERNAL = Refused(500, "internal", "the service failed; its log says why")
