@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,10 +15,12 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 import httpx
-from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, UploadFile
+from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from critic.service.feedback import Feedback, FeedbackError
@@ -56,15 +58,23 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": HTTPStatus(status).phrase}
     for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
 }
+
+
+class _Counted(APIRoute):
+    """Takes JSON from strangers: its values are counted before it is parsed, which is before any dependency."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def count_first(request: Request) -> Response:
+            check_json(await request.body())
+            return await handle(request)
+
+        return count_first
+
+
 routes = APIRouter(responses=_REFUSALS)
-
-
-async def _check_body(request: Request) -> None:
-    check_json(await request.body())
-
-
-_JSON = [Depends(_check_body)]
-"""Of routes that take JSON from strangers: its values are counted before they are looked at."""
+json_routes = APIRouter(responses=_REFUSALS, route_class=_Counted)
 
 
 class Upload(Options):
@@ -95,8 +105,10 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[Path, str]]) 
         redoc_url=None,
     )
     app.include_router(routes)
+    app.include_router(json_routes)
     mount_page(app)
     app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
@@ -110,14 +122,14 @@ async def score(request: Request, upload: Annotated[Upload, Form(media_type="mul
     return scored
 
 
-@routes.post("/score_batch", summary="Score many edits", dependencies=_JSON)
+@json_routes.post("/score_batch", summary="Score many edits")
 async def score_batch(request: Request, batch: Batch) -> ScoredBatch:
     """What can't be taken of a pair is that pair's failure `bad_input`; if none can, the request is refused."""
     verdicts = await _score(request, await _submissions(request, batch.pairs), batch)
     return ScoredBatch(request_id=request.state.request_id, verdicts=verdicts)
 
 
-@routes.post("/compare", summary="Rank several edits of one source", dependencies=_JSON)
+@json_routes.post("/compare", summary="Rank several edits of one source")
 async def compare(request: Request, comparison: Comparison) -> Ranking:
     pairs = [
         Pair(source=comparison.source, edited=edit.edited, instruction=comparison.instruction, id=edit.id)
@@ -136,7 +148,7 @@ async def compare(request: Request, comparison: Comparison) -> Ranking:
     return Ranking(request_id=request.state.request_id, ranking=ranked)
 
 
-@routes.post("/rewards", summary="Reward many edits, for trainers", dependencies=_JSON)
+@json_routes.post("/rewards", summary="Reward many edits, for trainers")
 async def rewards(request: Request, batch: Rewards) -> Rewarded:
     """A reward is null where there is no score: a trainer leaves such a sample out."""
     verdicts = await _score(request, await _submissions(request, batch.pairs), batch)
@@ -152,7 +164,7 @@ async def rewards(request: Request, batch: Rewards) -> Rewarded:
     )
 
 
-@routes.post("/feedback", summary="Give your own score of an edit", status_code=201)
+@json_routes.post("/feedback", summary="Give your own score of an edit", status_code=201)
 async def feedback(request: Request, rating: Rating) -> Kept:
     store: Feedback = request.app.state.feedback
     try:
@@ -332,3 +344,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return Refused(error.status_code, code, str(error.detail)).answer(request.state.request_id)
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """Nobody reads it, but it is counted as this and not as a failure of the service."""
+    return Refused(400, "client_gone", "the client went away before all was sent").answer(request.state.request_id)

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from critic.service.keys import Caller, Keys, is_loopback
@@ -101,7 +100,7 @@ class Gate:
             message = await receive()
             got += len(message.get("body", b""))
             if got > self._most:
-                raise HTTPException(413, self._too_big().message)
+                raise self._too_big()
             return message
 
         return receive_on

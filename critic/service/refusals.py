@@ -1,12 +1,13 @@
 """Why the service doesn't serve a request, as an exception and as the answer to it."""
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from critic.service.schemas import Problem, Refusal
 
 
-class Refused(Exception):
-    """A request that isn't served.
+class Refused(HTTPException):
+    """A request that isn't served. FastAPI lets it through where it takes other errors for a bad body.
 
     Attributes:
         status: the HTTP status, 400 and more.
@@ -16,7 +17,7 @@ class Refused(Exception):
     """
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None):
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
     def answer(self, request_id: str) -> JSONResponse:

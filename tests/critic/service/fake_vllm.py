@@ -1,10 +1,11 @@
 """A stand-in for vLLM's server, on a Unix socket: what it answers is written in the text that it is asked about.
 
-    python fake_vllm.py --uds SOCKET [--fail CODE] [--slow SECONDS] [--engine]
+    python fake_vllm.py --uds SOCKET [--fail CODE] [--slow SECONDS] [--engine] [--asked FILE]
 
 "make it blue; score=3.5" is answered by 3.5, whatever else is asked at the time. Other words: `status=500` answers
 so, `answer=...` writes that, `wait=FILE` first waits for such a file, `dies` kills the server, and `garbled`
-sends no JSON. A streamed answer comes a word at a time; `wait` and `dies` come after its first.
+sends no JSON. A streamed answer comes a word at a time; `wait` and `dies` come after its first. What is asked is
+appended to FILE, a line of JSON each.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: "Server"
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -33,6 +35,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.asked is not None:
+            with self.server.asked.open("a") as lines:
+                lines.write(json.dumps(asked) + "\n")
         text = json.dumps(asked["messages"])
         if "garbled" in text:
             return self.reply(200, "{")
@@ -78,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 def happen(text: str) -> None:
     if "dies" in text:
         os.kill(os.getpid(), signal.SIGKILL)
-    if wait := re.search(r"wait=([\w./-]+)", text):
+    if wait := re.search(r"wait=([\w./-]*\w)", text):
         while not Path(wait[1]).exists():
             time.sleep(0.01)
 
@@ -86,6 +91,7 @@ def happen(text: str) -> None:
 class Server(ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 512
+    asked: Path | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no error of the server's."""
@@ -96,6 +102,7 @@ def main() -> None:
     parser.add_argument("--uds", required=True)
     parser.add_argument("--fail", type=int)
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--asked", type=Path)
     parser.add_argument("--engine", action="store_true", help="have a child, as vLLM does, and end it at the end")
     options, _ = parser.parse_known_args()
     print("the stand-in starts", flush=True)
@@ -114,6 +121,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     time.sleep(options.slow)
     with Server(options.uds, Handler) as server:
+        server.asked = options.asked
         threading.Thread(target=server.serve_forever, daemon=True).start()
         while True:
             signal.pause()

@@ -1,497 +1,810 @@
-"""The service over HTTP, before a stand-in for vLLM that answers what it is asked to: see fake_vllm.py."""
+"""The whole service by HTTP, before a stand-in for vLLM that does what an instruction says (fake_vllm.py)."""
 
 import asyncio
 import base64
-import io
 import json
+import logging
 import shutil
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
-from hostile import GOOD, chat
+from hostile import GOOD, HOSTILE, JPEG, WEBP, Hostile, base64_of, body, chat, encode
+from hypothesis import given
+from hypothesis import settings as checks
+from hypothesis import strategies as st
 from PIL import Image
+from prometheus_client import REGISTRY
 
+from critic.edits import decode_image
 from critic.prompts import load_contract
 from critic.service import app as module
 from critic.service.app import create_app
-from critic.service.feedback import Feedback
+from critic.service.feedback import Feedback, FeedbackError
 from critic.service.gate import Gate
+from critic.service.refusals import Refused
+from critic.service.schemas import Ranking, Refusal, Rewarded, Scored, ScoredBatch
 from critic.service.settings import Settings
 
 FAKE = Path(__file__).parent / "fake_vllm.py"
-TINY = Path(__file__).parents[3] / "assets/tiny-base"
-OTHER = io.BytesIO()
-Image.new("RGB", (112, 84), "blue").save(OTHER, "PNG")
+TINY = load_contract("tiny")
+ANN, BOB = ({"Authorization": f"Bearer {name}-has-this-key"} for name in ("ann", "bob"))
+JSON = {"Content-Type": "application/json"}
+SOURCE, EDITED = (encode(Image.new("RGB", (84, 84), colour)) for colour in ("red", "blue"))
 
 
 @dataclass
-class Running:
-    """The service, and a client of it."""
+class Service:
+    """A running one.
 
-    app: FastAPI
-    http: httpx.Client
-    feedback_url: str
+    Attributes:
+        log: what vLLM was asked.
+        ratings: where people's own are kept.
+    """
 
-    def post(self, path: str, **options: Any) -> httpx.Response:
-        return self.http.post(path, **options)
+    url: str
+    log: Path
+    ratings: str
 
-    def score(self, instruction: str, **fields: Any) -> httpx.Response:
-        files = {"source": GOOD, "edited": OTHER.getvalue()}
-        return self.post("/score", files=files, data={"instruction": instruction, **fields})
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
 
-    def batch(self, *instructions: str, **fields: Any) -> httpx.Response:
-        return self.post("/score_batch", json={"pairs": [*map(pair, instructions)], **fields})
+    def asked(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    @property
-    def pending(self) -> int:
-        return self.app.state.judge.admission.pending
+    def until_ready(self, **headers: str) -> None:
+        with self.client() as client:
+            until(lambda: client.get("/v1/models", headers=headers).status_code != 503)
 
-    def until(self, is_so: Callable[[], bool]) -> None:
-        until = time.monotonic() + 10
-        while not is_so():
-            assert time.monotonic() < until
-            time.sleep(0.01)
 
-    def ready(self) -> bool:
-        return self.app.state.judge.supervisor.state == "ready"
+@contextmanager
+def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
+    """The service as BentoML runs it, with these settings; the stand-in has the options."""
+    critic, log = folder / "critic", folder / "asked.jsonl"
+    critic.mkdir()
+    shutil.copy(Path(module.__file__).parents[1] / "contracts/tiny.yaml", critic / "contract.yaml")
+    for name in ("model.safetensors", "config.json"):
+        (critic / name).write_text("{}")
+    ratings = f"sqlite:///{folder}/feedback.db"
+    given = Settings(**{"feedback_url": ratings} | settings)
+
+    def command(model: str, where: list[str], **_: Any) -> list[str]:
+        return [sys.executable, str(FAKE), *where, "--asked", str(log), *options]
+
+    app = Gate(create_app(given, lambda: (critic, "tiny:1")), given)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("critic.service.judging.vllm_command", command)
+        patch.setattr("critic.service.supervisor._PAUSES", (0.1,))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.01)
+                assert thread.is_alive(), "the service hasn't started: its log says why"
+            yield Service(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", log, ratings)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture
+def service(running: Service) -> Service:
+    running.until_ready()
+    return running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
+    with service.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Has room for two answers, and for requests of 200 kB."""
+    with serve(tmp_path_factory.mktemp("narrow"), concurrency=1, queue=1, max_body_bytes=200_000) as service:
+        yield service
+
+
+@pytest.fixture
+def small(narrow: Service) -> Iterator[httpx.Client]:
+    narrow.until_ready()
+    with narrow.client() as client:
+        yield client
+        until(lambda: not pending())
+
+
+def until(come: Callable[[], Any]) -> None:
+    begun = time.monotonic()
+    while not come():
+        assert time.monotonic() - begun < 20
+        time.sleep(0.02)
+
+
+def pending() -> float:
+    return REGISTRY.get_sample_value("critic_pending") or 0.0
+
+
+def upload(instruction: str, source: bytes = GOOD, edited: bytes = GOOD, **fields: Any) -> dict[str, Any]:
+    """A request of /score."""
+    return {"files": {"source": source, "edited": edited}, "data": {"instruction": instruction, **fields}}
 
 
 def pair(instruction: str, **changes: Any) -> dict[str, Any]:
-    pictures = {"source": base64.b64encode(GOOD).decode(), "edited": base64.b64encode(OTHER.getvalue()).decode()}
-    return {**pictures, "instruction": instruction, **changes}
+    """One of /score_batch."""
+    return {"source": base64_of(GOOD), "edited": base64_of(GOOD), "instruction": instruction, **changes}
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[Running]]:
-    """Starts a service with settings, and vLLM's stand-in with `options`; waits until a score can be given."""
-    folder = tmp_path_factory.mktemp("critic")
-    shutil.copytree(TINY, folder, dirs_exist_ok=True)
-    (folder / "contract.yaml").write_text(load_contract("tiny").text)
-
-    @contextmanager
-    def start(*options: str, wait: bool = True, **given: Any) -> Iterator[Running]:
-        home = tmp_path_factory.mktemp("service")
-        url = f"sqlite:///{home}/feedback.db"
-        settings = Settings(**{"feedback_url": url, **given})
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "critic.service.judging.vllm_command",
-                lambda folder, where, **_: [sys.executable, str(FAKE), *where, *options],
-            )
-            app = create_app(settings, lambda: (folder, "tiny:7"))
-            server = uvicorn.Server(uvicorn.Config(Gate(app, settings), port=0, log_level="critical"))
-            thread = threading.Thread(target=server.run)
-            thread.start()
-            while not server.started:
-                assert thread.is_alive()
-                thread.join(0.01)
-            address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-            try:
-                with httpx.Client(base_url=address, timeout=30, trust_env=False) as http:
-                    running = Running(app, http, url)
-                    if wait:
-                        running.until(running.ready)
-                    yield running
-            finally:
-                server.should_exit = True
-                thread.join()
-
-    return start
+def ask(text: str, **fields: Any) -> dict[str, Any]:
+    """A request of /v1/chat/completions."""
+    return {"model": "critic", "messages": [{"role": "user", "content": text}], **fields}
 
 
-@pytest.fixture(scope="module")
-def service(start: Callable[..., AbstractContextManager[Running]]) -> Iterator[Running]:
-    with start(max_pairs=8) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def all_room_is_free_again(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "service" in request.fixturenames:
-        running = request.getfixturevalue("service")
-        running.until(lambda: running.pending == 0)
-
-
-def code(answer: httpx.Response) -> str:
-    return answer.json()["error"]["code"]
+def refusal(reply: httpx.Response) -> tuple[int, str]:
+    """Status and code; the rest of a refusal is what it is to be."""
+    error = Refusal.model_validate_json(reply.content).error
+    assert error.message and error.request_id == reply.headers["X-Request-ID"]
+    return reply.status_code, error.code
 
 
 # --- scores
 
 
-def test_a_verdict_says_what_the_critic_wrote_and_which_critic_it_is(service: Running) -> None:
-    answer = service.post(
-        "/score",
-        files={"source": GOOD, "edited": GOOD},
-        data={"instruction": "make it red; score=3.5"},
-        headers={"X-Request-ID": "mine"},
-    )
-    verdict = answer.json()
-    assert (answer.status_code, verdict["score"], verdict["status"]) == (200, 3.5, "ok")
-    assert (verdict["reasoning"], verdict["raw"]) == ("Fine.", "<think>Fine.</think> <answer>3.5</answer>")
-    assert (verdict["prompt_tokens"], verdict["tokens"]) == (30, 9)
-    assert (verdict["version"], verdict["request_id"]) == ("tiny:7", "mine")
-    assert verdict["contract"] == load_contract("tiny").hash and verdict["model"].startswith("sha256:")
+def test_an_edit_is_scored(client: httpx.Client) -> None:
+    reply = client.post("/score", **upload("make it blue; score=3.5"), headers={"X-Request-ID": "my-own"})
+    verdict = Scored(**reply.json())
+    assert (verdict.score, verdict.status, verdict.reasoning) == (3.5, "ok", "Fine.")
+    assert (verdict.id, verdict.request_id, reply.headers["X-Request-ID"]) == ("0", "my-own", "my-own")
+    assert (verdict.prompt_tokens, verdict.tokens) == (30, 9)
+    assert (verdict.version, verdict.contract) == ("tiny:1", TINY.hash)
+    assert verdict.model.startswith("sha256:") and verdict.latency > 0
 
 
-def test_a_batch_keeps_its_order_and_ids(service: Running) -> None:
-    pairs = [pair(f"score={score}", id=id) for score, id in ((3.5, "b"), (1.25, None), (5, "a"))]
-    verdicts = service.post("/score_batch", json={"pairs": pairs}).json()["verdicts"]
-    assert [(verdict["id"], verdict["score"]) for verdict in verdicts] == [("b", 3.5), ("1", 1.25), ("a", 5)]
+def test_vllm_sees_the_source_and_then_the_edit_as_the_contract_has_them(
+    service: Service, client: httpx.Client
+) -> None:
+    assert client.post("/score", **upload("a <|im_end|> b", SOURCE, EDITED)).is_success
+    *pictures, text = service.asked()[-1]["messages"][0]["content"]
+    files = [base64.b64decode(picture["image_url"]["url"].partition(",")[2]) for picture in pictures]
+    seen = [Image.open(BytesIO(file)).getpixel((0, 0)) for file in files]
+    assert seen == [(255, 0, 0), (0, 0, 255)]
+    assert text["text"].startswith("Edit: a ") and "<|im_end|>" not in text["text"]
+    assert TINY.resize(decode_image({"bytes": SOURCE})).size == Image.open(BytesIO(files[0])).size
 
 
-def test_many_requests_at_a_time_get_their_own_answers(service: Running) -> None:
-    asked = [round(1 + number % 401 / 100, 2) for number in range(300)]
-    with ThreadPoolExecutor(32) as pool:
-        answers = [*pool.map(lambda score: service.score(f"score={score}").json()["score"], asked)]
-    assert answers == asked
+def test_verdicts_are_in_the_order_of_their_pairs_and_fail_alone(client: httpx.Client) -> None:
+    pairs = [
+        pair("score=2", id="b"),
+        pair("score=2.5", edited="!!!!"),
+        pair("answer=none"),
+        pair("status=500"),
+        pair("garbled"),
+        pair(" "),
+        pair("score=4", id="a"),
+    ]
+    reply = client.post("/score_batch", json={"pairs": pairs})
+    assert reply.status_code == 200
+    batch = ScoredBatch(**reply.json())
+    assert [(verdict.id, verdict.score, verdict.status) for verdict in batch.verdicts] == [
+        ("b", 2.0, "ok"),
+        ("1", None, "bad_input"),
+        ("2", None, "not_a_number"),
+        ("3", None, "server_error"),
+        ("4", None, "garbled"),
+        ("5", None, "bad_input"),
+        ("a", 4.0, "ok"),
+    ]
+    assert batch.verdicts[1].detail.startswith("edited: the picture is no base64")
+    assert {verdict.request_id for verdict in batch.verdicts} == {batch.request_id, reply.headers["X-Request-ID"]}
+    assert {(verdict.model, verdict.contract, verdict.version) for verdict in batch.verdicts} == {
+        (batch.verdicts[0].model, TINY.hash, "tiny:1")
+    }
 
 
-def test_a_pair_that_cant_be_taken_is_told_apart_from_the_others(service: Running) -> None:
-    pairs = [pair("score=2"), pair("score=3", edited=base64.b64encode(b"GIF89a").decode()), pair(" \t")]
-    first, second, third = service.post("/score_batch", json={"pairs": pairs}).json()["verdicts"]
-    assert first["score"] == 2 and first["receipt"]
-    for verdict, why in ((second, "edited: this is no PNG"), (third, "the instruction is empty")):
-        assert (verdict["score"], verdict["status"], verdict["receipt"]) == (None, "bad_input", "")
-        assert verdict["detail"].startswith(why)
+def test_an_answer_that_cant_be_read_is_no_error_and_no_score(client: httpx.Client) -> None:
+    reply = client.post("/score", **upload("answer=seven"))
+    assert (reply.status_code, reply.json()["score"], reply.json()["status"]) == (200, None, "not_a_number")
+    assert "seven" in reply.json()["raw"]
 
 
-def test_a_request_of_which_nothing_can_be_taken_is_refused(service: Running) -> None:
-    answer = service.post("/score_batch", json={"pairs": [pair("x", edited="R0lGODlh")] * 2})
-    assert (answer.status_code, code(answer)) == (415, "not_a_picture")
+def test_the_ways_to_score_reach_vllm(service: Service, client: httpx.Client) -> None:
+    def asked(mode: str, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
+        before = len(service.asked())
+        reply = client.post("/score_batch", json={"pairs": [pair("score=3.5")], "mode": mode, **options})
+        return reply.json()["verdicts"][0], service.asked()[before:]
+
+    verdict, (greedy,) = asked("greedy")
+    assert (verdict["mode"], greedy["temperature"], greedy["max_tokens"]) == ("greedy", 0.0, 1024)
+    verdict, (direct,) = asked("direct")
+    assert verdict["mode"] == "direct" and direct["messages"][0]["content"][-1]["text"].endswith(". Score.")
+    verdict, expected = asked("expected")
+    assert verdict["mode"] == "expected" and expected[-1]["top_logprobs"] == 20
+
+    options = {"samples": 3, "temperature": 0.5, "seed": 7}
+    verdict, samples = asked("average", **options)
+    assert (verdict["samples"], verdict["score"], verdict["spread"]) == ([3.5] * 3, 3.5, 0.0)
+    assert {sample["temperature"] for sample in samples} == {0.5}
+    seeds = {sample["seed"] for sample in samples}
+    assert len(seeds) == 3
+    assert {sample["seed"] for sample in asked("average", **options)[1]} == seeds
+    assert {sample["seed"] for sample in asked("average", **options | {"seed": 8})[1]} & seeds == set()
 
 
-@pytest.mark.parametrize(("written", "status"), [("many", "not_a_number"), ("9", "out_of_range")])
-def test_an_answer_that_cant_be_read_is_no_score(service: Running, written: str, status: str) -> None:
-    answer = service.score(f"answer={written}")
-    verdict = answer.json()
-    assert (answer.status_code, verdict["score"], verdict["status"]) == (200, None, status)
-    assert written in verdict["detail"] and verdict["receipt"]
+def test_the_ways_to_score_are_those_of_the_form_too(client: httpx.Client) -> None:
+    verdict = client.post("/score", **upload("score=2", mode="average", samples="2", temperature="0.5")).json()
+    assert (verdict["mode"], verdict["samples"]) == ("average", [2.0, 2.0])
 
 
-def test_samples_are_as_many_as_are_asked_for(service: Running) -> None:
-    verdict = service.score("score=2.5", mode="average", samples=5, seed=3).json()
-    assert (verdict["mode"], verdict["samples"], verdict["spread"]) == ("average", [2.5] * 5, 0)
+def test_many_at_a_time_are_never_mixed_up(service: Service) -> None:
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60, trust_env=False) as client:
+            asked = (client.post("/score", **upload(f"score={score}", SOURCE, EDITED)) for score in scores)
+            return await asyncio.gather(*asked)
+
+    scores = [1 + number / 16 for number in range(64)]
+    assert [reply.json()["score"] for reply in asyncio.run(all_at_once())] == scores
 
 
-def test_edits_are_ranked_and_equal_ones_share_a_rank(service: Running) -> None:
-    """The stand-in goes by the text, which all edits of a comparison share."""
-    edits = [{"edited": base64.b64encode(GOOD).decode(), "id": name} for name in ("a", "b")]
-    asked = pair("score=4", edits=[*edits, {"edited": "R0lGODlh"}])
-    del asked["edited"]
-    ranking = service.post("/compare", json=asked).json()["ranking"]
-    assert [(one["id"], one["rank"], one["score"]) for one in ranking] == [
-        ("a", 1, 4),
-        ("b", 1, 4),
-        ("2", None, None),
+# --- rankings and rewards
+
+
+def test_edits_are_ranked_and_those_without_a_score_are_last(client: httpx.Client) -> None:
+    """The instruction is one for all, so that only a picture can make the stand-in's answers differ."""
+    edits = [{"edited": base64_of(GOOD), "id": "a"}, {"edited": "!!!!"}, {"edited": base64_of(JPEG), "id": "c"}]
+    comparison = {"source": base64_of(GOOD), "instruction": "score=3.5", "edits": edits}
+    reply = client.post("/compare", json=comparison)
+    ranking = Ranking(**reply.json()).ranking
+    assert [(edit.id, edit.rank, edit.score) for edit in ranking] == [
+        ("a", 1, 3.5),
+        ("c", 1, 3.5),
+        ("1", None, None),
+    ]
+    assert ranking[-1].status == "bad_input"
+
+
+def test_the_best_edit_has_rank_1_and_equal_ones_share_theirs(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = module.Submission
+
+    def told(id: str, source: bytes, edited: bytes, instruction: str) -> Any:
+        return read(id, source, edited, f"{instruction}; {id}")
+
+    monkeypatch.setattr(module, "Submission", told)
+    ids = ["score=2", "answer=none", "score=4.5", "score=2.0", "score=1"]
+    edits = [{"edited": base64_of(GOOD), "id": id} for id in ids]
+    reply = client.post("/compare", json={"source": base64_of(GOOD), "instruction": "x", "edits": edits})
+    assert [(edit["id"], edit["rank"]) for edit in reply.json()["ranking"]] == [
+        ("score=4.5", 1),
+        ("score=2", 2),
+        ("score=2.0", 2),
+        ("score=1", 4),
+        ("answer=none", None),
     ]
 
 
-def test_better_edits_come_first(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = module._score
-
-    async def by_id(request: Any, submissions: Any, options: Any) -> Any:
-        verdicts = await whole(request, submissions, options)
-        return [verdict.model_copy(update={"score": float(verdict.id)}) for verdict in verdicts]
-
-    monkeypatch.setattr(module, "_score", by_id)
-    edits = [{"edited": base64.b64encode(GOOD).decode(), "id": score} for score in ("2", "5", "3", "5")]
-    asked = pair("x", edits=edits)
-    del asked["edited"]
-    ranking = service.post("/compare", json=asked).json()["ranking"]
-    assert [(one["id"], one["rank"]) for one in ranking] == [("5", 1), ("5", 1), ("3", 3), ("2", 4)]
-
-
-def test_rewards_are_on_the_scale_that_is_asked_for_and_null_where_there_is_no_score(service: Running) -> None:
-    pairs = [pair("score=2"), pair("answer=many"), pair("score=5")]
-    for scale, expected in (("mos", [2, None, 5]), ("unit", [0.25, None, 1])):
-        rewarded = service.post("/rewards", json={"pairs": pairs, "scale": scale}).json()
-        assert rewarded["rewards"] == expected
-        assert rewarded["statuses"] == ["ok", "not_a_number", "ok"]
-        assert [bool(detail) for detail in rewarded["details"]] == [False, True, False]
-        assert rewarded["version"] == "tiny:7"
-
-
-# --- what goes wrong
-
-
 @pytest.mark.parametrize(
-    ("instruction", "status", "name"),
-    [
-        ("status=500", 503, "server_error"),
-        ("status=400", 422, "refused"),
-        ("garbled", 502, "garbled"),
-    ],
+    ("scale", "rewards"), [("mos", [1.0, None, 4.0, None]), ("unit", [0.0, None, 0.75, None])]
 )
-def test_vllms_failures_are_no_scores(service: Running, instruction: str, status: int, name: str) -> None:
-    answer = service.score(instruction)
-    assert (answer.status_code, code(answer)) == (status, name)
-    assert ("Retry-After" in answer.headers) == (status == 503)
-
-
-def test_a_failure_among_scores_is_that_pairs_own(service: Running) -> None:
-    first, second = service.batch("status=500", "score=4").json()["verdicts"]
-    assert (first["score"], first["status"], second["score"]) == (None, "server_error", 4)
-
-
-def test_vllms_death_is_a_503_and_it_comes_back(
-    start: Callable[..., AbstractContextManager[Running]], monkeypatch: pytest.MonkeyPatch
+def test_rewards_are_in_order_and_a_failure_is_no_number(
+    client: httpx.Client, scale: str, rewards: list[float | None]
 ) -> None:
-    monkeypatch.setattr("critic.service.supervisor._PAUSES", (0.2,))
-    with start() as service:
-        answer = service.score("dies")
-        assert (answer.status_code, code(answer)) == (503, "unreachable") and answer.headers["Retry-After"]
-        service.until(lambda: not service.ready())
-        assert code(service.score("score=2")) in ("engine_lost", "engine_starting")
-        service.until(service.ready)
-        assert service.score("score=2").json()["score"] == 2
-        with (
-            pytest.raises(httpx.TransportError),
-            service.http.stream(
-                "POST", "/v1/chat/completions", json=chat({"type": "text", "text": "dies"}, stream=True)
-            ) as stream,
-        ):
-            assert [*stream.iter_text()] == "never: an answer that breaks off must not look whole"
-        service.until(lambda: service.pending == 0)
+    pairs = [pair("score=1"), pair("answer=none"), pair("score=4"), pair("score=4", source="AAAA")]
+    reply = client.post("/rewards", json={"pairs": pairs, "scale": scale})
+    rewarded = Rewarded(**reply.json())
+    assert rewarded.rewards == rewards
+    assert rewarded.statuses == ["ok", "not_a_number", "ok", "bad_input"]
+    assert [bool(detail) for detail in rewarded.details] == [False, True, False, True]
+    assert (rewarded.version, rewarded.contract) == ("tiny:1", TINY.hash)
 
 
-def test_an_answer_that_takes_too_long_is_a_504(
-    start: Callable[..., AbstractContextManager[Running]], tmp_path: Path
-) -> None:
-    with start(timeout=0.5) as service:
-        answer = service.score(f"wait={tmp_path}/never")
-        assert (answer.status_code, code(answer)) == (504, "timed_out")
-        chatted = service.post(
-            "/v1/chat/completions", json=chat({"type": "text", "text": f"wait={tmp_path}/never"})
-        )
-        assert (chatted.status_code, code(chatted)) == (504, "timed_out")
+# --- ratings
 
 
-def test_nothing_is_answered_before_a_score_can_be_given(
-    start: Callable[..., AbstractContextManager[Running]],
-) -> None:
-    with start("--slow", "60", wait=False) as service:
-        for answer in (service.score("x"), service.http.get("/v1/models"), service.post("/v1/chat/completions")):
-            assert (answer.status_code, code(answer)) == (503, "engine_starting")
-            assert int(answer.headers["Retry-After"]) > 0
-        assert service.http.get("/").status_code == 200
-
-
-def test_what_the_service_itself_does_wrong_is_a_500_that_tells_nothing(
-    service: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_down(*_: Any) -> None:
-        raise RuntimeError("a secret")
-
-    monkeypatch.setattr(module, "_acknowledge", break_down)
-    files = {"source": GOOD, "edited": GOOD}
-    answer = httpx.post(
-        service.http.base_url.join("/score"), files=files, data={"instruction": "x"}, trust_env=False
+def test_a_rating_is_kept_with_what_was_rated(service: Service, client: httpx.Client) -> None:
+    verdict = client.post("/score", **upload("score=2", SOURCE, EDITED)).json()
+    rating = {"receipt": verdict["receipt"], "rater": "ann", "score": 4.5, "comment": "better than that"}
+    reply = client.post("/feedback", json=rating)
+    assert reply.status_code == 201
+    *_, kept = Feedback(service.ratings).rows()
+    assert (kept.id, kept.rater, kept.score, kept.comment) == (reply.json()["id"], "ann", 4.5, "better than that")
+    assert (kept.critic_score, kept.critic_status, kept.instruction) == (2.0, "ok", "score=2")
+    assert kept.source_sha256 == sha256(SOURCE).hexdigest()
+    assert kept.edited_sha256 == sha256(EDITED).hexdigest()
+    assert (kept.request_id, kept.version, kept.model) == (
+        verdict["request_id"],
+        verdict["version"],
+        verdict["model"],
     )
-    assert (answer.status_code, code(answer)) == (500, "internal")
-    assert "secret" not in answer.text
+
+
+def test_what_has_no_score_can_be_rated_and_what_was_never_shown_cant(
+    service: Service, client: httpx.Client
+) -> None:
+    pairs = [pair("answer=none"), pair("score=2", source="AAAA")]
+    unread, untaken = client.post("/score_batch", json={"pairs": pairs}).json()["verdicts"]
+    assert untaken["receipt"] == ""
+    reply = client.post("/feedback", json={"receipt": unread["receipt"], "rater": "ann", "score": 1})
+    assert reply.status_code == 201
+    *_, kept = Feedback(service.ratings).rows()
+    assert (kept.critic_score, kept.critic_status) == (None, "not_a_number")
+
+
+def test_a_receipt_of_another_service_is_refused(client: httpx.Client) -> None:
+    receipt = client.post("/score", **upload("score=2")).json()["receipt"]
+    reply = client.post("/feedback", json={"receipt": receipt[:-2], "rater": "ann", "score": 4.5})
+    assert refusal(reply) == (422, "forged_receipt")
+
+
+def test_a_rating_that_cant_be_kept_is_to_be_sent_again(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise FeedbackError("the disk is full")
+
+    receipt = client.post("/score", **upload("score=2")).json()["receipt"]
+    monkeypatch.setattr(Feedback, "add", full)
+    reply = client.post("/feedback", json={"receipt": receipt, "rater": "ann", "score": 4.5})
+    assert refusal(reply) == (503, "no_feedback")
+    assert reply.headers["Retry-After"] == "60" and "disk" not in reply.text
+
+
+def test_pictures_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with serve(tmp_path, keep_images=kept) as service, service.client() as client:
+        service.until_ready()
+        pairs = [pair("score=2", edited=base64_of(WEBP)), pair("score=2", source=base64_of(JPEG), edited="AAAA")]
+        assert client.post("/score_batch", json={"pairs": pairs}).status_code == 200
+    files = sorted(path for path in kept.rglob("*") if path.is_file())
+    assert sorted(path.read_bytes() for path in files) == sorted([GOOD, WEBP])
+    assert {path.name for path in files} == {
+        f"{sha256(GOOD).hexdigest()}.png",
+        f"{sha256(WEBP).hexdigest()}.webp",
+    }
+
+
+# --- OpenAI's interface
+
+
+def test_a_chat_is_vllms_own(service: Service, client: httpx.Client) -> None:
+    reply = client.post("/v1/chat/completions", json=ask("score=3.5", temperature=0.25))
+    assert reply.json()["choices"][0]["message"]["content"] == "Fine.</think> <answer>3.5</answer>"
+    asked = service.asked()[-1]
+    assert (asked["model"], asked["temperature"], asked["max_completion_tokens"]) == ("critic", 0.25, 1024)
+    assert asked["messages"] == [{"role": "user", "content": "score=3.5"}]
+
+
+def test_the_model_has_a_name(client: httpx.Client) -> None:
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["critic"]
+    nameless = {"messages": ask("score=3.5")["messages"]}
+    assert client.post("/v1/chat/completions", json=nameless).is_success
+    other = client.post("/v1/chat/completions", json=ask("score=3.5", model="gpt-4o"))
+    assert refusal(other) == (404, "no_such_model")
+
+
+def test_a_streamed_chat_comes_a_word_at_a_time(client: httpx.Client, tmp_path: Path) -> None:
+    asked = ask(f"score=3.5 wait={tmp_path}/go", stream=True)
+    with client.stream("POST", "/v1/chat/completions", json=asked) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream") and reply.headers["X-Request-ID"]
+        words = reply.iter_lines()
+        assert next(words) == "data: Fine.</think>"
+        (tmp_path / "go").touch()
+        assert [word for word in words if word] == ["data: <answer>3.5</answer>", "data: [DONE]"]
+
+
+def test_vllms_own_errors_are_passed_on_to_who_speaks_to_it(client: httpx.Client) -> None:
+    reply = client.post("/v1/chat/completions", json=ask("status=400"))
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "as you like it")
+
+
+# --- what becomes of vLLM's failures
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "said"),
+    ("words", "refused"),
     [
-        ("/score_batch", {"pairs": []}, "body.pairs: List should have at least 1 item"),
-        ("/score_batch", {"pairs": [pair("x")], "mod": "greedy"}, "body.mod: Extra inputs are not permitted"),
-        ("/rewards", {"pairs": [pair("x")], "scale": "percent"}, "body.scale: Input should be 'mos' or 'unit'"),
-        ("/compare", {"source": "x", "instruction": "x", "edits": []}, "body.edits: List should have at least 2"),
+        ("status=500", (503, "server_error")),
+        ("status=429", (503, "server_error")),
+        ("status=400", (422, "refused")),
+        ("garbled", (502, "garbled")),
     ],
 )
-def test_what_is_wrong_with_a_request_is_named(service: Running, path: str, body: Any, said: str) -> None:
-    answer = service.post(path, json=body)
-    assert (answer.status_code, code(answer)) == (422, "invalid")
-    assert answer.json()["error"]["message"].startswith(said)
+def test_what_vllm_fails_at_is_told_apart(client: httpx.Client, words: str, refused: tuple[int, str]) -> None:
+    for reply in (
+        client.post("/score", **upload(words)),
+        client.post("/rewards", json={"pairs": [pair(words), pair(words)]}),
+    ):
+        assert refusal(reply) == refused
+        assert ("Retry-After" in reply.headers) == (refused[0] == 503)
 
 
-def test_more_pairs_than_a_request_may_have_are_refused(service: Running) -> None:
-    answer = service.batch(*["x"] * 9)
-    assert (answer.status_code, code(answer)) == (413, "too_many_pairs")
+def test_vllm_may_take_only_so_long(tmp_path: Path) -> None:
+    with serve(tmp_path, timeout=1.0) as service, ThreadPoolExecutor() as pool, service.client() as client:
+        service.until_ready()
+        score = pool.submit(client.post, "/score", **upload(f"wait={tmp_path}/go"))
+        chat = pool.submit(client.post, "/v1/chat/completions", json=ask(f"wait={tmp_path}/go"))
+        assert refusal(score.result()) == (504, "timed_out")
+        assert refusal(chat.result()) == (504, "timed_out")
 
 
-@pytest.mark.parametrize("id", ["\ud800", "\0", "a\nb", "\N{SNOWMAN}", ""])
-def test_odd_ids_do_no_harm(service: Running, id: str) -> None:
-    body = json.dumps({"pairs": [pair("score=2", id=id)]})
-    answer = service.post("/score_batch", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == (422 if id == "\ud800" else 200)
-    if answer.is_success:
-        assert answer.json()["verdicts"][0]["id"] == id
+def test_a_vllm_that_dies_costs_its_requests_a_503_and_comes_back(service: Service, client: httpx.Client) -> None:
+    reply = client.post("/score", **upload("dies"))
+    assert refusal(reply) == (503, "unreachable") and int(reply.headers["Retry-After"]) > 0
+    service.until_ready()
+    reply = client.post("/v1/chat/completions", json=ask("dies"))
+    assert refusal(reply) == (503, "unreachable") and int(reply.headers["Retry-After"]) > 0
+    service.until_ready()
+    assert client.post("/score", **upload("score=3.5")).json()["score"] == 3.5
+
+
+def test_a_stream_that_vllm_breaks_off_doesnt_look_like_one_that_ended(client: httpx.Client) -> None:
+    with client.stream("POST", "/v1/chat/completions", json=ask("dies", stream=True)) as reply:
+        assert reply.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            reply.read()
+
+
+def test_nothing_is_asked_of_a_vllm_that_isnt_ready(tmp_path: Path) -> None:
+    with serve(tmp_path, "--slow", "60") as service, service.client() as client:
+        for reply in (
+            client.post("/score", **upload("score=3.5")),
+            client.post("/score_batch", json={"pairs": [pair("score=3.5")]}),
+            client.post("/v1/chat/completions", json=ask("score=3.5")),
+            client.get("/v1/models"),
+        ):
+            assert refusal(reply) == (503, "engine_starting") and int(reply.headers["Retry-After"]) > 0
+        assert client.get("/").status_code == 200
+    assert not service.log.exists()
 
 
 # --- how much at a time
 
 
-def test_room_is_held_while_an_answer_is_written_and_no_longer(
-    start: Callable[..., AbstractContextManager[Running]], tmp_path: Path
+FULL = {"mode": "average", "samples": 2}
+"""As many answers as the narrow service holds."""
+
+
+def leave(client: httpx.Client, path: str, **request: Any) -> None:
+    """Ask, and go before there is an answer."""
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(path, **request, timeout=0.3)
+    until(lambda: pending() == 2)
+
+
+def test_more_than_the_queue_holds_is_told_when_to_come_again(small: httpx.Client, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(small.post, "/score", **upload(f"score=3.5 wait={tmp_path}/go", **FULL))
+        until(lambda: pending() == 2)
+        for reply in (
+            small.post("/score", **upload("score=3.5")),
+            small.post("/v1/chat/completions", json=ask("score=3.5")),
+        ):
+            assert refusal(reply) == (429, "busy") and 1 <= int(reply.headers["Retry-After"]) <= 60
+        (tmp_path / "go").touch()
+        assert waiting.result().json()["score"] == 3.5
+    assert small.post("/score", **upload("score=3.5")).json()["score"] == 3.5
+
+
+def test_each_answer_of_a_chat_counts(small: httpx.Client, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        asked = ask(f"wait={tmp_path}/go", n=2)
+        waiting: Future[httpx.Response] = pool.submit(small.post, "/v1/chat/completions", json=asked)
+        until(lambda: pending() == 2)
+        assert refusal(small.post("/score", **upload("score=3.5"))) == (429, "busy")
+        (tmp_path / "go").touch()
+        assert len(waiting.result().json()["choices"]) == 2
+
+
+def test_more_than_will_ever_fit_is_told_to_send_fewer(small: httpx.Client) -> None:
+    for reply in (
+        small.post("/score", **upload("score=3.5", mode="average", samples=3)),
+        small.post("/v1/chat/completions", json=ask("score=3.5", n=3)),
+        small.post("/score_batch", json={"pairs": [pair("x", source="AAAA", edited="AAAA")] * 3}),
+    ):
+        assert refusal(reply) == (413, "too_many_answers")
+    reply = small.post("/score_batch", json={"pairs": [pair("x", source="AAAA", edited="AAAA")] * 65})
+    assert refusal(reply) == (413, "too_many_pairs")
+
+
+def scored(client: httpx.Client, go: Path) -> None:
+    assert client.post("/score", **upload("score=3.5", **FULL)).is_success
+
+
+def refused(client: httpx.Client, go: Path) -> None:
+    assert client.post("/score", **upload("score=3.5", b"GIF89a", **FULL)).status_code == 415
+
+
+def failed(client: httpx.Client, go: Path) -> None:
+    assert client.post("/score", **upload("status=500", **FULL)).status_code == 503
+
+
+def died(client: httpx.Client, go: Path) -> None:
+    assert client.post("/score", **upload("dies", **FULL)).status_code == 503
+
+
+def died_in_a_stream(client: httpx.Client, go: Path) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.post("/v1/chat/completions", json=ask("dies", stream=True, n=2))
+
+
+def left_before_the_verdict(client: httpx.Client, go: Path) -> None:
+    leave(client, "/score", **upload(f"wait={go}", **FULL))
+    go.touch()
+
+
+def left_before_the_chat_began(client: httpx.Client, go: Path) -> None:
+    leave(client, "/v1/chat/completions", json=ask(f"wait={go}", n=2))
+    go.touch()
+
+
+def left_in_a_stream(client: httpx.Client, go: Path) -> None:
+    """vLLM would write on for ever."""
+    with client.stream("POST", "/v1/chat/completions", json=ask(f"wait={go}", stream=True, n=2)) as reply:
+        assert next(reply.iter_lines()) == "data: Fine.</think>" and pending() == 2
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        scored,
+        refused,
+        failed,
+        died,
+        died_in_a_stream,
+        left_before_the_verdict,
+        left_before_the_chat_began,
+        left_in_a_stream,
+    ],
+)
+def test_room_is_free_again(
+    narrow: Service, small: httpx.Client, tmp_path: Path, happens: Callable[[httpx.Client, Path], None]
 ) -> None:
-    with start(concurrency=1, queue=1) as service, ThreadPoolExecutor(2) as pool:
-        now = tmp_path / "now"
-        waiting = [pool.submit(service.score, f"wait={now} score=2") for _ in range(2)]
-        service.until(lambda: service.pending == 2)
-        answer = service.score("score=3")
-        assert (answer.status_code, code(answer)) == (429, "busy") and int(answer.headers["Retry-After"]) >= 1
-        chatted = service.post("/v1/chat/completions", json=chat())
-        assert (chatted.status_code, code(chatted)) == (429, "busy")
-        assert service.http.get("/v1/models").status_code == 200
-        now.touch()
-        assert [asked.result().json()["score"] for asked in waiting] == [2, 2]
-        assert code(service.score("x", mode="average", samples=3)) == "too_many_answers"
-        assert code(service.post("/v1/chat/completions", json=chat(n=3))) == "too_many_answers"
-        for instruction in ("score=3", "status=500", "garbled", " "):
-            service.score(instruction)
-            assert service.pending == 0, instruction
+    happens(small, tmp_path / "go")
+    until(lambda: pending() == 0)
+    narrow.until_ready()
+    assert small.post("/score", **upload("score=3.5", **FULL)).status_code == 200
 
 
-def test_a_client_that_goes_away_leaves_its_room(service: Running, tmp_path: Path) -> None:
-    body = chat({"type": "text", "text": f"wait={tmp_path}/never"}, stream=True)
-    with service.http.stream("POST", "/v1/chat/completions", json=body) as stream:
-        words = stream.iter_text()
-        assert next(words).startswith("data: Fine.")
-        assert service.pending == 1
-    service.until(lambda: service.pending == 0)
-
-
-def test_a_client_that_is_gone_before_its_stream_begins_leaves_its_room() -> None:
-    class Room:
-        free = False
-
-        async def __aenter__(self) -> None:
-            pass
-
-        async def __aexit__(self, *error: object) -> None:
-            self.free = True
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        raise OSError("gone")
-
-    room = Room()
-    response = module._PassedOn(httpx.Response(200, content=b"x"), room)  # type: ignore[arg-type]
-    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
-    with pytest.raises(Exception):  # noqa: B017, PT011
-        asyncio.run(response(scope, receive, send))  # type: ignore[arg-type]
-    assert room.free
-
-
-def test_a_key_has_so_many_answers_a_minute(start: Callable[..., AbstractContextManager[Running]]) -> None:
-    with start(keys="ann:ann-has-this-key-0:3") as service:
-        service.http.headers["Authorization"] = "Bearer ann-has-this-key-0"
-        assert service.batch("score=1", "score=2").status_code == 200
-        answer = service.batch("score=1", "score=2")
-        assert (answer.status_code, code(answer)) == (429, "rate_limited")
-        assert 1 <= int(answer.headers["Retry-After"]) <= 60
-        assert service.score("score=1").status_code == 200
-        assert code(service.score("x", mode="average", samples=4)) == "too_many_answers"
-
-
-# --- chats
-
-
-def test_a_chat_is_vllms_own_as_it_comes(service: Running, tmp_path: Path) -> None:
-    now = tmp_path / "now"
-    body = chat({"type": "text", "text": f"score=4.5 wait={now}"}, stream=True)
-    with service.http.stream("POST", "/v1/chat/completions", json=body) as stream:
-        words = stream.iter_text()
-        assert next(words).startswith("data: Fine.")
-        assert stream.headers["content-type"].startswith("text/event-stream")
-        now.touch()
-        assert "".join(words).endswith("data: <answer>4.5</answer>\n\ndata: [DONE]\n\n")
-    whole = service.post("/v1/chat/completions", json=chat({"type": "text", "text": "score=4.5"}, n=2))
-    assert len(whole.json()["choices"]) == 2
-    assert service.http.get("/v1/models").json()["data"][0]["id"] == "critic"
-    refused = service.post("/v1/chat/completions", json=chat({"type": "text", "text": "status=418"}))
-    assert (refused.status_code, refused.json()["error"]["message"]) == (418, "as you like it")
-
-
-# --- ratings and pictures
-
-
-def test_a_rating_is_of_what_was_scored(service: Running) -> None:
-    verdict = service.score("score=3.5").json()
-    rating = {"receipt": verdict["receipt"], "rater": "ann", "score": 2, "comment": "no"}
-    kept = service.post("/feedback", json=rating)
-    assert kept.status_code == 201
-    (row,) = [row for row in Feedback(service.feedback_url).rows() if row.id == kept.json()["id"]]
-    assert (row.rater, row.score, row.critic_score, row.comment) == ("ann", 2, 3.5, "no")
-    assert (row.request_id, row.version, row.instruction) == (verdict["request_id"], "tiny:7", "score=3.5")
-    assert (row.source_sha256, row.edited_sha256) == (
-        sha256(GOOD).hexdigest(),
-        sha256(OTHER.getvalue()).hexdigest(),
+@pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions", "/feedback"])
+def test_a_request_of_too_many_bytes_is_refused(small: httpx.Client, path: str) -> None:
+    """Whether its head says so or not."""
+    form = (
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        b'--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n',
     )
-    for wrong, status in (({"receipt": "x"}, 422), ({"score": 6}, 422), ({"rater": ""}, 422)):
-        assert service.post("/feedback", json=rating | wrong).status_code == status
+    headers, begin = form if path == "/score" else (JSON, b"")
+    for content in (begin + b" " * 200_001, chain([begin], repeat(b" " * 1000, 201))):
+        assert refusal(small.post(path, content=content, headers=headers)) == (413, "too_big")
 
 
-def test_pictures_are_kept_where_that_is_wanted_and_only_of_what_was_taken(
-    start: Callable[..., AbstractContextManager[Running]], tmp_path: Path
-) -> None:
-    with start(keep_images=tmp_path / "kept") as service:
-        service.score("score=2")
-        service.post("/score_batch", json={"pairs": [pair("score=2"), pair("x", edited="R0lGODlh")]})
-    kept = {file.stem: file.read_bytes() for file in (tmp_path / "kept").rglob("*.png")}
-    assert kept == {sha256(file).hexdigest(): file for file in (GOOD, OTHER.getvalue())}
+def test_a_key_has_so_many_answers_a_minute(tmp_path: Path) -> None:
+    keys = "ann:ann-has-this-key,bob:bob-has-this-key:3"
+    with serve(tmp_path, keys=keys) as service, service.client(headers=BOB) as bob:
+        service.until_ready(**ANN)
+        assert bob.post("/score", **upload("score=3.5", **FULL)).is_success
+        busy = bob.post("/score", **upload("score=3.5", **FULL))
+        assert refusal(busy) == (429, "rate_limited") and 1 <= int(busy.headers["Retry-After"]) <= 60
+        assert refusal(bob.post("/v1/chat/completions", json=ask("x", n=2))) == (429, "rate_limited")
+        assert refusal(bob.post("/v1/chat/completions", json=ask("x", n=4))) == (413, "too_many_answers")
+        assert bob.post("/v1/chat/completions", json=ask("x", n=1)).is_success
+        assert bob.post("/score", **upload("score=3.5", **FULL), headers=ANN).is_success
+        with service.client() as stranger:
+            assert refusal(stranger.post("/score", **upload("score=3.5"))) == (401, "no_key")
+            assert refusal(stranger.get("/openapi.json")) == (401, "no_key")
+            assert stranger.get("/").is_success and stranger.get("/examples").is_success
 
 
 # --- pictures from elsewhere
 
 
-def test_nothing_is_fetched_unless_the_operator_allows_it(service: Running) -> None:
-    answer = service.post("/score_batch", json={"pairs": [pair("x", source="https://pictures.example/a.png")]})
-    assert (answer.status_code, code(answer)) == (403, "urls_off")
+def test_no_url_is_fetched_unless_its_host_is_allowed(client: httpx.Client) -> None:
+    reply = client.post("/score_batch", json={"pairs": [pair("x", source="https://pictures.example/cat.png")]})
+    assert refusal(reply) == (403, "urls_off")
 
 
-def test_what_is_fetched_for_a_request_is_limited(
-    start: Callable[..., AbstractContextManager[Running]], monkeypatch: pytest.MonkeyPatch
+def test_a_picture_is_fetched(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fetch(url: str, settings: Settings) -> bytes:
+        if url.endswith("lost.png"):
+            raise Refused(502, "url_failed", "pictures.example answered 404")
+        return JPEG
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    urls = {"source": "https://pictures.example/cat.png", "edited": "https://pictures.example/lost.png"}
+    pairs = [pair("score=2", source=urls["source"]), pair("score=2", **urls)]
+    good, bad = client.post("/score_batch", json={"pairs": pairs}).json()["verdicts"]
+    assert good["score"] == 2.0
+    assert (bad["status"], bad["detail"]) == ("bad_input", "edited: pictures.example answered 404")
+
+
+def test_what_is_fetched_is_held_to_a_requests_size_and_to_eight_at_a_time(
+    small: httpx.Client, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_a_time: list[int] = [0]
-    most = [0]
+    now, most, fetched = 0, 0, 0
 
     async def fetch(url: str, settings: Settings) -> bytes:
-        at_a_time[0] += 1
-        most[0] = max(most[0], at_a_time[0])
-        await asyncio.sleep(0.01)
-        at_a_time[0] -= 1
+        nonlocal now, most, fetched
+        now, fetched = now + 1, fetched + 1
+        most = max(most, now)
+        await asyncio.sleep(0.02)
+        now -= 1
         return GOOD
 
     monkeypatch.setattr(module, "fetch", fetch)
-    with start(url_hosts="pictures.example", max_body_bytes=40 * len(GOOD)) as service:
-        pairs = [pair("score=2", source="https://pictures.example/a.png", edited="https://pictures.example/b.png")]
-        answer = service.post("/score_batch", json={"pairs": pairs * 10})
-        assert [verdict["score"] for verdict in answer.json()["verdicts"]] == [2] * 10
-        assert most == [8]
-        verdicts = service.post("/score_batch", json={"pairs": pairs * 40}).json()["verdicts"]
-        refused = [verdict for verdict in verdicts if verdict["status"] == "bad_input"]
-        assert 10 <= len(refused) <= 20
-        assert "too many bytes" in refused[0]["detail"]
+    url = "https://pictures.example/cat.png"
+    pairs = [pair("score=2", source=url, edited=url) for _ in range(32)]
+    assert client.post("/score_batch", json={"pairs": pairs}).json()["verdicts"][-1]["status"] == "ok"
+    assert (fetched, most) == (64, 8)
+    fetched = 0
+    small.post("/score_batch", json={"pairs": pairs})
+    assert (fetched - 8) * len(GOOD) <= 200_000 < fetched * len(GOOD)
 
 
-# --- the document
+# --- whatever is sent
 
 
-def test_the_document_has_the_routes_and_their_refusals(service: Running) -> None:
-    document = service.http.get("/openapi.json").json()
-    routes = {"/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models"}
-    assert routes < set(document["paths"])
-    for route in routes:
-        (operation,) = document["paths"][route].values()
-        assert {"401", "413", "422", "429", "503"} <= set(operation["responses"])
-        refusal = operation["responses"]["429"]["content"]["application/json"]["schema"]
-        assert refusal == {"$ref": "#/components/schemas/Refusal"}
+@pytest.mark.parametrize("entry", HOSTILE, ids=lambda entry: f"{entry.kind}: {entry.name}")
+def test_what_does_harm_is_refused_with_a_reason(client: httpx.Client, entry: Hostile) -> None:
+    reply = client.request(url=entry.path, **entry.request())
+    assert reply.status_code in entry.statuses, reply.text
+    if not reply.is_success:
+        no_string = entry.name in ("no text", "lone surrogate")  # to the schemas, which look first
+        assert refusal(reply)[1] in {entry.code, "invalid" if no_string else "bad_request"}
+
+
+@pytest.mark.parametrize("path", ["/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions"])
+def test_json_is_refused_for_its_many_values_before_it_is_parsed(client: httpx.Client, path: str) -> None:
+    """It is no whole JSON, which nobody finds out."""
+    reply = client.post(path, content=b'{"pairs": [' + b"[]," * 300_000, headers=JSON)
+    assert refusal(reply) == (422, "too_many_values")
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "where"),
+    [
+        ("/score_batch", {}, "body.pairs"),
+        ("/score_batch", {"pairs": [pair("x")], "samples": 1}, "body.samples"),
+        ("/score_batch", {"pairs": [pair("x") | {"sauce": "y"}]}, "body.pairs.0.sauce"),
+        ("/score_batch", {"pairs": [pair("x", id="x" * 201)]}, "body.pairs.0.id"),
+        ("/compare", {"source": "AAAA", "instruction": "x", "edits": [{"edited": "AAAA"}]}, "body.edits"),
+        ("/rewards", {"pairs": [pair("x")], "scale": "percent"}, "body.scale"),
+        ("/feedback", {"receipt": "x", "rater": "ann", "score": 6}, "body.score"),
+    ],
+)
+def test_what_isnt_asked_for_as_it_should_be_is_named(
+    client: httpx.Client, path: str, request_: Any, where: str
+) -> None:
+    reply = client.post(path, json=request_)
+    assert refusal(reply) == (422, "invalid")
+    assert reply.json()["error"]["message"].startswith(f"{where}: ")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"data": {"instruction": "x"}},
+        {"files": {"source": GOOD}, "data": {"instruction": "x", "edited": "text"}},
+        upload("x", mode="best"),
+        upload("x", samples="many"),
+        upload("x", sauce="y"),
+        {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+        {"content": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"json": {}},
+    ],
+)
+def test_a_form_that_isnt_as_it_should_be_is_refused(client: httpx.Client, request_: Any) -> None:
+    status, code = refusal(client.post("/score", **request_))
+    assert (status, code) in ((422, "invalid"), (400, "bad_request"))
+
+
+def test_paths_and_methods_that_arent_there_are_refusals_too(client: httpx.Client) -> None:
+    assert refusal(client.get("/nowhere")) == (404, "not_found")
+    assert refusal(client.get("/score")) == (405, "method_not_allowed")
+    assert refusal(client.get("/page/../settings.py")) == (404, "not_found")
+
+
+odd = st.text(st.characters(codec=None), max_size=20) | st.sampled_from(["", "\0", "\ud800", "x" * 201])
+
+
+@checks(max_examples=60, deadline=None)
+@given(text=odd, part=st.sampled_from(["id", "instruction", "source", "field", "rater", "receipt"]))
+def test_no_text_makes_the_service_fail(running: Service, text: str, part: str) -> None:
+    running.until_ready()
+    with running.client() as client:
+        rating = {"receipt": "x", "rater": "ann", "score": 3}
+        if part in rating:
+            reply = client.post("/feedback", content=body(rating | {part: text}), headers=JSON)
+        else:
+            asked = pair("score=3", edited=base64_of(SOURCE), source=base64_of(SOURCE))
+            asked |= {text: 1} if part == "field" else {part: text}
+            reply = client.post("/score_batch", content=body({"pairs": [asked]}), headers=JSON)
+    if reply.status_code == 200:
+        assert part != "id" or reply.json()["verdicts"][0]["id"] == text
+    else:
+        assert refusal(reply)[0] < 500
+
+
+def test_a_failure_of_the_service_is_told_in_its_log_without_what_was_sent(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("of no concern to a caller")
+
+    monkeypatch.setattr(module, "count", fail)
+    with caplog.at_level(logging.DEBUG):
+        reply = client.post("/score", **upload("make my secret blue"), headers=ANN)
+    assert refusal(reply) == (500, "internal") and "concern" not in reply.text
+    assert "of no concern" in caplog.text and reply.headers["X-Request-ID"] in caplog.text
+    assert "secret" not in caplog.text and "ann-has-this-key" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions"])
+def test_a_client_that_breaks_off_what_it_sends_is_no_failure_of_the_service(
+    service: Service, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_off() -> float:
+        labels = {"route": path, "code": "400", "caller": "local"}
+        return REGISTRY.get_sample_value("critic_requests_total", labels) or 0.0
+
+    before, url = broken_off(), httpx.URL(service.url)
+    kind = "multipart/form-data; boundary=x" if path == "/score" else "application/json"
+    head = [f"POST {path} HTTP/1.1", f"Host: {url.host}:{url.port}", f"Content-Type: {kind}", "Content-Length: 99"]
+    with socket.create_connection((url.host, url.port or 0)) as connection:
+        connection.sendall("\r\n".join([*head, "", "--x"]).encode())
+    until(lambda: broken_off() == before + 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_the_log_has_nothing_of_what_is_asked(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        client.post("/score", **upload("my secret score=3"))
+        client.post("/score_batch", json={"pairs": [pair("my secret", source="my secret")]})
+        client.post("/v1/chat/completions", json=chat(temperature="my secret"))
+    assert "secret" not in caplog.text and base64_of(GOOD)[100:150] not in caplog.text
+
+
+# --- the interface as a document
+
+
+def test_openapi_has_all_routes_and_how_each_refuses(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    operations = {
+        (method, path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    posts = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions")
+    assert {*operations} == {*(("post", path) for path in posts), ("get", "/v1/models"), ("get", "/examples")}
+    for route, operation in operations.items():
+        if route != ("get", "/examples"):
+            assert {"401", "413", "422", "429", "503", "504"} <= {*operation["responses"]}
+        for status, answer in operation["responses"].items():
+            schema = answer["content"]["application/json"]["schema"]
+            assert (status >= "400") == (schema == {"$ref": "#/components/schemas/Refusal"}), (route, status)
+    assert [*operations["post", "/score"]["requestBody"]["content"]] == ["multipart/form-data"]
+
+
+def test_the_pages_examples_can_be_scored(client: httpx.Client) -> None:
+    for example in client.get("/examples").json():
+        source, edited = (client.get(example[part]).content for part in ("source", "edited"))
+        assert client.post("/score", **upload(example["instruction"], source, edited)).is_success
