@@ -8,6 +8,7 @@ docs/serve.md tells the rest. bentofile.yaml says what else is in a Bento, and `
 """
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ app = create_app(settings, find_critic)
     resources={"gpu": settings.tensor_parallel_size} if built.variant == "gpu" else {},
     # To the first byte of an answer: `expected` asks vLLM four times in a row. BentoML remembers each request
     # for as long, answered or not, in some 6 KB.
-    traffic={"timeout": 5 * settings.timeout},
+    traffic={"timeout": ceil(5 * settings.timeout)},
     http={"host": "127.0.0.1", "port": 3000},
     metrics={"enabled": True},
 )
