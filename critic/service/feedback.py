@@ -12,6 +12,7 @@ Ratings are added and never changed. Who rates an edit again has thought again, 
     )
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -113,8 +114,8 @@ class Feedback:
     synchronised at each rating.
 
     Args:
-        url: as SQLAlchemy takes it; the table is made if need be. Other databases than SQLite need their driver
-            installed.
+        url: as SQLAlchemy takes it, but for ~ in the path of an SQLite file, which is expanded; the table is made
+            if need be. Other databases than SQLite need their driver installed.
 
     Raises:
         FeedbackError: there is no such database, it can't be used, or its ratings are of another schema.
@@ -132,6 +133,8 @@ class Feedback:
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and parsed.database in (None, "", ":memory:"):
             raise FeedbackError(f"{self._shown} forgets its ratings: give a file, like sqlite:///feedback.db")
+        if sqlite:
+            parsed = parsed.set(database=os.path.expanduser(parsed.database or ""))
         options = {"connect_args": {"timeout": _WAIT}} if sqlite else {}
         with self._named():
             self._engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **options)

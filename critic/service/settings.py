@@ -49,6 +49,7 @@ class Settings(BaseSettings):
         description="Signs receipts; of several with commas the last. None: they hold until the service ends.",
     )
     feedback_url: SecretStr = Field(
-        SecretStr("sqlite:///feedback.db"), description="The database of ratings (SQLAlchemy's URL)."
+        SecretStr("sqlite:///~/edit-critic-feedback.db"),
+        description="The database of ratings (SQLAlchemy's URL; in a file's path, ~ is your home).",
     )
     keep_images: Path | None = Field(None, description="The folder to keep pictures in. None: they aren't kept.")

@@ -218,6 +218,12 @@ def test_a_database_in_memory_is_none(url: str) -> None:
         Feedback(url)
 
 
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Feedback("sqlite:///~/ratings.db").close()
+    assert (tmp_path / "ratings.db").exists()
+
+
 def test_a_folder_that_isnt_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FeedbackError, match=rf"{tmp_path}/none/feedback\.db can't be used: unable to open"):
         Feedback(f"sqlite:///{tmp_path}/none/feedback.db")
