@@ -22,6 +22,8 @@ log = logging.getLogger("critic.service")
 _OPEN = re.compile(r"/|/(?:healthz|livez|readyz|page/.*|examples(?:/.*)?)")
 """Paths that need no key: the page itself, which holds nothing of anybody's, and what says how the service is."""
 _ANYBODY = Caller("anybody")
+_BODIES = 8
+"""How many of the largest requests are held at a time: several smaller ones, or many small ones."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ROUTES = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models")
 
@@ -32,6 +34,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: Settings):
         """Raises `KeysError` for keys that can't be."""
         self._app, self._most = app, settings.max_body_bytes
+        self._held = 0
         self._keys = Keys.load(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +44,19 @@ class Gate:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid4().hex
         route = scope["path"] if scope["path"] in _ROUTES else "other"
-        begun, code, caller, started = perf_counter(), 500, _ANYBODY, False
+        begun, code, caller, started, got = perf_counter(), 500, _ANYBODY, False, 0
+
+        async def measured() -> Message:
+            nonlocal got
+            message = await receive()
+            size = len(message.get("body", b""))
+            got += size
+            self._held += size
+            if got > self._most:
+                raise self._too_big()
+            if self._held > _BODIES * self._most:
+                raise Refused(429, "busy", "many large requests are being served: come again later", retry_after=5)
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal code, started
@@ -55,7 +70,7 @@ class Gate:
             if (size := headers.get("content-length", "0")).isdecimal() and int(size) > self._most:
                 raise self._too_big()
             scope.setdefault("state", {}).update(request_id=request_id, caller=caller, keys=self._keys)
-            await self._app(scope, self._measured(receive), answer)
+            await self._app(scope, measured, answer)
         except Refused as refused:
             await refused.answer(request_id)(scope, receive, answer)
         except Exception:
@@ -64,6 +79,7 @@ class Gate:
                 raise
             await INTERNAL.answer(request_id)(scope, receive, answer)
         finally:
+            self._held -= got
             REQUESTS.labels(route, str(code), caller.name).inc()
             SECONDS.labels(route).observe(perf_counter() - begun)
 
@@ -90,20 +106,6 @@ class Gate:
             raise Refused(403, "cross_origin", f"pages of {origin} aren't served, only this service's own")
         if not self._keys.required and name != "localhost" and not is_loopback(name):
             raise Refused(403, "other_name", "without API keys this service is called localhost or 127.0.0.1 only")
-
-    def _measured(self, receive: Receive) -> Receive:
-        """`receive`, until more was sent than is allowed."""
-        got = 0
-
-        async def receive_on() -> Message:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > self._most:
-                raise self._too_big()
-            return message
-
-        return receive_on
 
     def _too_big(self) -> Refused:
         return Refused(413, "too_big", f"a request may have {self._most} bytes: send fewer or smaller pictures")

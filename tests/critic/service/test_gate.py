@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -127,6 +128,31 @@ def test_a_body_that_is_said_or_found_to_be_too_big_is_refused() -> None:
     assert ask("/score", "POST", settings=settings, content=chunks(10)).json()["bytes"] == 1000
     assert code(ask("/score", "POST", settings=settings, content=b"x" * 1001)) == "too_big"
     assert ask("/score", "POST", settings=settings, content=chunks(11)).status_code == 413
+
+
+def test_only_so_many_bytes_are_held_at_a_time() -> None:
+    done = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        assert len((await receive())["body"]) == 1000
+        await done.wait()
+        await JSONResponse({})(scope, receive, send)
+
+    async def scenario() -> list[int]:
+        transport = httpx.ASGITransport(Gate(slow, Settings(max_body_bytes=1000)), client=("127.0.0.1", 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3000") as http:
+
+            async def one() -> int:
+                return (await http.post("/score", content=b"x" * 1000)).status_code
+
+            held = [asyncio.create_task(one()) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            refused = await http.post("/score", content=b"x" * 1000)
+            assert (code(refused), refused.headers["Retry-After"]) == ("busy", "5")
+            done.set()
+            return [*await asyncio.gather(*held), await one()]
+
+    assert asyncio.run(scenario()) == [200] * 9
 
 
 # --- what is told of it
