@@ -73,6 +73,23 @@ def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(numbers, float))
 
 
+def source_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Of each row of raw or normalised tables what `critic.sources.group_sources` goes by, as `edit_facts` has it.
+
+    Returns:
+        split, row, source_id (the sha256 of the source image's file where the table has none), pixels, phash.
+    """
+    look = cache(_image_facts)
+    rows = []
+    for split, table in tables.items():
+        for number, row in enumerate(table.to_dict("records")):
+            file = image_file(row["images"], 0)
+            named = row.get("source_id")
+            source = sha256(file or b"").hexdigest() if pd.isna(named) else named
+            rows.append({"split": split, "row": number, "source_id": source} | look("source", file))
+    return pd.DataFrame(rows, columns=["split", "row", "source_id", "pixels", "phash"])
+
+
 def generated_facts(table: pd.DataFrame) -> pd.DataFrame:
     """The facts of each row of a raw table of generated pictures (`critic.generated`), in its order.
 

@@ -299,8 +299,88 @@ class Evaluate(Section):
     tensor_parallel_size: Count
 
 
+class Ratings(Section):
+    """Whose ratings count, and from how many on an item has a MOS (`critic.ratings`); no stage reads it.
+
+    Attributes:
+        min_raters: of an item.
+        min_ratings: items that others rate too, of a rater.
+        min_correlation: with the others' means; less than that, surely, and a rater doesn't count.
+        confidence: of that, one-sided.
+    """
+
+    min_raters: Count
+    min_ratings: Annotated[int, Field(ge=5)]
+    min_correlation: Annotated[float, Field(gt=-1, lt=1)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class Gate(Section):
+    """When a critic may take the champion's place (`critic.gate`); no stage reads it.
+
+    Attributes:
+        margin: what the lower bound of its gain in main score must be above.
+        confidence: of that bound, one-sided, and of the falls below.
+        n_boot: resamples of source images.
+        min_main_score: of any critic that is put into service.
+        min_coverage: share of the test split that it must give a score.
+        coverage_margin: how far that may be below the champion's.
+        type_margin: how far the main score of an edit type may fall; a fall counts where it is sure to be larger.
+        length_factor: tokens of an answer, on average, to the champion's: with weights of one size they are what
+            an answer costs and how long it takes.
+        size_factor: bytes of the critic's files to the champion's.
+    """
+
+    margin: float
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    n_boot: Annotated[int, Field(ge=100)]
+    min_main_score: Annotated[float, Field(ge=-1, le=1)]
+    min_coverage: Fraction
+    coverage_margin: Fraction
+    type_margin: Annotated[float, Field(ge=0)]
+    length_factor: Annotated[float, Field(ge=1)]
+    size_factor: Annotated[float, Field(ge=1)]
+
+
+class Retrain(Section):
+    """When the flows train the critic anew; no stage reads it.
+
+    Attributes:
+        new_ratings: how many must have come.
+        drift: the population stability index from which what is served has drifted, see `critic.drift`.
+        approval: whether a person must agree to a promotion.
+        approval_hours: how long that person is waited for.
+        stage_hours: how long a stage may take.
+    """
+
+    new_ratings: Count
+    drift: Positive
+    approval: bool
+    approval_hours: Positive
+    stage_hours: Positive
+
+
+class Release(Section):
+    """How a critic is put into service (`critic.promotion`); no stage reads it.
+
+    Attributes:
+        variant: what its Bento runs on.
+        golden: how many edits of the test split a new Bento must score as `evaluate` did.
+        tolerance: points that each of these scores may be off.
+        max_latency: seconds that they may take one by one, the median.
+        push: the git remote that releases go to; null keeps them here.
+    """
+
+    variant: Literal["cpu", "gpu"]
+    golden: Count
+    tolerance: Annotated[float, Field(ge=0, le=4)]
+    max_latency: Positive
+    push: str | None
+
+
 SECTIONS: tuple[type[Section], ...] = (
-    Prompt, Model, Launch, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate,
+    Prompt, Model, Launch, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate, Ratings, Gate,
+    Retrain, Release,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)

@@ -61,7 +61,8 @@ def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
 def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table in two, the second with about `fraction` of the groups, no group in both.
 
-    Which groups go depends on their labels' hashes alone, not on order or a random state.
+    A group goes by its label's hash alone, whatever else there is, so that more groups move none of those that
+    were there. Only where all or none of them would go, the first by hash goes or the last stays.
 
     Args:
         groups: a label for each row of the table.
@@ -70,11 +71,12 @@ def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tupl
     Raises:
         ValueError: fewer than two groups.
     """
-    labels = sorted({*groups}, key=lambda label: sha256(label.encode()).digest())
+    hashes = {label: int(sha256(label.encode()).hexdigest(), 16) / 2**256 for label in groups}
+    labels = sorted(hashes, key=hashes.__getitem__)
     if len(labels) < 2:
         raise ValueError(f"{len(labels)} source image can't be split in two: add a validation table")
-    count = min(max(1, round(fraction * len(labels))), len(labels) - 1)
-    goes = pd.Series([*groups]).isin(labels[:count]).to_numpy()
+    carved = [label for label in labels if hashes[label] < fraction] or labels[:1]
+    goes = pd.Series([*groups]).isin(carved if len(carved) < len(labels) else labels[:-1]).to_numpy()
     return table[~goes].reset_index(drop=True), table[goes].reset_index(drop=True)
 
 

@@ -78,8 +78,9 @@ def sft_samples(
     """`each` samples an edit, with reasoning or, for a `direct_fraction` of all, without.
 
     Reasoning comes from `teach`, which is asked about the edits that need it; an edit that it leaves out gets its
-    samples without reasoning. Without `teach` it is worded from the MOS of each axis. Either way the answer to
-    learn is the MOS itself.
+    samples without reasoning. Without `teach` it is worded from the MOS of each axis; an edit that lacks one, as
+    those that people have rated since may, gets its samples without reasoning too. Either way the answer to learn
+    is the MOS itself.
 
     Raises:
         NoRationales: reasoning is to be worded and the table lacks the MOS of an axis.
@@ -104,6 +105,8 @@ def sft_samples(
             reasoning = ""
         elif teach:
             reasoning = taught.get(edit.id, "")
+        elif any(pd.isna(row[column]) for column in axes.values()):
+            reasoning = ""
         else:
             reasoning = write_rationale({a: row[c] for a, c in axes.items()}, rng)
         mode: Mode = "reasoning" if reasoning else "direct"

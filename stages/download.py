@@ -3,7 +3,8 @@
     python -m stages.download
 
 `minibench` makes itself, `hub` is read at a pinned revision, `local` is a folder or file of this machine. A
-released SFT set and AGIQA-3k come beside it where params.yaml gives them: see docs/data.md.
+released SFT set and AGIQA-3k come beside it where params.yaml gives them: see docs/data.md. What people have rated
+since (data/ratings) joins the splits: see docs/ratings.md.
 """
 
 import json
@@ -17,6 +18,7 @@ import pandas as pd
 
 from critic import generated, params
 from critic.edits import write_table
+from critic.increments import FOLDER, IncrementError, merge, read_increments
 from critic.minibench import make_table
 from critic.readers import sft_set
 from critic.readers.agiqa import read_agiqa
@@ -29,16 +31,21 @@ RAW = Path("data/raw")
 
 def main() -> None:
     try:
-        download(params.load(params.Download), params.seed(), RAW)
-    except SourceError as error:
+        distance = params.load(params.Validate).phash_distance
+        download(params.load(params.Download), params.seed(), RAW, FOLDER, distance)
+    except (SourceError, IncrementError) as error:
         raise SystemExit(str(error)) from None
 
 
-def download(section: params.Download, seed: int, raw: Path) -> None:
+def download(section: params.Download, seed: int, raw: Path, ratings: Path, phash_distance: int) -> None:
     """Write the folder `raw`: a table a split, rationales and agiqa if there are any, and checksums.json.
 
+    Args:
+        ratings: the folder of increments (`critic.increments`).
+        phash_distance: source images look alike up to so many differing bits.
+
     Raises:
-        SourceError: a source can't be had or isn't as it should be; `raw` is then as it was.
+        SourceError, IncrementError: a source can't be had or isn't as it should be; `raw` is then as it was.
     """
     partial = raw.with_name(f".{raw.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -51,6 +58,10 @@ def download(section: params.Download, seed: int, raw: Path) -> None:
         tables = read_local(Path(section.local.path))
     elif section.minibench is not None:
         tables = from_minibench(section.minibench, seed)
+    told: dict[str, dict[str, int]] = {}
+    if increments := read_increments(ratings):
+        merged, told = merge(dict(tables), increments, phash_distance)
+        tables = iter(merged.items())
     for split, table in tables:
         write_table(table, partial / f"{split}.parquet")
     if (given := section.rationales) is not None:
@@ -62,7 +73,7 @@ def download(section: params.Download, seed: int, raw: Path) -> None:
         write_table(table, partial / "rationales.parquet", sft_set.COLUMNS)
     if section.agiqa is not None:
         write_table(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", generated.COLUMNS)
-    write_checksums(partial, snapshots)
+    write_checksums(partial, snapshots, told)
     shutil.rmtree(raw, ignore_errors=True)
     os.replace(partial, raw)
 
@@ -78,8 +89,8 @@ def from_minibench(section: params.Minibench, seed: int) -> Iterator[tuple[str, 
         yield split, make_table(split, number, section.side, seed)
 
 
-def write_checksums(folder: Path, snapshots: dict[str, Snapshot]) -> None:
-    """checksums.json: the SHA-256 of each file of the folder, and the commit of each data set of the hub."""
+def write_checksums(folder: Path, snapshots: dict[str, Snapshot], ratings: dict[str, dict[str, int]]) -> None:
+    """checksums.json: each file's SHA-256, the commit of each data set of the hub, what became of ratings."""
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
@@ -88,7 +99,8 @@ def write_checksums(folder: Path, snapshots: dict[str, Snapshot]) -> None:
         part: {"dataset": found.dataset, "revision": found.revision, "commit": found.commit}
         for part, found in snapshots.items()
     }
-    (folder / "checksums.json").write_text(json.dumps({"hub": hub, "sha256": files}, indent=2) + "\n")
+    content = {"hub": hub, "sha256": files} | ({"ratings": ratings} if ratings else {})
+    (folder / "checksums.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

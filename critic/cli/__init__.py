@@ -6,6 +6,7 @@ critic compare a.jsonl b.jsonl --against data/validated/test.parquet
 critic rank scores.jsonl --pairs pairs.csv --by editor
 critic parity -m models/grpo --pairs pairs.csv
 critic judge ssim pairs.csv --out ssim.jsonl
+critic rate study.csv
 critic package models/grpo
 """
 
@@ -20,6 +21,7 @@ _COMMANDS = {
     "rank": ("critic.cli.rank", "Tell which editor, or other group of edits, a critic scores higher."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
     "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
+    "rate": ("critic.cli.rate", "Make MOS of what people say of edits, for the next training."),
     "package": ("critic.cli.package", "Make a Bento of a critic: the service with all that it needs."),
 }
 """The module of each command, and what it does. What is slow to import, such as torch, a module imports when its

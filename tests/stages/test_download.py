@@ -38,7 +38,7 @@ def section(**parts: Any) -> params.Download:
 def test_minibench_makes_itself_the_same_each_time(tmp_path: Path) -> None:
     one = section(source="minibench", minibench=MINIBENCH)
     for folder in ("a", "b"):
-        download(one, 7, tmp_path / folder)
+        download(one, 7, tmp_path / folder, tmp_path / "ratings", 24)
     found = checksums(tmp_path / "a")
     assert found == checksums(tmp_path / "b")
     assert found["hub"] == {}
@@ -49,12 +49,18 @@ def test_minibench_makes_itself_the_same_each_time(tmp_path: Path) -> None:
 
 def test_a_source_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    download(section(source="minibench", minibench=MINIBENCH), 7, raw)
+    download(section(source="minibench", minibench=MINIBENCH), 7, raw, raw.parent / "ratings", 24)
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
     with pytest.raises(ValueError, match="there is no nowhere"):
-        download(section(source="local", local={"path": "nowhere"}), 7, raw)
+        download(section(source="local", local={"path": "nowhere"}), 7, raw, raw.parent / "ratings", 24)
     with pytest.raises(ValueError, match=r"no file nowhere\.json"):
-        download(section(source="minibench", minibench=MINIBENCH, rationales={"path": "nowhere.json"}), 7, raw)
+        download(
+            section(source="minibench", minibench=MINIBENCH, rationales={"path": "nowhere.json"}),
+            7,
+            raw,
+            raw.parent / "ratings",
+            24,
+        )
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
 
 

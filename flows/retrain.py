@@ -1,0 +1,155 @@
+"""The life of a critic: trained anew, examined, put into service if it is better, taken back.
+
+    prefect deployment run retrain/critic --param reason="new raters" --watch
+    prefect deployment run evaluate/critic
+    prefect deployment run promote/critic
+    prefect deployment run rollback/critic --param to=v1.2.0
+
+Each works in the folder that it is started in, a checkout, alone (`critic.checkout`). One that is killed leaves
+the checkout so that the next one goes on from there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import State, flow, pause_flow_run, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from critic import collecting, opinions, params, promotion, registry
+from critic.checkout import held, require_clean, unfinished
+from critic.gate import Decision, decide, read_exam
+from critic.service.settings import Settings
+from flows import events
+from flows.pipeline import Pipeline, run_pipeline
+from flows.watch import moved_revisions
+
+
+class Approval(RunInput):
+    """What the person who is asked says."""
+
+    approve: bool
+    by: str
+
+
+@flow(name="retrain")
+def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool = False) -> State[None]:
+    """Take in new ratings, run what has changed of the pipeline, and promote its critic if the gate lets it.
+
+    Args:
+        reason: why, for those who read the run later.
+        min_ratings: take new ratings if there are so many; else `retrain.new_ratings` of params.yaml.
+        force: judge the critic again though nothing is new.
+    """
+    logger = get_run_logger()
+    logger.info("Why: %s", reason)
+    with _alone() as (repository, lock):
+        settings = params.load(params.Retrain)
+        news = []
+        if left := unfinished(repository):
+            news.append(f"an earlier run has left {', '.join(left)}")
+        if taken := take_ratings(repository, settings.new_ratings if min_ratings is None else min_ratings):
+            news.append(taken)
+        moved = moved_revisions(repository)
+        pipeline = Pipeline.read(repository)
+        news += moved + [f"{stage} has changed: {why}" for stage, why in pipeline.changed.items()]
+        for line in news:
+            logger.info("New: %s", line)
+        if not news and not force:
+            return Completed(name="Nothing new", message="No new ratings or revisions, and no stage has changed.")
+        run_pipeline(pipeline, lock, force={"download"} if moved else ())
+        decision = judge(repository)
+        if decision.promote and settings.approval:
+            decision = approved(decision, settings.approval_hours)
+        return conclude(repository, decision)
+
+
+@flow(name="evaluate")
+def evaluate() -> State[None]:
+    """Score the test split with the checkout's critic again, and show what the gate would say."""
+    with _alone() as (repository, lock):
+        run_pipeline(Pipeline.read(repository), lock, force={"evaluate"}, only={"evaluate"})
+        decision = judge(repository)
+        return Completed(message=f"It would be {'promoted' if decision.promote else 'refused'}.")
+
+
+@flow(name="promote")
+def promote() -> State[None]:
+    """Judge the checkout's critic as it is, and promote it if the gate lets it."""
+    with _alone() as (repository, _):
+        return conclude(repository, judge(repository))
+
+
+@flow(name="rollback")
+def rollback(to: str | None = None) -> State[None]:
+    """Put the champion before this one into service again, or the version `to`."""
+    with _alone(clean=False) as (repository, _):
+        release = promotion.rollback(repository, params.load(params.Release), to, get_run_logger().info)
+        events.promoted(release.version, "rolled back by hand")
+        return Completed(name="Rolled back", message=f"{release.version} is the champion.")
+
+
+@contextmanager
+def _alone(*, clean: bool = True) -> Iterator[tuple[Path, int]]:
+    """The checkout, and the descriptor that holds it, after what a killed promotion has left is taken back."""
+    repository = Path.cwd()
+    with held(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
+        promotion.recover(repository, params.load(params.Release), get_run_logger().info)
+        if clean:
+            require_clean(repository)
+        yield repository, lock
+
+
+@task
+def take_ratings(repository: Path, at_least: int) -> str | None:
+    """Make an increment of the feedback store's new ratings, if there are enough: what it is, in words."""
+    store = Settings.model_validate({}).feedback_url.get_secret_value()
+    waiting = opinions.waiting(store, repository)
+    if not waiting or waiting < at_least:
+        get_run_logger().info("%d new ratings: %d are wanted.", waiting, at_least)
+        return None
+    if (made := collecting.collect(store, repository)) is None:
+        return None
+    create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=f"{made.name}")
+    return f"{waiting} ratings, in {made}"
+
+
+@task
+def judge(repository: Path) -> Decision:
+    """Compare the checkout's critic with the champion, and show the decision as a table and a page."""
+    champion = registry.champion(repository)
+    decision = decide(
+        read_exam(repository, champion.commit) if champion else None,
+        read_exam(repository),
+        params.load(params.Gate),
+        params.seed(),
+    )
+    create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
+    create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
+    get_run_logger().info(decision.summary)
+    return decision
+
+
+def approved(decision: Decision, hours: float) -> Decision:
+    """Wait until somebody resumes the run in the UI, and says whether the critic may be promoted."""
+    said = pause_flow_run(wait_for_input=Approval, timeout=int(hours * 3600))
+    if said.approve:
+        return replace(decision, reasons=(*decision.reasons, f"Approved by {said.by}."))
+    return replace(decision, promote=False, reasons=(*decision.reasons, f"Not approved by {said.by}."))
+
+
+@task
+def conclude(repository: Path, decision: Decision) -> State[None]:
+    """Promote, or write down why not."""
+    logger, settings = get_run_logger(), params.load(params.Release)
+    if not decision.promote:
+        record = promotion.record_refusal(repository, decision, settings, logger.info)
+        return Completed(name="Refused", message=f"{decision.summary} See {record.relative_to(repository)}.")
+    release = promotion.promote(repository, decision, settings, logger.info)
+    events.promoted(release.version, decision.summary)
+    return Completed(name="Promoted", message=f"{release.version} is the champion. {decision.summary}")

@@ -1,0 +1,82 @@
+"""Prefect on this machine: a server, the deployments of prefect.yaml and a worker, until Ctrl-C.
+
+    make flows                     # or python -m flows.up
+    open http://127.0.0.1:4200
+
+The server keeps its records in .prefect of this folder. With PREFECT_API_URL set to a server that answers, that
+one is used and none is started: as many machines as you like may have a worker each.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import httpx
+from prefect.settings import get_current_settings
+
+from critic import keeper
+from flows import register
+
+START = 120.0
+"""Seconds until a server must answer."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    url = get_current_settings().api.url
+    if url is None:
+        raise SystemExit(
+            "there is no api.url in prefect.toml, and PREFECT_API_URL isn't set: run from the project's folder"
+        )
+    with ExitStack() as ending:
+        running = []
+        if not _answers(url):
+            running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url)))
+            _wait(url, running[0])
+        register.main()
+        running.append(_start(ending, "worker", "start", "--pool", register.POOL))
+        print(f"The flows: {url.removesuffix('/api')}", flush=True)
+        try:
+            while all(process.poll() is None for process in running):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return
+        raise SystemExit("Prefect's server or worker has ended, see above: `make flows` starts them again")
+
+
+def _start(ending: ExitStack, *command: str) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(keeper.command([sys.executable, "-m", "prefect", *command]), start_new_session=True)
+    ending.callback(keeper.end, process)
+    return process
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _wait(url: str, server: "subprocess.Popen[bytes]") -> None:
+    began = time.monotonic()
+    while not _answers(url):
+        if server.poll() is not None:
+            raise SystemExit(f"Prefect's server didn't start on {url}, see above: is its port in use by another?")
+        if time.monotonic() - began > START:
+            raise SystemExit(f"Prefect's server doesn't answer at {url} after {START:.0f} s")
+        time.sleep(0.25)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or "127.0.0.1"
+
+
+def _port(url: str) -> str:
+    return str(urlsplit(url).port or 4200)
+
+
+if __name__ == "__main__":
+    main()
