@@ -83,7 +83,7 @@ def pool(table: pd.DataFrame, rules: Ratings) -> Study:
     counted: npt.NDArray[np.bool_] = np.array([verdict == "counted" for verdict in raters["verdict"]])
     raters.index = wide.columns
     kept = scores[:, counted]
-    rated: npt.NDArray[np.bool_] = np.isfinite(kept).any(axis=1)
+    rated = np.asarray(np.isfinite(kept).any(axis=1))
     items = pd.DataFrame(index=wide.index[rated])
     if counted.any():
         mos, bias, noise, error = _project(kept[rated])
