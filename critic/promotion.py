@@ -27,7 +27,14 @@ from critic.checkout import CheckoutError, git, written
 from critic.gate import Decision, record
 from critic.params import Release as Settings
 from critic.registry import Release
-from critic.service.packaging import NAME, PackageError, build_bento, fetch, import_critic
+from critic.service.packaging import (
+    NAME,
+    PackageError,
+    build_bento,
+    built_versions,
+    fetch,
+    import_critic,
+)
 from critic.service.smoke import Smoke, SmokeError, golden_edits, try_bento
 
 JOURNAL = Path("runs/promotion.json")
@@ -130,11 +137,7 @@ def record_refusal(repository: Path, decision: Decision, settings: Settings, say
 def find_bento(version: str, variant: str) -> str | None:
     """The newest Bento of a release in BentoML's store."""
     start = f"{version}-{variant}-"
-    numbers = [
-        int(bento.tag.version.removeprefix(start))
-        for bento in bentoml.list(NAME)
-        if bento.tag.version is not None and bento.tag.version.startswith(start)
-    ]
+    numbers = [int(built.removeprefix(start)) for built in built_versions() if built.startswith(start)]
     return f"{NAME}:{start}{max(numbers)}" if numbers else None
 
 
@@ -207,10 +210,9 @@ def _undo(repository: Path, journal: _Journal) -> None:
                 for tag in registry.tags_of(repository, journal.version):
                     git(repository, "tag", "-d", tag)
             case "bento":
-                for bento in bentoml.list(NAME):
-                    version = bento.tag.version or ""
-                    if version.startswith(f"{journal.version}-") and version not in step["kept"]:
-                        bentoml.delete(bento.tag)
+                for built in built_versions() - {*step["kept"]}:
+                    if built.startswith(f"{journal.version}-"):
+                        bentoml.delete(f"{NAME}:{built}")
             case "model":
                 _delete_model(step["tag"])
             case "commit":
@@ -254,7 +256,7 @@ def _build(repository: Path, version: str, commit: str, settings: Settings, jour
         folder = Path(scratch) / "critic"
         fetch(commit, MODEL, folder, repository)
         model = import_critic(folder, version, commit)
-    journal.before("bento", kept=[bento.tag.version for bento in bentoml.list(NAME)])
+    journal.before("bento", kept=sorted(built_versions()))
     return build_bento(model.tag, settings.variant, {}, repository)
 
 

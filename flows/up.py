@@ -3,7 +3,8 @@
     make flows                     # or python -m flows.up
     open http://127.0.0.1:4200
 
-The server keeps its records in .prefect of this folder. With PREFECT_API_URL set to a server that answers, that
+The server keeps its records in .prefect of this folder, and server.log there. With PREFECT_API_URL set to a server
+that answers, that
 one is used and none is started: as many machines as you like may have a worker each.
 """
 
@@ -34,7 +35,10 @@ def main() -> None:
     with ExitStack() as ending:
         running = []
         if not _answers(url):
-            running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url)))
+            home = get_current_settings().home
+            home.mkdir(parents=True, exist_ok=True)
+            log = ending.enter_context((home / "server.log").open("ab"))
+            running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
             _wait(url, running[0])
         register.main()
         running.append(_start(ending, "worker", "start", "--pool", register.POOL))

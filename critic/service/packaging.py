@@ -123,6 +123,11 @@ def import_critic(folder: Path, version: str | None = None, commit: str | None =
     return bentoml.models.get(tag)
 
 
+def built_versions() -> set[str]:
+    """The versions of all Bentos of critics in BentoML's store."""
+    return {str(bento.tag.version) for bento in bentoml.list() if bento.tag.name == NAME}
+
+
 def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, str], root: Path = ROOT) -> str:
     """Build a Bento of a critic in BentoML's store, in a process of its own, free of this one's settings.
 
@@ -148,7 +153,7 @@ def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, s
     Settings.model_validate(dict(arguments))
     if not (root / "bentofile.yaml").exists():
         raise PackageError(f"{root} has no bentofile.yaml: build from a checkout of the project")
-    built = {bento.tag.version for bento in bentoml.list() if bento.tag.name == NAME}
+    built = built_versions()
     versions = (f"{critic.version}-{variant}-{number}" for number in count(1))
     version = next(version for version in versions if version not in built)
     command = [sys.executable, "-m", "bentoml", "build", str(root), "--version", version, "--output", "tag"]
