@@ -48,11 +48,13 @@ def main() -> None:
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return
-        raise SystemExit("Prefect's server or worker has ended, see above: `make flows` starts them again")
+        raise SystemExit("Prefect's server or worker has ended: see above, and .prefect/server.log")
 
 
-def _start(ending: ExitStack, *command: str) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(keeper.command([sys.executable, "-m", "prefect", *command]), start_new_session=True)
+def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        keeper.command([sys.executable, "-m", "prefect", *command]), start_new_session=True, stdout=log, stderr=log
+    )
     ending.callback(keeper.end, process)
     return process
 
@@ -68,9 +70,11 @@ def _wait(url: str, server: "subprocess.Popen[bytes]") -> None:
     began = time.monotonic()
     while not _answers(url):
         if server.poll() is not None:
-            raise SystemExit(f"Prefect's server didn't start on {url}, see above: is its port in use by another?")
+            raise SystemExit(f"Prefect's server didn't start on {url}: .prefect/server.log says why")
         if time.monotonic() - began > START:
-            raise SystemExit(f"Prefect's server doesn't answer at {url} after {START:.0f} s")
+            raise SystemExit(
+                f"Prefect's server doesn't answer at {url} after {START:.0f} s: see .prefect/server.log"
+            )
         time.sleep(0.25)
 
 
