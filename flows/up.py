@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from typing import IO
 from urllib.parse import urlsplit
 
 import httpx
