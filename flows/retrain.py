@@ -66,7 +66,7 @@ def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool
         decision = judge(repository)
         if decision.promote and settings.approval:
             decision = approved(decision, settings.approval_hours)
-        return conclude(repository, decision)
+        return conclude(repository, decision, return_state=True)
 
 
 @flow(name="evaluate")
@@ -82,7 +82,7 @@ def evaluate() -> State[None]:
 def promote() -> State[None]:
     """Judge the checkout's critic as it is, and promote it if the gate lets it."""
     with _alone() as (repository, _):
-        return conclude(repository, judge(repository))
+        return conclude(repository, judge(repository), return_state=True)
 
 
 @flow(name="rollback")

@@ -26,7 +26,6 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.db import HashFileDB
 from dvc_data.index.index import DataIndexDirError
 
-from critic.engines.opening import contract_of, identify
 from critic.service.image import ROOT, Variant
 from critic.service.settings import Settings
 
@@ -98,6 +97,8 @@ def import_critic(folder: Path, version: str | None = None, commit: str | None =
         CheckpointError, ContractError: the folder holds no critic.
         PackageError: the store has another critic as this version.
     """
+    from critic.engines.opening import contract_of, identify  # takes seconds, and the flows import this module
+
     contract, weights, files = contract_of(str(folder)), identify(str(folder)), dvc_hash(folder)
     tag = f"{NAME}:{version or weights.removeprefix('sha256:')[:12]}"
     try:

@@ -1,0 +1,55 @@
+"""A study that people might have made: edits that the benchmark hasn't, and what raters of all kinds say of them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from critic.minibench import make_table
+
+AXES = ("alignment", "fidelity", "quality")
+
+
+def write_study(
+    folder: Path,
+    *,
+    benchmark_sources: int,
+    edits: int,
+    per_edit: int = 5,
+    honest: int = 9,
+    careless: int = 2,
+    malicious: int = 1,
+    side: int = 112,
+    seed: int = 7,
+    raters_seed: int = 0,
+) -> Path:
+    """Pictures and ratings.csv in a folder.
+
+    The edits are those that minibench would make next, of sources behind the benchmark's own. Honest raters say what
+    an edit is worth, with a bias and noise of their own; careless ones say anything; malicious ones say the opposite.
+    """
+    sources = benchmark_sources + -(-edits // 6)
+    table = make_table("train", sources, side, seed).iloc[benchmark_sources * 6 :].head(edits)
+    rng = np.random.default_rng(raters_seed)
+    kinds = ["honest"] * honest + ["careless"] * careless + ["malicious"] * malicious
+    names = [f"{kind}-{number}" for number, kind in enumerate(kinds)]
+    bias, noise = rng.normal(0, 0.25, len(names)), rng.uniform(0.3, 0.6, len(names))
+    turns = np.resize(rng.permutation(len(names)), edits * per_edit).reshape(edits, per_edit)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "ratings.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["rater", "source", "edited", "instruction", "edit_type", "score", *AXES])
+        for number, row in enumerate(table.to_dict("records")):
+            paths = [f"{number:03d}-{role}.jpg" for role in ("source", "edited")]
+            for path, image in zip(paths, row["images"], strict=True):
+                (folder / path).write_bytes(image["bytes"])
+            worth = np.array([row["answer"], *(row[f"mos_{axis}"] for axis in AXES)])
+            for rater in turns[number]:
+                said = worth + bias[rater] + rng.normal(0, noise[rater], len(worth))
+                if kinds[rater] == "careless":
+                    said = rng.uniform(1, 5, len(worth))
+                elif kinds[rater] == "malicious":
+                    said = 6 - said
+                scores = said.round().clip(1, 5).astype(int)
+                rows.writerow([names[rater], *paths, row["edit_inst"], row["edit_type"], *scores])
+    return folder / "ratings.csv"
