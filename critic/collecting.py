@@ -61,6 +61,7 @@ def add(heard: Heard, repository: Path) -> Path:
     (partial / PAGE).write_text(f"# Ratings, increment {name}\n\n{page(report)}", encoding="utf-8")
     os.replace(partial, folder / name)
     with Repo(str(repository)) as repo:
+        repo.scm_context.quiet = True
         repo.add([str(folder / name / EDITS), str(folder / name / RATINGS)])
     return folder / name
 

@@ -151,75 +151,83 @@ def strays(scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     return above.sum(axis=0), below.sum(axis=0)
 
 
+@dataclass(frozen=True)
+class _Agreement:
+    """A rater's correlation with the mean of others, over how many items, and what it surely isn't above."""
+
+    correlation: float
+    shared: int
+    bound: float
+
+
 def _screen(scores: Array, rules: Ratings) -> pd.DataFrame:
     """A row a rater: see `Study`."""
-    number = scores.shape[1]
-    verdicts: list[Verdict] = ["counted"] * number
-    reasons = [""] * number
-    correlations = np.full(number, np.nan)
-    given = np.isfinite(scores).sum(axis=0)
-
-    def dismiss(rater: int, verdict: Verdict, reason: str) -> None:
-        verdicts[rater], reasons[rater] = verdict, reason
-
+    everybody = [*range(scores.shape[1])]
+    panel = everybody.copy()
     while True:
-        active = [rater for rater in range(number) if verdicts[rater] == "counted"]
-        bounds = {}
-        for rater in active:
-            r, shared = _correlation(scores, rater, active)
-            correlations[rater] = r
-            if shared < rules.min_ratings:
-                dismiss(
-                    rater,
-                    "unproven",
-                    f"has rated {shared} items that counted others have rated too; {rules.min_ratings} are needed",
-                )
-                break
-            bounds[rater] = np.tanh(np.arctanh(r) + norm.ppf(rules.confidence) / np.sqrt(shared - 3))
+        found = {rater: _agree(scores, rater, panel, rules) for rater in panel}
+        few = [rater for rater in panel if found[rater].shared < rules.min_ratings]
+        low = [rater for rater in panel if found[rater].bound < rules.min_correlation]
+        if few:
+            panel.remove(min(few, key=lambda rater: found[rater].shared))
+        elif low:
+            panel.remove(min(low, key=lambda rater: found[rater].bound))
         else:
-            worst = min(bounds, key=lambda rater: correlations[rater], default=None)
-            low = [rater for rater in bounds if bounds[rater] < rules.min_correlation]
-            if worst is None or not low:
-                break
-            worst = min(low, key=lambda rater: bounds[rater])
-            contrary = correlations[worst] < 0
-            dismiss(
-                worst,
-                "contrary" if contrary else "careless",
-                f"correlates with the others by {correlations[worst]:.2f} (at most {bounds[worst]:.2f}) over "
-                f"{given[worst]} items, and {rules.min_correlation:.2f} is needed: "
-                + ("has the scale the wrong way round, or means harm" if contrary else "doesn't look, or guesses"),
-            )
-    active = [rater for rater in range(number) if verdicts[rater] == "counted"]
-    rated = np.isfinite(scores[:, active]).any(axis=1)
-    above, below = strays(scores[rated][:, active])
-    for rater, p, q in zip(active, above, below, strict=True):
-        if (p + q) / given[rater] > _STRAYING and abs(p - q) / (p + q) < _SIDES:
-            dismiss(
-                rater,
-                "erratic",
-                f"is far above the others {p} times and far below {q} times in {given[rater]} (BT.500)",
-            )
+            break
+    rows = []
+    for rater in everybody:
+        found[rater] = _agree(scores, rater, panel, rules)
+        rows.append(_judge(found[rater], rules))
+    counted = [rater for rater, (verdict, _) in enumerate(rows) if verdict == "counted"]
+    given = np.isfinite(scores).sum(axis=0)
+    rated = np.isfinite(scores[:, counted]).any(axis=1)
+    for rater, above, below in zip(counted, *strays(scores[rated][:, counted]), strict=True):
+        share = (above + below) / given[rater]
+        if share > _STRAYING and abs(above - below) / (above + below) < _SIDES:
+            times = f"{above} times and far below {below} times in {given[rater]}"
+            rows[rater] = ("erratic", f"is far above the others {times} (BT.500)")
     return pd.DataFrame(
         {
             "ratings": given,
-            "verdict": verdicts,
-            "reason": reasons,
-            "correlation": correlations,
+            "verdict": [verdict for verdict, _ in rows],
+            "reason": [reason for _, reason in rows],
+            "correlation": [found[rater].correlation for rater in everybody],
             "bias": np.nan,
             "noise": np.nan,
         }
     )
 
 
-def _correlation(scores: Array, rater: int, active: list[int]) -> tuple[float, int]:
-    """Pearson's r of a rater with the mean of the other active ones, and over how many items; 0 for a constant."""
-    others = scores[:, [other for other in active if other != rater]]
+def _judge(found: _Agreement, rules: Ratings) -> tuple[Verdict, str]:
+    """What a rater's agreement with the panel means, and the reason in words."""
+    if found.shared < rules.min_ratings:
+        return (
+            "unproven",
+            f"has rated {found.shared} items that others who count have rated; {rules.min_ratings} are needed",
+        )
+    if found.bound >= rules.min_correlation:
+        return "counted", ""
+    numbers = (
+        f"correlates with the others by {found.correlation:.2f}, at most {found.bound:.2f}, over {found.shared} "
+        f"items, and {rules.min_correlation:.2f} is needed"
+    )
+    if found.bound < 0:
+        return "contrary", f"{numbers}: has the scale the wrong way round, or means harm"
+    return "careless", f"{numbers}: doesn't look, or guesses"
+
+
+def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> _Agreement:
+    """A rater's agreement with the rest of a panel; a constant correlates by 0."""
+    others = scores[:, [other for other in panel if other != rater]]
     shared = np.isfinite(scores[:, rater]) & np.isfinite(others).any(axis=1)
-    own, means = scores[shared, rater], np.array([np.nanmean(row) for row in others[shared]])
-    if len(own) < 2 or own.std() == 0 or means.std() == 0:
-        return 0.0, int(shared.sum())
-    return float(np.corrcoef(own, means)[0, 1].clip(-1 + 1e-9, 1 - 1e-9)), int(shared.sum())
+    own, number = scores[shared, rater], int(shared.sum())
+    means = np.array([np.nanmean(row) for row in others[shared]])
+    if number <= 3:
+        return _Agreement(0.0, number, 1.0)
+    varies = own.std() > 0 and means.std() > 0
+    r = float(np.corrcoef(own, means)[0, 1].clip(-1 + 1e-9, 1 - 1e-9)) if varies else 0.0
+    bound = np.tanh(np.arctanh(r) + norm.ppf(rules.confidence) / np.sqrt(number - 3))
+    return _Agreement(r, number, float(bound))
 
 
 def _project(scores: Array) -> tuple[Array, Array, Array, Array]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import State, flow, pause_flow_run, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -38,7 +39,7 @@ class Approval(RunInput):
 
 
 @flow(name="retrain")
-def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool = False) -> State[None]:
+def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool = False) -> State[Any]:
     """Take in new ratings, run what has changed of the pipeline, and promote its critic if the gate lets it.
 
     Args:
@@ -79,7 +80,7 @@ def evaluate() -> State[None]:
 
 
 @flow(name="promote")
-def promote() -> State[None]:
+def promote() -> State[Any]:
     """Judge the checkout's critic as it is, and promote it if the gate lets it."""
     with _alone() as (repository, _):
         return conclude(repository, judge(repository), return_state=True)

@@ -1,4 +1,4 @@
-"""A study that people might have made: edits that the benchmark hasn't, and what raters of all kinds say of them."""
+"""A study that people might have made: edits that the benchmark hasn't, and what raters of all kinds say."""
 
 import csv
 from pathlib import Path
@@ -25,8 +25,9 @@ def write_study(
 ) -> Path:
     """Pictures and ratings.csv in a folder.
 
-    The edits are those that minibench would make next, of sources behind the benchmark's own. Honest raters say what
-    an edit is worth, with a bias and noise of their own; careless ones say anything; malicious ones say the opposite.
+    The edits are those that minibench would make next, of sources behind the benchmark's own. Honest raters say
+    what an edit is worth, with a bias and noise of their own; careless ones say anything; malicious ones say the
+    opposite.
     """
     sources = benchmark_sources + -(-edits // 6)
     table = make_table("train", sources, side, seed).iloc[benchmark_sources * 6 :].head(edits)
