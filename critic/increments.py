@@ -61,7 +61,8 @@ def latest(increments: list[Increment]) -> pd.DataFrame:
     rows = pd.concat(tables, ignore_index=True)
     first = rows[rows["mos"].notna()].drop_duplicates("id").set_index("id")["increment"]
     last = rows.drop_duplicates("id", keep="last")
-    return last.assign(increment=last["id"].map(first).fillna(last["increment"])).reset_index(drop=True)
+    names = [first.get(id, name) for id, name in zip(last["id"], last["increment"], strict=True)]
+    return last.assign(increment=names).reset_index(drop=True)
 
 
 def merge(

@@ -233,6 +233,8 @@ def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> _Agre
 def _project(scores: Array) -> tuple[Array, Array, Array, Array]:
     """MOS of the items, bias and noise of the raters, and the standard errors of the MOS: see the module, 4.
 
+    Of all raters' biases the mean is zero, since only what sets them apart can be seen.
+
     Args:
         scores: [items, raters], NaN where there is no rating; every item and every rater has one.
     """
@@ -246,7 +248,7 @@ def _project(scores: Array) -> tuple[Array, Array, Array, Array]:
         mos = np.nansum(weight * np.nan_to_num(scores - bias), axis=1) / weight.sum(axis=1)
         if np.abs(mos - before).max() < _STILL:
             break
-    return mos, bias, noise, weight.sum(axis=1) ** -0.5
+    return mos + bias.mean(), bias - bias.mean(), noise, weight.sum(axis=1) ** -0.5
 
 
 def plain(value: Any) -> float | None:
