@@ -28,7 +28,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro serve bento test lint lock
+.PHONY: help setup repro serve bento flows test lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -63,6 +63,9 @@ bento: models/grpo $(READY)  ## package it for other machines (LOCK=gpu: for tho
 
 models/grpo:
 	@echo "There is no critic in $@ yet: train it with \`make repro\`, or fetch it with \`dvc pull $@\`" && exit 1
+
+flows: $(READY)  ## start Prefect's server, a worker and the deployments: the critic is kept current until Ctrl-C
+	$(BIN)/python -m flows.up
 
 test: $(READY)  ## run the tests, the pipeline at a small size among them
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
     champion = read_exam(repository, "critic@v1.2.0")
     decision = decide(champion, read_exam(repository), params.load(params.Gate), seed=7)
+    decision = judge(repository)    # all of this
     decision.promote, decision.summary
 
 The gain in main score is that of the paired bootstrap over source images (`critic.metrics.paired_bootstrap`), and
@@ -23,7 +24,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc_data.index.index import DataIndexDirError
 
-from critic import params
+from critic import params, registry
 from critic.intervals import enough
 from critic.metrics import Difference, apply_policy, measure, paired_bootstrap
 
@@ -149,6 +150,24 @@ def read_exam(repository: Path, revision: str | None = None) -> Exam:
             f"the exam of {label} can't be read ({error}): `dvc repro` makes that of the checkout, and `dvc push` "
             "where a release was made gives others its files"
         ) from error
+
+
+def judge(repository: Path) -> Decision:
+    """The gate's decision on the critic of a checkout, beside its champion.
+
+    Raises:
+        GateError: as `read_exam` and `decide`.
+        CheckoutError: that is no git repository.
+        ParamsError: params.yaml is wrong.
+    """
+    file = repository / params.FILE
+    champion = registry.champion(repository)
+    return decide(
+        read_exam(repository, f"{registry.ARTIFACT}@{champion.version}") if champion else None,
+        read_exam(repository),
+        params.load(params.Gate, file),
+        params.seed(file),
+    )
 
 
 def decide(champion: Exam | None, challenger: Exam, gate: params.Gate, seed: int) -> Decision:

@@ -22,9 +22,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from critic import collecting, opinions, params, promotion, registry
+from critic import collecting, gate, opinions, params, promotion
 from critic.checkout import held, require_clean, unfinished
-from critic.gate import Decision, decide, read_exam
+from critic.gate import Decision
 from critic.service.settings import Settings
 from flows import events
 from flows.pipeline import Pipeline, run_pipeline
@@ -123,13 +123,7 @@ def take_ratings(repository: Path, at_least: int) -> str | None:
 @task
 def judge(repository: Path) -> Decision:
     """Compare the checkout's critic with the champion, and show the decision as a table and a page."""
-    champion = registry.champion(repository)
-    decision = decide(
-        read_exam(repository, champion.commit) if champion else None,
-        read_exam(repository),
-        params.load(params.Gate),
-        params.seed(),
-    )
+    decision = gate.judge(repository)
     create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
     create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
     get_run_logger().info(decision.summary)

@@ -7,6 +7,9 @@ critic rank scores.jsonl --pairs pairs.csv --by editor
 critic parity -m models/grpo --pairs pairs.csv
 critic judge ssim pairs.csv --out ssim.jsonl
 critic rate study.csv
+critic promote
+critic rollback
+critic releases
 critic package models/grpo
 """
 
@@ -22,6 +25,9 @@ _COMMANDS = {
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
     "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
     "rate": ("critic.cli.rate", "Make MOS of what people say of edits, for the next training."),
+    "promote": ("critic.cli.promote", "Put this checkout's critic into service, if it is surely better."),
+    "rollback": ("critic.cli.rollback", "Put the critic before this one into service again."),
+    "releases": ("critic.cli.releases", "List the critics that were released."),
     "package": ("critic.cli.package", "Make a Bento of a critic: the service with all that it needs."),
 }
 """The module of each command, and what it does. What is slow to import, such as torch, a module imports when its
