@@ -296,8 +296,8 @@ def _require_up_to_date(repository: Path) -> None:
     with Repo(str(repository)) as repo:
         if changed := repo.status():
             raise GateError(
-                f"{', '.join(map(str, changed))} aren't as dvc.lock says, so the checkout's predictions aren't of "
-                "its critic: `dvc repro`"
+                f"dvc.lock isn't of what is here ({', '.join(map(str, changed))}), so the checkout's predictions "
+                "aren't of its critic: `dvc repro`"
             )
 
 
