@@ -6,6 +6,7 @@
 same as by hand.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from uuid import UUID
 
 import networkx as nx
 from dvc.repo import Repo
-from prefect import State, task
+from prefect import State, Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from critic import params
-from flows.processes import run
+from flows.processes import CommandError, run
 
 GPU = "gpu"
 """The global concurrency limit that stages which need a GPU count against."""
@@ -63,9 +65,9 @@ class Pipeline:
                 for stage in nx.dfs_postorder_nodes(graph)
                 if stage.cmd
             )
-            status = repo.status()
+            status = {name.rpartition(":")[2]: str(why) for name, why in repo.status().items()}
         names = {stage.name for stage in stages}
-        return cls(folder, stages, {name: str(why) for name, why in status.items() if name in names})
+        return cls(folder, stages, {name: why for name, why in status.items() if name in names})
 
 
 def run_pipeline(
@@ -94,6 +96,7 @@ def run_pipeline(
             task_run_name=stage.name,
             retries=len(_NETWORK_WAITS) if stage.needs == "network" else 0,
             retry_delay_seconds=_NETWORK_WAITS,
+            retry_condition_fn=_may_pass,
             timeout_seconds=params.load(params.Retrain, pipeline.folder / params.FILE).stage_hours * 3600,
         )(
             stage,
@@ -109,6 +112,12 @@ def run_pipeline(
             ran.append(stage.name)
         total(100 * number / len(stages))
     return ran
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a stage failed for want of a network: see `stages.download`."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, CommandError) and f"exited with {os.EX_TEMPFAIL}" in str(error)
 
 
 @task

@@ -4,12 +4,14 @@
 
 `minibench` makes itself, `hub` is read at a pinned revision, `local` is a folder or file of this machine. A
 released SFT set and AGIQA-3k come beside it where params.yaml gives them: see docs/data.md. What people have rated
-since (data/ratings) joins the splits: see docs/ratings.md.
+since (data/ratings) joins the splits: see docs/ratings.md. The exit code is 75 (EX_TEMPFAIL) where the hub can't
+be reached, and 1 for all else.
 """
 
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
@@ -22,7 +24,7 @@ from critic.increments import FOLDER, IncrementError, merge, read_increments
 from critic.minibench import make_table
 from critic.readers import sft_set
 from critic.readers.agiqa import read_agiqa
-from critic.readers.hub import Snapshot, fetch, read_benchmark
+from critic.readers.hub import HubUnreachable, Snapshot, fetch, read_benchmark
 from critic.readers.local import read_local
 from critic.readers.rows import SourceError
 
@@ -33,6 +35,9 @@ def main() -> None:
     try:
         distance = params.load(params.Validate).phash_distance
         download(params.load(params.Download), params.seed(), RAW, FOLDER, distance)
+    except HubUnreachable as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(os.EX_TEMPFAIL) from None
     except (SourceError, IncrementError) as error:
         raise SystemExit(str(error)) from None
 

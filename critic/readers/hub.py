@@ -44,6 +44,10 @@ class HubError(SourceError):
     """The hub's data set can't be had; the message says which and what to do."""
 
 
+class HubUnreachable(HubError):
+    """The hub can't be reached or is out of order, which may pass."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The files of a data set at a commit, as they are on the hub."""
@@ -68,13 +72,15 @@ def fetch(dataset: str, revision: str) -> Snapshot:
         revision: a branch, a tag or, for always the same data, the 40 digits of a commit.
 
     Raises:
-        HubError: the hub can't be reached; there is no such data set or revision; it is private or gated.
+        HubUnreachable: the hub can't be reached or is out of order.
+        HubError: there is no such data set or revision; it is private or gated.
     """
     try:
         commit = revision if _COMMIT.fullmatch(revision) else _persistent(lambda: _look_up(dataset, revision))
         folder = _persistent(lambda: snapshot_download(dataset, repo_type="dataset", revision=commit))
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise HubError(f"{dataset} at revision {revision} can't be had: {_advice(error, dataset)}") from error
+        kind = HubUnreachable if _may_pass(error) else HubError
+        raise kind(f"{dataset} at revision {revision} can't be had: {_advice(error, dataset)}") from error
     return Snapshot(dataset, revision, commit, Path(folder))
 
 
@@ -124,15 +130,19 @@ def _look_up(dataset: str, revision: str) -> str:
     return str(HfApi().dataset_info(dataset, revision=revision).sha)
 
 
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, httpx.TransportError) or (
+        isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
+    )
+
+
 def _persistent(call: Callable[[], _T]) -> _T:
     """What a call gives, tried anew after each of `WAITS` while the hub can't be reached or is out of order."""
     for wait in WAITS:
         try:
             return call()
-        except httpx.TransportError:
-            time.sleep(wait)
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500:
+        except (httpx.TransportError, HfHubHTTPError) as error:
+            if not _may_pass(error):
                 raise
             time.sleep(wait)
     return call()

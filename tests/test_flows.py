@@ -1,0 +1,311 @@
+"""The life of a critic as Prefect runs it: real server and worker, DVC, TRL, vLLM, BentoML, on a very small study.
+
+The tests are one story and run in their order: a first critic, ratings that make it better, a careless hand, a
+    killed
+worker, ratings that would make it worse, a rollback.
+"""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from panel import write_study
+
+from critic import registry
+from critic.checkout import git, held
+from critic.service.feedback import Feedback
+from critic.service.keeping import Keeper
+from critic.service.receipts import Receipt
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PROJECT = (
+    *("assets", "critic", "flows", "stages", "requirements", "data/ratings/README.md", "docs/serve.md"),
+    *("bentofile.yaml", "dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml", "pyproject.toml"),
+    *("LICENSE", ".gitignore", ".dvcignore"),
+)
+SOURCES = 8
+SMALL: dict[str, dict[str, Any]] = {
+    "download": {
+        "minibench": {"train_sources": SOURCES, "validation_sources": 4, "test_sources": 80, "side": 112}
+    },
+    "sft": {"epochs": 8.0, "save_every": 40},
+    "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 24},
+}
+STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate"]
+
+
+class Flows:
+    """`make flows` in a checkout of its own, and Prefect's API."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "checkout"
+        self.kept, self.store = folder / "kept", f"sqlite:///{folder}/feedback.db"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+        self.api = httpx.Client(base_url=url, timeout=60)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "PREFECT_API_URL": url,
+            "BENTOML_HOME": str(folder / "bentoml"),
+            "CRITIC_FEEDBACK_URL": self.store,
+            "CRITIC_KEEP_IMAGES": str(self.kept),
+        }
+        self.log = folder / "flows.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def check_out(self) -> None:
+        for name in PROJECT:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, self.folder / name)
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for section, values in SMALL.items():
+            params["profiles"]["tiny"][section].update(values)
+        params["evaluate"]["n_boot"] = 100
+        params["gate"].update(min_main_score=-1.0, min_coverage=0.5, coverage_margin=1.0)
+        params["ratings"]["min_raters"] = 2
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        git(self.folder, "init", "--quiet", "--initial-branch", "main")
+        git(self.folder, "config", "user.name", "Ann")
+        git(self.folder, "config", "user.email", "ann@example.org")
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=self.folder, check=True)
+        git(self.folder, "add", ".")
+        git(self.folder, "commit", "--quiet", "-m", "Begin")
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.up"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        self.wait(lambda: "The flows:" in self.log.read_text(), 120)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+        self.log.write_text("")
+
+    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < deadline, self.log.read_text()[-5000:]
+            time.sleep(0.5)
+        return found
+
+    def deployment(self, flow: str) -> str:
+        return self.api.get(f"/deployments/name/{flow}/critic").raise_for_status().json()["id"]
+
+    def start_run(self, flow: str, **parameters: Any) -> str:
+        reply = self.api.post(
+            f"/deployments/{self.deployment(flow)}/create_flow_run", json={"parameters": parameters}
+        )
+        return reply.raise_for_status().json()["id"]
+
+    def state(self, run: str) -> dict[str, Any]:
+        return self.api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        body = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"}
+        return self.api.post("/flow_runs/filter", json=body).raise_for_status().json()
+
+    def ended(self, run: str, seconds: float = 900) -> dict[str, Any]:
+        """The state that a run ended in."""
+        last = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+        return self.wait(lambda: state if (state := self.state(run))["type"] in last else None, seconds)
+
+    def run(self, flow: str, **parameters: Any) -> dict[str, Any]:
+        return self.ended(self.start_run(flow, **parameters))
+
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return self.api.post("/task_runs/filter", json=body).raise_for_status().json()
+
+    def lines(self, task: str) -> list[str]:
+        body = {"logs": {"task_run_id": {"any_": [task]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.api.post("/logs/filter", json=body).raise_for_status().json()]
+
+    def is_running(self, run: str, stage: str) -> bool:
+        return any(task["name"] == stage and task["state_type"] == "RUNNING" for task in self.tasks(run))
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Of the checkout, those whose command has all these words."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            try:
+                if process.cwd().startswith(str(self.folder)) and {*words} <= {*(process.info["cmdline"] or [])}:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    @property
+    def champion(self) -> str | None:
+        release = registry.champion(self.folder)
+        return release and release.version
+
+    def clean(self) -> bool:
+        return git(self.folder, "status", "--porcelain") == ""
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
+    flows = Flows(tmp_path_factory.mktemp("flows"))
+    flows.check_out()
+    flows.start()
+    yield flows
+    flows.stop()
+    flows.api.close()
+
+
+def test_make_flows_deploys_everything(flows: Flows) -> None:
+    deployed = flows.api.post("/deployments/filter", json={}).raise_for_status().json()
+    assert len(deployed) == len(yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"])
+    limits = flows.api.post("/v2/concurrency_limits/filter", json={}).raise_for_status().json()
+    assert {limit["name"]: limit["limit"] for limit in limits}["gpu"] == 1
+    automations = flows.api.post("/automations/filter", json={}).raise_for_status().json()
+    assert len(automations) == 4
+
+
+def test_a_scheduled_run_fires_by_itself(flows: Flows) -> None:
+    schedules = f"/deployments/{flows.deployment('watch')}/schedules"
+    (made,) = (
+        flows.api.post(
+            schedules,
+            json=[{"active": True, "schedule": {"interval": 10, "anchor_date": datetime.now(UTC).isoformat()}}],
+        )
+        .raise_for_status()
+        .json()
+    )
+    done = flows.wait(lambda: [run for run in flows.runs("watch") if run["state_type"] == "COMPLETED"], 120)
+    flows.api.delete(f"{schedules}/{made['id']}").raise_for_status()
+    assert done[0]["auto_scheduled"] and done[0]["state_name"] == "Nothing new"
+
+
+def test_the_first_critic_is_trained_and_promoted(flows: Flows) -> None:
+    run = flows.start_run("retrain", reason="the first one")
+    state = flows.ended(run)
+    assert state["name"] == "Promoted", state
+    assert flows.champion == "v1.0.0" and flows.clean()
+    tasks = {task["name"]: task for task in flows.tasks(run)}
+    for stage in STAGES:
+        assert tasks[stage]["state_type"] == "COMPLETED"
+        lines = flows.lines(tasks[stage]["id"])
+        assert any(f"Running stage '{stage}'" in line for line in lines)
+    assert any("main score" in line for line in flows.lines(tasks["evaluate"]["id"]))
+    artifacts = flows.api.post("/artifacts/filter", json={}).raise_for_status().json()
+    assert {artifact["type"] for artifact in artifacts} == {"progress", "table", "markdown"}
+    (page,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "gate-decision"]
+    assert page == (flows.folder / "reports/decisions/0001-promoted.md").read_text()
+
+
+def test_nothing_new_is_nothing_to_do(flows: Flows) -> None:
+    began = time.monotonic()
+    assert flows.run("retrain")["name"] == "Nothing new"
+    assert time.monotonic() - began < 60
+
+
+def test_good_ratings_make_a_better_critic_which_is_promoted(flows: Flows, tmp_path: Path) -> None:
+    """300 ratings of 100 edits by twelve raters, of whom two are careless and one is malicious."""
+    study = write_study(tmp_path, benchmark_sources=SOURCES, edits=100, per_edit=3)
+    critic = "from critic.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", critic, "rate", str(study)], cwd=flows.folder, env=flows.environment, check=True
+    )
+    report = json.loads((flows.folder / "data/ratings/0001/report.json").read_text())
+    assert report["counts"]["ratings"] == 300
+    verdicts = {rater["rater"]: rater["verdict"] for rater in report["raters"]}
+    assert verdicts["malicious-11"] == "contrary"
+    assert {verdicts["careless-9"], verdicts["careless-10"]} == {"careless"}
+    state = flows.run("retrain", reason="a study")
+    assert state["name"] == "Promoted", state
+    assert flows.champion == "v1.1.0" and flows.clean()
+    assert "data/ratings/0001/report.md" in git(flows.folder, "ls-files")
+    assert "Promote critic v1.1.0" in git(flows.folder, "log", "-1", "--format=%s")
+
+
+def test_uncommitted_changes_are_not_trained_on(flows: Flows) -> None:
+    params = flows.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("n_boot: 100", "n_boot: 200"))
+    state = flows.run("retrain")
+    assert state["type"] == "FAILED" and "has changes that aren't committed: params.yaml" in state["message"]
+    params.write_text(before)
+    assert flows.champion == "v1.1.0" and flows.clean()
+
+
+def test_a_checkout_in_use_is_left_alone(flows: Flows) -> None:
+    with held(flows.folder, "somebody's critic promote"):
+        state = flows.run("promote")
+    assert state["type"] == "FAILED" and "somebody's critic promote (process" in state["message"]
+
+
+def test_a_killed_worker_takes_all_with_it_and_the_next_run_goes_on(flows: Flows, tmp_path: Path) -> None:
+    """Ratings of a panel that means harm come through the service, and only the gate is left to stop them."""
+    rate_by_service(flows, write_study(tmp_path, benchmark_sources=SOURCES + 17, edits=100, per_edit=3, honest=0,
+                                       careless=0, malicious=12, raters_seed=1))  # fmt: skip
+    watch = flows.run("watch")
+    assert watch["name"] == "Started" and "300 new ratings" in watch["message"], watch
+    run = flows.runs("retrain")[0]["id"]
+    flows.wait(lambda: flows.is_running(run, "sft") and flows.processes("stages.sft"), 300)
+    second = flows.start_run("retrain", reason="one more")
+    (worker,) = [p for p in flows.processes("worker", "start") if "prefect" in p.cmdline()]
+    worker.send_signal(signal.SIGKILL)
+    flows.wait(lambda: not flows.processes("-m", "stages.sft") and not flows.processes("repro"), 60)
+    assert flows.state(second)["type"] == "SCHEDULED", "it waits for the first one"
+    assert flows.champion == "v1.1.0"
+    flows.api.delete(f"/flow_runs/{second}")
+    flows.stop()
+    flows.start()
+    run = flows.start_run("retrain", reason="go on", min_ratings=1)
+    state = flows.ended(run)
+    assert state["name"] == "Refused", state
+    names = [task["state_name"] for task in flows.tasks(run) if task["name"] in ("download", "validate", "build")]
+    assert names == ["Unchanged"] * 3, "they had come to their end"
+    assert flows.champion == "v1.1.0" and flows.clean()
+    page = (flows.folder / "reports/decisions/0003-refused.md").read_text()
+    assert "sure gain in main score is -" in page
+    assert git(flows.folder, "log", "-1", "--format=%s") == "Refuse a critic"
+
+
+def test_a_rollback_takes_less_than_a_minute(flows: Flows) -> None:
+    began = time.monotonic()
+    assert flows.run("rollback")["name"] == "Rolled back"
+    assert time.monotonic() - began < 60
+    assert flows.champion == "v1.0.0"
+    events = flows.api.post("/events/filter", json={"filter": {"event": {"name": ["critic.promoted"]}}})
+    assert events.raise_for_status().json()["total"] == 3
+
+
+def rate_by_service(flows: Flows, study: Path) -> None:
+    """The ratings of a study, as if they had come one by one through the service that keeps pictures."""
+    feedback, keeper = Feedback(flows.store), Keeper(flows.kept)
+    with study.open(newline="") as file:
+        for row in csv.DictReader(file):
+            files = [(study.parent / row[role]).read_bytes() for role in ("source", "edited")]
+            for content in files:
+                keeper.keep(content, "JPEG")
+            facts = {"request_id": "r", "pair_id": "0", "mode": "greedy", "status": "ok", "score": 3.0}
+            facts |= {"model": "m", "version": "v", "contract": "c", "scored_at": datetime.now(UTC)}
+            source, edited = (sha256(content).hexdigest() for content in files)
+            receipt = Receipt(source_sha256=source, edited_sha256=edited, instruction=row["instruction"], **facts)
+            feedback.add(receipt, row["rater"], float(row["score"]))
+    feedback.close()
