@@ -67,7 +67,7 @@ def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool
         decision = judge(repository)
         if decision.promote and settings.approval:
             decision = approved(decision, settings.approval_hours)
-        return conclude(repository, decision, return_state=True)
+        return _ended(conclude(repository, decision, return_state=True))
 
 
 @flow(name="evaluate")
@@ -83,7 +83,7 @@ def evaluate() -> State[None]:
 def promote() -> State[Any]:
     """Judge the checkout's critic as it is, and promote it if the gate lets it."""
     with _alone() as (repository, _):
-        return conclude(repository, judge(repository), return_state=True)
+        return _ended(conclude(repository, judge(repository), return_state=True))
 
 
 @flow(name="rollback")
@@ -93,6 +93,13 @@ def rollback(to: str | None = None) -> State[None]:
         release = promotion.rollback(repository, params.load(params.Release), to, get_run_logger().info)
         events.promoted(release.version, "rolled back by hand")
         return Completed(name="Rolled back", message=f"{release.version} is the champion.")
+
+
+def _ended(state: State[Any]) -> State[Any]:
+    """A task's last state as the flow's, under the same name."""
+    if not state.is_completed():
+        return state
+    return Completed(name=state.name, message=state.message)
 
 
 @contextmanager

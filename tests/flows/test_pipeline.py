@@ -1,4 +1,4 @@
-"""Stages of dvc.yaml run as tasks in their order, and only if they must; only a network that fails is tried again."""
+"""Stages of dvc.yaml run as tasks in their order, and only if they must; a lost network alone is tried again."""
 
 import os
 import subprocess
