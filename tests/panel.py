@@ -35,7 +35,7 @@ def write_study(
     kinds = ["honest"] * honest + ["careless"] * careless + ["malicious"] * malicious
     names = [f"{kind}-{number}" for number, kind in enumerate(kinds)]
     bias, noise = rng.normal(0, 0.25, len(names)), rng.uniform(0.3, 0.6, len(names))
-    turns = np.resize(rng.permutation(len(names)), edits * per_edit).reshape(edits, per_edit)
+    given = np.zeros(len(names))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "ratings.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -45,7 +45,9 @@ def write_study(
             for path, image in zip(paths, row["images"], strict=True):
                 (folder / path).write_bytes(image["bytes"])
             worth = np.array([row["answer"], *(row[f"mos_{axis}"] for axis in AXES)])
-            for rater in turns[number]:
+            turns = np.argsort(given + rng.random(len(names)))[:per_edit]  # whoever has rated least
+            given[turns] += 1
+            for rater in turns:
                 said = worth + bias[rater] + rng.normal(0, noise[rater], len(worth))
                 if kinds[rater] == "careless":
                     said = rng.uniform(1, 5, len(worth))
