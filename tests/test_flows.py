@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "download": {
         "minibench": {"train_sources": SOURCES, "validation_sources": 4, "test_sources": 60, "side": 112}
     },
-    "sft": {"epochs": 6.0, "save_every": 40},
+    "sft": {"epochs": 8.0, "save_every": 40},
     "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 24},
     "evaluate": {"engine": "transformers"},  # vLLM, of the Bentos, must score as it does
 }

@@ -5,6 +5,7 @@ smoke.latency    # median seconds of one request
 """
 
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -76,7 +77,8 @@ def try_bento(
             beside them, so on a GPU it is above zero.
 
     Raises:
-        SmokeError: it isn't ready after `START` seconds, an answer is missing, is of another version, or is off.
+        SmokeError: its vLLM can't be used, it isn't ready after `START` seconds, an answer is missing, is of
+            another version, or is off.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,6 +111,8 @@ def _wait(address: str, process: "subprocess.Popen[bytes]", log: Path, began: fl
         try:
             if httpx.get(f"{address}/readyz", timeout=5).is_success:
                 return
+            if re.search(r"^critic_engine_losses_total [1-9]", httpx.get(f"{address}/metrics").text, re.MULTILINE):
+                raise SmokeError(f"the Bento's vLLM can't be used:\n{_end(log)}")
         except httpx.HTTPError:
             pass
         time.sleep(0.25)
