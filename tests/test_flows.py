@@ -1,8 +1,11 @@
 """The life of a critic as Prefect runs it: real server and worker, DVC, TRL, vLLM, BentoML, on a very small study.
 
-The tests are one story and run in their order: a first critic, ratings that make it better, a careless hand, a
-    killed
-worker, ratings that would make it worse, a rollback.
+The tests are one story and run in their order: a first critic, whose worker is killed on the way; careless hands;
+    and,
+which takes a quarter of an hour more, ratings that make it better, ratings that would make it worse, and a
+rollback:
+
+    STORY=1 python -m pytest tests/test_flows.py
 """
 
 import csv
@@ -42,10 +45,17 @@ PROJECT = (
     *("bentofile.yaml", "dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml", "pyproject.toml"),
     *("LICENSE", ".gitignore", ".dvcignore"),
 )
+WHOLE = "STORY" in os.environ
+whole_story = pytest.mark.skipif(not WHOLE, reason="takes a quarter of an hour: STORY=1")
 SOURCES = 8
 SMALL: dict[str, dict[str, Any]] = {
     "download": {
-        "minibench": {"train_sources": SOURCES, "validation_sources": 4, "test_sources": 60, "side": 112}
+        "minibench": {
+            "train_sources": SOURCES,
+            "validation_sources": 4,
+            "test_sources": 200 if WHOLE else 40,
+            "side": 112,
+        }
     },
     "sft": {"epochs": 8.0, "save_every": 40},
     "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 24},
@@ -204,16 +214,27 @@ def test_a_scheduled_run_fires_by_itself(flows: Flows) -> None:
     assert done[0]["auto_scheduled"] and done[0]["state_name"] == "Nothing new"
 
 
-def test_the_first_critic_is_trained_and_promoted(flows: Flows) -> None:
+def test_a_killed_worker_takes_all_with_it_and_the_next_run_goes_on_to_a_promotion(flows: Flows) -> None:
     run = flows.start_run("retrain", reason="the first one")
+    flows.wait(lambda: flows.is_running(run, "sft") and flows.processes("stages.sft"), 300)
+    second = flows.start_run("retrain", reason="one more")
+    (worker,) = [p for p in flows.processes("worker", "start") if "prefect" in p.cmdline()]
+    worker.send_signal(signal.SIGKILL)
+    flows.wait(lambda: not flows.processes("-m", "stages.sft") and not flows.processes("repro"), 60)
+    assert flows.state(second)["type"] == "SCHEDULED", "it waits for the first one"
+    assert flows.champion is None
+    flows.api.delete(f"/flow_runs/{second}")
+    flows.stop()
+    flows.start()
+
+    run = flows.start_run("retrain", reason="go on")
     state = flows.ended(run)
     assert state["name"] == "Promoted", state
     assert flows.champion == "v1.0.0" and flows.clean()
     tasks = {task["name"]: task for task in flows.tasks(run)}
-    for stage in STAGES:
-        assert tasks[stage]["state_type"] == "COMPLETED"
-        lines = flows.lines(tasks[stage]["id"])
-        assert any(f"Running stage '{stage}'" in line for line in lines)
+    assert [tasks[stage]["state_name"] for stage in STAGES] == [*["Unchanged"] * 3, *["Completed"] * 3]
+    for stage in ("sft", "grpo", "evaluate"):
+        assert any(f"Running stage '{stage}'" in line for line in flows.lines(tasks[stage]["id"]))
     assert any("main score" in line for line in flows.lines(tasks["evaluate"]["id"]))
     artifacts = flows.api.post("/artifacts/filter", json={}).raise_for_status().json()
     assert {artifact["type"] for artifact in artifacts} == {"progress", "table", "markdown"}
@@ -227,25 +248,6 @@ def test_nothing_new_is_nothing_to_do(flows: Flows) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_good_ratings_make_a_better_critic_which_is_promoted(flows: Flows, tmp_path: Path) -> None:
-    """300 ratings of 100 edits by twelve raters, of whom two are careless and one is malicious."""
-    study = write_study(tmp_path, benchmark_sources=SOURCES, edits=100, per_edit=3)
-    critic = "from critic.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", critic, "rate", str(study)], cwd=flows.folder, env=flows.environment, check=True
-    )
-    report = json.loads((flows.folder / "data/ratings/0001/report.json").read_text())
-    assert report["counts"]["ratings"] == 300
-    verdicts = {rater["rater"]: rater["verdict"] for rater in report["raters"]}
-    assert verdicts["malicious-11"] == "contrary"
-    assert {verdicts["careless-9"], verdicts["careless-10"]} == {"careless"}
-    state = flows.run("retrain", reason="a study")
-    assert state["name"] == "Promoted", state
-    assert flows.champion == "v1.1.0" and flows.clean()
-    assert "data/ratings/0001/report.md" in git(flows.folder, "ls-files")
-    assert "Promote critic v1.1.0" in git(flows.folder, "log", "-1", "--format=%s")
-
-
 def test_uncommitted_changes_are_not_trained_on(flows: Flows) -> None:
     params = flows.folder / "params.yaml"
     before = params.read_text()
@@ -253,42 +255,7 @@ def test_uncommitted_changes_are_not_trained_on(flows: Flows) -> None:
     state = flows.run("retrain")
     assert state["type"] == "FAILED" and "has changes that aren't committed: params.yaml" in state["message"]
     params.write_text(before)
-    assert flows.champion == "v1.1.0" and flows.clean()
-
-
-def test_a_checkout_in_use_is_left_alone(flows: Flows) -> None:
-    with held(flows.folder, "somebody's critic promote"):
-        state = flows.run("promote")
-    assert state["type"] == "FAILED" and "somebody's critic promote (process" in state["message"]
-
-
-def test_a_killed_worker_takes_all_with_it_and_the_next_run_goes_on(flows: Flows, tmp_path: Path) -> None:
-    """Ratings of a panel that means harm come through the service, and only the gate is left to stop them."""
-    rate_by_service(flows, write_study(tmp_path, benchmark_sources=SOURCES + 17, edits=100, per_edit=3, honest=0,
-                                       careless=0, malicious=12, raters_seed=1))  # fmt: skip
-    watch = flows.run("watch")
-    assert watch["name"] == "Started" and "300 new ratings" in watch["message"], watch
-    run = flows.runs("retrain")[0]["id"]
-    flows.wait(lambda: flows.is_running(run, "sft") and flows.processes("stages.sft"), 300)
-    assert flows.run("watch")["name"] == "Held back"
-    second = flows.start_run("retrain", reason="one more")
-    (worker,) = [p for p in flows.processes("worker", "start") if "prefect" in p.cmdline()]
-    worker.send_signal(signal.SIGKILL)
-    flows.wait(lambda: not flows.processes("-m", "stages.sft") and not flows.processes("repro"), 60)
-    assert flows.state(second)["type"] == "SCHEDULED", "it waits for the first one"
-    assert flows.champion == "v1.1.0"
-    flows.api.delete(f"/flow_runs/{second}")
-    flows.stop()
-    flows.start()
-    run = flows.start_run("retrain", reason="go on", min_ratings=1)
-    state = flows.ended(run)
-    assert state["name"] == "Refused", state
-    names = [task["state_name"] for task in flows.tasks(run) if task["name"] in ("download", "validate", "build")]
-    assert names == ["Unchanged"] * 3, "they had come to their end"
-    assert flows.champion == "v1.1.0" and flows.clean()
-    page = (flows.folder / "reports/decisions/0003-refused.md").read_text()
-    assert "sure gain in main score is -" in page
-    assert git(flows.folder, "log", "-1", "--format=%s") == "Refuse a critic"
+    assert flows.champion == "v1.0.0" and flows.clean()
 
 
 def test_a_cancelled_stage_ends_with_all_that_it_started(flows: Flows) -> None:
@@ -323,7 +290,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
-def test_a_rollback_takes_less_than_a_minute_and_a_channel_is_told(flows: Flows) -> None:
+def test_a_checkout_in_use_is_left_alone_and_a_channel_is_told(flows: Flows) -> None:
     with listening() as (address, heard):
         block = (
             "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; "
@@ -333,11 +300,64 @@ def test_a_rollback_takes_less_than_a_minute_and_a_channel_is_told(flows: Flows)
         told = {**flows.environment, "CRITIC_NOTIFY": "custom-webhook/ops"}
         subprocess.run([sys.executable, "-m", "flows.register"], cwd=flows.folder, env=told, check=True)
         time.sleep(5)  # the server reads its automations now and then
-        began = time.monotonic()
-        assert flows.run("rollback")["name"] == "Rolled back"
-        assert time.monotonic() - began < 60
-        assert flows.champion == "v1.0.0"
-        flows.wait(lambda: any("The critic is v1.0.0 now" in message for message in heard), 60)
+        with held(flows.folder, "somebody's critic promote"):
+            state = flows.run("promote")
+        assert state["type"] == "FAILED" and "somebody's critic promote (process" in state["message"]
+        flows.wait(lambda: any("promote Failed" in message for message in heard), 60)
+
+
+@whole_story
+def test_good_ratings_make_a_better_critic_which_is_promoted(flows: Flows, tmp_path: Path) -> None:
+    """300 ratings of 100 edits by twelve raters, of whom two are careless and one is malicious."""
+    study = write_study(tmp_path, benchmark_sources=SOURCES, edits=100, per_edit=3)
+    critic = "from critic.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", critic, "rate", str(study)], cwd=flows.folder, env=flows.environment, check=True
+    )
+    report = json.loads((flows.folder / "data/ratings/0001/report.json").read_text())
+    assert report["counts"]["ratings"] == 300
+    verdicts = {rater["rater"]: rater["verdict"] for rater in report["raters"]}
+    assert verdicts["malicious-11"] == "contrary"
+    assert {verdicts["careless-9"], verdicts["careless-10"]} == {"careless"}
+    state = flows.run("retrain", reason="a study")
+    assert state["name"] == "Promoted", state
+    assert flows.champion == "v1.1.0" and flows.clean()
+    assert "data/ratings/0001/report.md" in git(flows.folder, "ls-files")
+    assert "Promote critic v1.1.0" in git(flows.folder, "log", "-1", "--format=%s")
+
+
+@whole_story
+def test_poisoned_ratings_start_a_retraining_that_the_gate_refuses(flows: Flows, tmp_path: Path) -> None:
+    """They come through the service, from a panel that means harm, so that screening finds nobody to hold them to."""
+    study = write_study(
+        tmp_path,
+        benchmark_sources=SOURCES + 17,
+        edits=100,
+        per_edit=3,
+        honest=0,
+        careless=0,
+        malicious=12,
+        raters_seed=1,
+    )
+    rate_by_service(flows, study)
+    watch = flows.run("watch")
+    assert watch["name"] == "Started" and "300 new ratings" in watch["message"], watch
+    run = flows.runs("retrain")[0]["id"]
+    flows.wait(lambda: flows.is_running(run, "build"), 300)
+    assert flows.run("watch")["name"] == "Held back"
+    assert flows.ended(run)["name"] == "Refused"
+    assert flows.champion == "v1.1.0" and flows.clean()
+    page = (flows.folder / "reports/decisions/0003-refused.md").read_text()
+    assert "sure gain in main score is -" in page
+    assert git(flows.folder, "log", "-1", "--format=%s") == "Refuse a critic"
+
+
+@whole_story
+def test_a_rollback_takes_less_than_a_minute(flows: Flows) -> None:
+    began = time.monotonic()
+    assert flows.run("rollback")["name"] == "Rolled back"
+    assert time.monotonic() - began < 60
+    assert flows.champion == "v1.0.0"
     events = flows.api.post("/events/filter", json={"filter": {"event": {"name": ["critic.promoted"]}}})
     assert events.raise_for_status().json()["total"] == 3
 
