@@ -328,7 +328,7 @@ def test_good_ratings_make_a_better_critic_which_is_promoted(flows: Flows, tmp_p
 
 @whole_story
 def test_poisoned_ratings_start_a_retraining_that_the_gate_refuses(flows: Flows, tmp_path: Path) -> None:
-    """They come through the service, from a panel that means harm, so that screening finds nobody to hold them to."""
+    """They come through the service, from a panel that means harm: screening has nobody to hold them to."""
     study = write_study(
         tmp_path,
         benchmark_sources=SOURCES + 17,
