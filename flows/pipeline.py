@@ -8,7 +8,7 @@ same as by hand.
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ GPU = "gpu"
 """The global concurrency limit that stages which need a GPU count against."""
 
 _UNCHANGED = "Unchanged"
+_NAMED = 3
+"""Files that a line names."""
 _NETWORK_WAITS = [30.0, 120.0, 600.0]
 """Seconds before each new try of a stage that needs the network."""
 
@@ -65,9 +67,22 @@ class Pipeline:
                 for stage in nx.dfs_postorder_nodes(graph)
                 if stage.cmd
             )
-            status = {name.rpartition(":")[2]: str(why) for name, why in repo.status().items()}
+            status = {name.rpartition(":")[2]: _words(why) for name, why in repo.status().items()}
         names = {stage.name for stage in stages}
         return cls(folder, stages, {name: why for name, why in status.items() if name in names})
+
+
+def _words(changes: Sequence[str | Mapping[str, Mapping[str, object]]]) -> str:
+    """What DVC says of a stage, in a line: `changed deps: stages/sft.py, data/sft and 3 more`."""
+    parts = []
+    for change in changes:
+        if isinstance(change, str):
+            parts.append(change)
+            continue
+        for kind, paths in change.items():
+            named, more = [*paths][:_NAMED], len(paths) - _NAMED
+            parts.append(f"{kind}: {', '.join(named)}" + (f" and {more} more" if more > 0 else ""))
+    return "; ".join(parts)
 
 
 def run_pipeline(

@@ -74,6 +74,13 @@ def test_the_stages_are_those_of_dvc_yaml_in_their_order() -> None:
     assert {*stages[-1].after} == {"validate", "sft", "grpo"} and stages[-1].needs == "gpu"
 
 
+def test_changes_are_told_in_a_line(project: Path) -> None:
+    told = Pipeline.read(project).changed
+    assert told["fetch"] == "changed deps: source; changed outs: fetched"
+    many = {"changed deps": dict.fromkeys("abcde", "modified")}
+    assert pipeline._words(["always changed", many]) == "always changed; changed deps: a, b, c and 2 more"
+
+
 def test_what_has_changed_runs_and_the_rest_does_not(project: Path) -> None:
     assert run(project) == (["fetch", "train"], {"fetch": "Completed", "train": "Completed"})
     assert (project / "trained").read_text() == "1"
