@@ -60,9 +60,13 @@ def add(heard: Heard, repository: Path) -> Path:
     (partial / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     (partial / PAGE).write_text(f"# Ratings, increment {name}\n\n{page(report)}", encoding="utf-8")
     os.replace(partial, folder / name)
-    with Repo(str(repository)) as repo:
-        repo.scm_context.quiet = True
-        repo.add([str(folder / name / EDITS), str(folder / name / RATINGS)])
+    try:
+        with Repo(str(repository)) as repo:
+            repo.scm_context.quiet = True
+            repo.add([str(folder / name / EDITS), str(folder / name / RATINGS)])
+    except BaseException:
+        shutil.rmtree(folder / name)
+        raise
     return folder / name
 
 

@@ -22,6 +22,7 @@ from critic.sources import group_sources
 
 FOLDER = Path("data/ratings")
 EDITS, RATINGS, REPORT, PAGE = "edits.parquet", "ratings.parquet", "report.json", "report.md"
+_RATED = "rated"
 
 
 class IncrementError(ValueError):
@@ -86,50 +87,57 @@ def merge(
     """
     merged = dict(tables)
     edits = latest(increments)
+    facts = source_facts({**tables, _RATED: edits})
+    placed, rated = facts[facts["split"] != _RATED], facts[facts["split"] == _RATED].reset_index(drop=True)
     known = {_identity(row) for table in tables.values() for row in table.to_dict("records")}
     told: dict[str, dict[str, int]] = {}
     for one in increments:  # one after another, so that what has once gone to a split stays there
-        told[one.name] = {}
-        for fate, rows in _sort_out(edits[edits["increment"] == one.name], merged, known, phash_distance).items():
-            told[one.name][fate] = len(rows)
-            if fate in merged:
-                merged[fate] = pd.concat([merged[fate], _raw(rows, merged[fate])], ignore_index=True)
+        rows = edits[edits["increment"] == one.name]
+        fates, sources = _sort_out(rows, rated.loc[rows.index], placed, known, phash_distance)
+        told[one.name] = {str(fate): int(number) for fate, number in fates.value_counts(sort=False).items()}
+        for split in merged:
+            if len(joining := rows[fates == split].assign(source_id=sources[fates == split])):
+                merged[split] = pd.concat([merged[split], _raw(joining, merged[split])], ignore_index=True)
+                own = rated.loc[joining.index].assign(split=split, source_id=joining["source_id"])
+                placed = pd.concat([placed, own], ignore_index=True)
     return merged, told
 
 
 def _sort_out(
-    edits: pd.DataFrame,
-    tables: Mapping[str, pd.DataFrame],
+    rows: pd.DataFrame,
+    facts: pd.DataFrame,
+    placed: pd.DataFrame,
     known: set[tuple[bytes | None, ...]],
     phash_distance: int,
-) -> dict[str, pd.DataFrame]:
-    """An increment's rows by what becomes of them, with the source_id of the image that each shares."""
-    fates = pd.Series("", index=edits.index)
-    fates[edits["mos"].isna()] = "wait"
-    fates[[_identity(row) in known for row in edits.to_dict("records")]] = "of the benchmark"
-    left = edits[fates == ""]
-    facts = source_facts({**tables, "new": left})
-    facts = facts[facts["phash"].notna()].reset_index(drop=True)
-    there = facts["split"] != "new"
-    before = pd.Series(group_sources(facts[there].reset_index(drop=True), phash_distance))
-    facts["group"] = group_sources(facts, phash_distance)
-    of_group = pd.DataFrame(
-        {"group": facts["group"][there].to_numpy(), "before": before, "split": facts["split"][there].to_numpy()}
-    )
-    sources = left["source_id"].copy()
-    for row, group in zip(left.index, facts["group"][~there], strict=True):
-        kin = of_group[of_group["group"] == group]
-        splits = {*kin["split"]}
+) -> tuple["pd.Series[str]", "pd.Series[str]"]:
+    """What becomes of each row, and the source_id of the image that it shares.
+
+    Args:
+        rows, facts: edits, and what `critic.facts.source_facts` says of them.
+        placed: the same facts of all edits that are in a split.
+        known: identities of the benchmark's edits.
+    """
+    fates, sources = pd.Series("", index=rows.index), rows["source_id"].copy()
+    fates[rows["mos"].isna()] = "wait"
+    fates[[_identity(row) in known for row in rows.to_dict("records")]] = "of the benchmark"
+    left = fates.index[fates == ""]
+    there = placed[placed["phash"].notna()].reset_index(drop=True)
+    before = group_sources(there, phash_distance)
+    both = pd.concat([there, facts.loc[left]], ignore_index=True)
+    groups = group_sources(both, phash_distance)
+    kin = pd.DataFrame({"before": before, "split": there["split"], "group": groups[: len(there)]})
+    for row, group in zip(left, groups[len(there) :], strict=True):
+        own = kin[kin["group"] == group]
+        splits = {*own["split"]}
         if "test" in splits:
             fates[row] = "of test images"
-        elif kin["before"].nunique() > 1:
+        elif own["before"].nunique() > 1:
             fates[row] = "ambiguous"
         elif splits:
-            fates[row], sources[row] = splits.pop(), kin["before"].iloc[0]
+            fates[row], sources[row] = splits.pop(), own["before"].iloc[0]
         else:
             fates[row] = "train"
-    edits = edits.assign(source_id=sources.reindex(edits.index).fillna(edits["source_id"]))
-    return {str(fate): rows for fate, rows in edits.groupby(fates)}
+    return fates, sources
 
 
 def _raw(rows: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:

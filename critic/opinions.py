@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from critic.edits import SPLITS, ImageError, decode_image, image_file, read_table
-from critic.increments import FOLDER, read_increments
+from critic.increments import FOLDER, RATINGS, read_increments
 from critic.ratings import RatingsError
-from critic.service.feedback import Feedback
+from critic.service.feedback import Feedback, Rating
 from critic.service.keeping import SUFFIXES
 from critic.service.settings import Settings
 
@@ -54,13 +54,18 @@ def waiting(store: str, repository: Path) -> int:
     Raises:
         FeedbackError: the store can't be read.
     """
-    return sum(1 for _ in Feedback(store).rows(since_id=_taken(repository)))
+    return len(_new(store, repository))
 
 
 def read_store(store: str, repository: Path) -> Heard:
-    """The ratings of a feedback store that no increment has yet, and their edits."""
-    rows = list(Feedback(store).rows(since_id=_taken(repository)))
-    edits = {_id(row.source_sha256, row.edited_sha256, row.instruction): row for row in rows}
+    """The ratings of a feedback store that no increment has yet, and their edits.
+
+    Raises:
+        FeedbackError: the store can't be read.
+        IncrementError: an increment isn't here.
+    """
+    rows = _new(store, repository)
+    edits = {_item(row): row for row in rows}
     files = _Files(repository)
     found, lost = [], []
     for item, row in edits.items():
@@ -69,15 +74,7 @@ def read_store(store: str, repository: Path) -> Heard:
             lost.append(item)
         else:
             found.append(_edit(source, edited, row.instruction))
-    ratings = [
-        {
-            "rater": row.rater,
-            "item": _id(row.source_sha256, row.edited_sha256, row.instruction),
-            "score": row.score,
-            "feedback_id": row.id,
-        }
-        for row in rows
-    ]
+    ratings = [{"rater": row.rater, "item": _item(row), "score": row.score, "feedback_id": row.id} for row in rows]
     return Heard(pd.DataFrame(ratings, columns=COLUMNS), pd.DataFrame(found), tuple(lost))
 
 
@@ -194,7 +191,21 @@ def _score(given: Any, where: str) -> float | None:
         raise RatingsError(f"{where}: {given!r} is no number") from None
 
 
-def _taken(repository: Path) -> int:
-    """The highest id of the feedback store's that is in an increment, 0 if none is."""
-    tables = [one.ratings["feedback_id"].dropna() for one in read_increments(repository / FOLDER)]
-    return max((int(ids.max()) for ids in tables if len(ids)), default=0)
+def _new(store: str, repository: Path) -> list[Rating]:
+    """The ratings of a store that no increment has.
+
+    They are told by all that they say and not by their ids alone: in another database these begin anew, and where
+    several write at a time a lower one may come after a higher one.
+    """
+    taken = set()
+    for path in sorted((repository / FOLDER).glob(f"[0-9][0-9][0-9][0-9]/{RATINGS}")):
+        table = pd.read_parquet(path, columns=["feedback_id", "rater", "item", "score"])
+        taken |= {*table.dropna(subset="feedback_id").itertuples(index=False, name=None)}
+    feedback = Feedback(store)
+    rows = [row for row in feedback.rows() if (row.id, row.rater, _item(row), row.score) not in taken]
+    feedback.close()
+    return rows
+
+
+def _item(row: Rating) -> str:
+    return _id(row.source_sha256, row.edited_sha256, row.instruction)

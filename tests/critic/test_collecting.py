@@ -188,6 +188,14 @@ def test_the_store_is_taken_once_and_pictures_come_from_where_they_were_kept(
     assert len(second.ratings) == 12 and second.edits.empty, "dan has said the same again"
 
 
+def test_another_database_begins_its_ids_anew_and_nothing_is_lost(project: Path, store: str) -> None:
+    rate_by_service(store, project.parent)
+    collect(store, project)
+    moved = f"sqlite:///{project.parent}/moved.db"
+    rate_by_service(moved, project.parent, ("eve", "fay"))
+    assert waiting(moved, project) == 24
+
+
 def test_ratings_of_lost_pictures_are_kept_and_the_edits_named(project: Path, store: str) -> None:
     rate_by_service(store, project.parent)
     made = collect(store, project)
@@ -206,6 +214,11 @@ def test_a_kill_leaves_no_half_of_an_increment(project: Path, monkeypatch: pytes
     assert read_increments(project / "data/ratings") == []
     monkeypatch.undo()
     monkeypatch.chdir(project)
+    with monkeypatch.context() as patch:
+        patch.setattr("critic.collecting.Repo.add", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            add(heard, project)
+    assert read_increments(project / "data/ratings") == []
     assert add(heard, project).name == "0001"
 
 
