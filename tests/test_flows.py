@@ -95,7 +95,7 @@ class Flows:
         for section, values in SMALL.items():
             params["profiles"]["tiny"][section].update(values)
         params["evaluate"]["n_boot"] = 100
-        params["gate"].update(min_main_score=-1.0, min_coverage=0.5, coverage_margin=1.0)
+        params["gate"].update(min_main_score=-1.0, min_coverage=0.5, coverage_margin=1.0, type_margin=1.0)
         params["ratings"]["min_raters"] = 2
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
         git(self.folder, "init", "--quiet", "--initial-branch", "main")
