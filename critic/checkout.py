@@ -14,6 +14,8 @@ from pathlib import Path
 from dvc.repo import Repo
 
 LOCK = Path("runs/checkout.lock")
+JOURNAL = Path("runs/promotion.json")
+"""What a promotion (`critic.promotion`) is about to do; there is one only while it lasts, or if it was killed."""
 RECORDS = ("data/ratings", "reports/decisions")
 """Folders that are written by machine and kept by git, beside what dvc.yaml says of such."""
 

@@ -23,7 +23,7 @@ import bentoml
 from bentoml.exceptions import NotFound
 
 from critic import registry
-from critic.checkout import CheckoutError, git, written
+from critic.checkout import JOURNAL, CheckoutError, git, written
 from critic.gate import Decision, record
 from critic.params import Release as Settings
 from critic.registry import Release
@@ -37,7 +37,6 @@ from critic.service.packaging import (
 )
 from critic.service.smoke import Smoke, SmokeError, golden_edits, try_bento
 
-JOURNAL = Path("runs/promotion.json")
 MODEL = "models/grpo"
 Say = Callable[[str], None]
 

@@ -6,7 +6,8 @@
     prefect deployment run rollback/critic --param to=v1.2.0
 
 Each works in the folder that it is started in, a checkout, alone (`critic.checkout`). One that is killed leaves
-the checkout so that the next one goes on from there.
+the checkout so that the next one goes on from there. What only some of them need is imported where they do: it
+takes seconds.
 """
 
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from critic import collecting, gate, opinions, params, promotion
-from critic.checkout import held, require_clean, unfinished
+from critic import gate, opinions, params
+from critic.checkout import JOURNAL, held, require_clean, unfinished
 from critic.gate import Decision
 from critic.service.settings import Settings
 from flows import events
@@ -90,6 +91,8 @@ def promote() -> State[Any]:
 def rollback(to: str | None = None) -> State[None]:
     """Put the champion before this one into service again, or the version `to`."""
     with _alone(clean=False) as (repository, _):
+        from critic import promotion
+
         release = promotion.rollback(repository, params.load(params.Release), to, get_run_logger().info)
         events.promoted(release.version, "rolled back by hand")
         return Completed(name="Rolled back", message=f"{release.version} is the champion.")
@@ -107,7 +110,10 @@ def _alone(*, clean: bool = True) -> Iterator[tuple[Path, int]]:
     """The checkout, and the descriptor that holds it, after what a killed promotion has left is taken back."""
     repository = Path.cwd()
     with held(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
-        promotion.recover(repository, params.load(params.Release), get_run_logger().info)
+        if (repository / JOURNAL).exists():
+            from critic import promotion
+
+            promotion.recover(repository, params.load(params.Release), get_run_logger().info)
         if clean:
             require_clean(repository)
         yield repository, lock
@@ -121,6 +127,8 @@ def take_ratings(repository: Path, at_least: int) -> str | None:
     if not waiting or waiting < at_least:
         get_run_logger().info("%d new ratings: %d are wanted.", waiting, at_least)
         return None
+    from critic import collecting
+
     if (made := collecting.collect(store, repository)) is None:
         return None
     create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=f"{made.name}")
@@ -148,6 +156,8 @@ def approved(decision: Decision, hours: float) -> Decision:
 @task
 def conclude(repository: Path, decision: Decision) -> State[None]:
     """Promote, or write down why not."""
+    from critic import promotion
+
     logger, settings = get_run_logger(), params.load(params.Release)
     if not decision.promote:
         record = promotion.record_refusal(repository, decision, settings, logger.info)

@@ -1,6 +1,6 @@
 """What a flow adds to a bare `dvc repro`, whatever the stages take: both on the pipeline's six stages, made empty.
 
-    python benchmarks/flows.py
+    python benchmarks/overhead.py
 
 Each stage writes its outputs in no time, so all that is left is the starting of processes, DVC's own work and
 Prefect's. A flow is timed from when a worker takes it to the end of the last stage, and without that, from its
@@ -58,6 +58,7 @@ def empty_pipeline(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
+    run([sys.executable, "-m", "compileall", "-q", "critic", "flows", "stages"], folder)  # as after a first run
     (folder / "empty.py").write_text(EMPTY)
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     for stage in pipeline["stages"].values():
