@@ -12,15 +12,27 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
 import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
+from prefect.states import Crashed
 
 from critic import keeper
+from critic.checkout import CheckoutError, held
 from flows import register
+from flows.events import TAG
 
 START = 120.0
 """Seconds until a server must answer."""
@@ -41,6 +53,7 @@ def main() -> None:
             log = ending.enter_context((home / "server.log").open("ab"))
             running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
             _wait(url, running[0])
+            end_dead_runs(Path.cwd())
         register.main()
         running.append(_start(ending, "worker", "start", "--pool", register.POOL))
         print(f"The flows: {url.removesuffix('/api')}", flush=True)
@@ -50,6 +63,22 @@ def main() -> None:
         except KeyboardInterrupt:
             return
         raise SystemExit("Prefect's server or worker has ended: see above, and .prefect/server.log")
+
+
+def end_dead_runs(checkout: Path) -> None:
+    """Tell a server that has just started of runs that it takes for running and whose processes are gone.
+
+    After a power cut they would hold the place of the next ones for ever: the server forgets its leases with its
+    memory. Nothing is told while somebody works in the checkout.
+    """
+    states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
+    of_ours = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[TAG]), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
+    )
+    with suppress(CheckoutError), held(checkout, "flows.up"), get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=of_ours):
+            client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
+            print(f"{run.name} had been cut off")
 
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
