@@ -134,8 +134,8 @@ def _held_back(*, drift_alone: bool) -> str | None:
     if runs := _retrainings(FlowRunFilter(state=working)):
         return f"{runs[0].name} is at it."
     recent = FlowRunFilterStartTime(after_=DateTime.now(UTC) - _AGAIN)
-    ended = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CANCELLED]))
-    if runs := _retrainings(FlowRunFilter(start_time=recent, state=ended)):
+    runs = _retrainings(FlowRunFilter(start_time=recent))
+    if runs and runs[0].state_type in (StateType.FAILED, StateType.CANCELLED):
         return f"{runs[0].name} came to no end within a day: look why, and start the next one by hand."
     by_drift = FlowRunFilter(start_time=recent, tags=FlowRunFilterTags(all_=[events.DRIFTED]))
     if drift_alone and (runs := _retrainings(by_drift)):
