@@ -21,7 +21,7 @@ from critic.edits import read_table
 from critic.prompts import load_contract
 
 ROOT = Path(__file__).parents[1]
-PIPELINE = ["assets", "critic", "stages", "dvc.yaml", "params.yaml", ".dvcignore"]
+PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
 SMOKE: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},

@@ -53,7 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project whose pipeline has run up to SFT."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("assets", "critic", "stages"):
+    for name in ("assets", "critic", "stages", "data/ratings"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
