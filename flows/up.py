@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -33,6 +34,7 @@ from critic import keeper
 from critic.checkout import CheckoutError, held
 from flows import register
 from flows.events import TAG
+from flows.pipeline import GPU
 
 START = 120.0
 """Seconds until a server must answer."""
@@ -53,8 +55,9 @@ def main() -> None:
             log = ending.enter_context((home / "server.log").open("ab"))
             running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
             _wait(url, running[0])
-            end_dead_runs(Path.cwd())
         register.main()
+        if running:
+            end_dead_runs(Path.cwd())
         running.append(_start(ending, "worker", "start", "--pool", register.POOL))
         print(f"The flows: {url.removesuffix('/api')}", flush=True)
         try:
@@ -68,8 +71,8 @@ def main() -> None:
 def end_dead_runs(checkout: Path) -> None:
     """Tell a server that has just started of runs that it takes for running and whose processes are gone.
 
-    After a power cut they would hold the place of the next ones for ever: the server forgets its leases with its
-    memory. Nothing is told while somebody works in the checkout.
+    After a power cut they would hold the place of the next ones, and the GPU, for ever: the server forgets its leases
+    with its memory. Nothing is told while somebody works in the checkout.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter(
@@ -79,6 +82,7 @@ def end_dead_runs(checkout: Path) -> None:
         for run in client.read_flow_runs(flow_run_filter=of_ours):
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
             print(f"{run.name} had been cut off")
+        client.update_global_concurrency_limit(GPU, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
