@@ -31,8 +31,7 @@ class IncrementError(ValueError):
 
 @dataclass(frozen=True)
 class Increment:
-    """An increment's name, as "0001", its edits and its ratings: rater, item, score and more, as they were
-    given."""
+    """An increment's name, as "0001", its edits, and its ratings as given (`critic.opinions.COLUMNS`)."""
 
     name: str
     edits: pd.DataFrame
@@ -73,9 +72,8 @@ def merge(
 
     A source image that the benchmark has, or one that looks alike, stays where that is; edits of one in the test
     split are left out, since the test is frozen, and so are those of one that looks like source images that were
-    apart so far. All edits of an image that is new go to train. What an edit of the benchmark was rated again has
-    no
-    effect: the benchmark's own MOS stands.
+    apart so far. All edits of an image that is new go to train. Ratings of an edit that the benchmark has change
+    nothing: the benchmark's own MOS stands.
 
     Args:
         tables: raw tables by split, as `critic.readers` and minibench give them.

@@ -81,10 +81,9 @@ def read_store(store: str, repository: Path) -> Heard:
 def read_study(path: Path, repository: Path) -> Heard:
     """The ratings of a CSV file, and their edits.
 
-    Columns: rater, score (1..5), and either source, edited (paths beside the file) and instruction, or id, of an
-        edit
-    of the benchmark; if there are, alignment, fidelity and quality (1..5), edit_type and editor. Rows count from
-    2, as a spreadsheet does.
+    Its columns are rater, score (1..5), and either source, edited (paths beside the file) and instruction, or the
+    id of an edit of the benchmark; if there are, alignment, fidelity and quality (1..5), edit_type and editor.
+    Rows count from 2, as in a spreadsheet.
 
     Raises:
         RatingsError: a column, a value or a picture is missing or can't be read.

@@ -80,7 +80,8 @@ def promote(repository: Path, decision: Decision, settings: Settings, say: Say =
         release = registry.register(repository, version, commit, message)
         registry.assign(repository, version, message)
         if settings.push is not None:
-            _push(repository, settings.push, registry.tags_of(repository, version))
+            branch = require_branch(repository)
+            _push(repository, settings.push, [f"HEAD:refs/heads/{branch}"], registry.tags_of(repository, version))
             say(f"Pushed to {settings.push}")
     say(f"{version} is the champion: bentoml serve {bento}")
     return release
@@ -108,7 +109,7 @@ def rollback(repository: Path, settings: Settings, to: str | None = None, say: S
     tag = registry.assign(repository, target.version, f"Rolled back from {current.version if current else 'none'}")
     if settings.push is not None:
         try:
-            _push(repository, settings.push, [tag])
+            _push(repository, settings.push, [], [tag])
         except PromotionError:
             git(repository, "tag", "-d", tag)
             raise
@@ -150,13 +151,24 @@ def recover(repository: Path, settings: Settings, say: Say = print) -> None:
     if not path.exists():
         return
     journal = _Journal.load(path)
-    tags = registry.tags_of(repository, journal.version)
-    if journal.has("tags") and len(tags) == 2 and (settings.push is None or _has(repository, settings.push, tags)):
+    if _is_released(repository, settings, journal):
         say(f"{journal.version} had been promoted, all but for this note of it")
         journal.close()
         return
     say(f"A promotion of {journal.version} was cut off: taking it back")
     _undo(repository, journal)
+
+
+def _is_released(repository: Path, settings: Settings, journal: "_Journal") -> bool:
+    """Whether a promotion had come through: both tags are there and, if they are to be, on the remote.
+
+    Raises:
+        PromotionError: the remote can't be asked.
+    """
+    tags = registry.tags_of(repository, journal.version)
+    if not journal.has("tags") or len(tags) < 2:
+        return False
+    return settings.push is None or _has(repository, settings.push, tags)
 
 
 class _Journal:
@@ -194,6 +206,13 @@ def _all_or_nothing(repository: Path, settings: Settings, version: str, say: Say
     try:
         yield journal
     except BaseException as error:
+        released = False
+        with suppress(PromotionError):  # a remote that can't be asked is taken for one that hasn't taken it
+            released = _is_released(repository, settings, journal)
+        if released:
+            say(f"{version} is released all the same: {error or type(error).__name__} came after its tags")
+            journal.close()
+            raise
         say(f"Taking the promotion of {version} back: {error or type(error).__name__}")
         _undo(repository, journal)
         if isinstance(error, PackageError | SmokeError | OSError | subprocess.SubprocessError):
@@ -334,10 +353,9 @@ def _dvc(repository: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "dvc", *command], cwd=repository, capture_output=True, text=True)
 
 
-def _push(repository: Path, remote: str, tags: list[str]) -> None:
-    branch = require_branch(repository)
+def _push(repository: Path, remote: str, branches: list[str], tags: list[str]) -> None:
     try:
-        git(repository, "push", "--quiet", "--atomic", remote, f"HEAD:refs/heads/{branch}", *_refs(tags))
+        git(repository, "push", "--quiet", "--atomic", remote, *branches, *_refs(tags))
     except CheckoutError as error:
         raise PromotionError(f"{remote} hasn't taken it, so nothing is released: {error}") from None
 

@@ -3,11 +3,12 @@
     study = pool(table, params.load(params.Ratings))     # a row a rating: rater, item, score
     study.items["mos"], study.raters["verdict"], study.agreement
 
-1. Who rates an item again has thought again: the last rating counts. 2. A rater whose ratings surely correlate
-with the others' by less than `min_correlation` isn't counted: ITU-T P.913
-   (2021), annex A, asks for 0.75. "Surely" means by the upper bound of Fisher's z, so that few ratings condemn
-   nobody; "others" are the mean of those still counted. The worst goes first, and then the others are looked at
-   again, since the means were partly that one's own.
+1. Who rates an item again has thought again: the last rating counts.
+2. A rater whose ratings surely correlate with the others' by less than `min_correlation` isn't counted: ITU-T
+   P.913 (2021), annex A, asks for 0.75. "Surely" means by the upper bound of Fisher's z, so that few ratings
+   condemn nobody; "others" are the mean of those still counted. The worst goes first, and then the others are looked at
+   again, since the means were partly that one's own. In the end everybody, those who went first too, is held to
+   those who stayed.
 3. Of the rest, whoever strays often, and to both sides, isn't counted: the screening of ITU-R BT.500-14, annex 1.
 4. The others' ratings are pooled by the model of Z. Li, C. Bampis et al., *A simple model for subject behavior in
    subjective experiments* (HVEI 2020; ITU-T P.910, 2022): a rating is the item's MOS, the rater's bias and noise
@@ -52,7 +53,7 @@ class Study:
 
     Attributes:
         items: a row an item that anybody counted has rated, by item: mos (1..5), low and high (its 95 % interval),
-            mean (of the counted ratings as they are), ratings (how many), ratings_given (a list of them).
+            ratings (how many), ratings_given (a list of them).
         raters: a row a rater, by rater: ratings, verdict, reason (a sentence, empty for the counted), correlation
             (with the others' means), bias and noise (points; missing unless counted).
         agreement: Krippendorff's alpha for interval data, of everybody and of those counted, -1..1; missing where
@@ -91,7 +92,6 @@ def pool(table: pd.DataFrame, rules: Ratings) -> Study:
         half = float(norm.ppf(0.975)) * error
         items["mos"] = mos.clip(LOWEST, HIGHEST)
         items["low"], items["high"] = (mos - half).clip(LOWEST, HIGHEST), (mos + half).clip(LOWEST, HIGHEST)
-        items["mean"] = np.nanmean(kept[rated], axis=1)
         items["ratings"] = np.isfinite(kept[rated]).sum(axis=1)
         items["ratings_given"] = [row[np.isfinite(row)].tolist() for row in kept[rated]]
     agreement = {"everybody": alpha(scores), "counted": alpha(kept)}

@@ -71,9 +71,8 @@ def main() -> None:
 def end_dead_runs(checkout: Path) -> None:
     """Tell a server that has just started of runs that it takes for running and whose processes are gone.
 
-    After a power cut they would hold the place of the next ones, and the GPU, for ever: the server forgets its
-        leases
-    with its memory. Nothing is told while somebody works in the checkout.
+    After a power cut they would hold the place of the next ones, and the GPU, for ever: the server has forgotten
+    its leases. Nothing is told while somebody works in the checkout.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter(

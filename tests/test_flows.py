@@ -1,9 +1,8 @@
 """The life of a critic as Prefect runs it: real server and worker, DVC, TRL, vLLM, BentoML, on a very small study.
 
-The tests are one story and run in their order: a first critic, whose worker is killed on the way; careless hands;
-    and,
-which takes a quarter of an hour more, ratings that make it better, ratings that would make it worse, and a
-rollback:
+The tests are one story and run in their order: a first critic, whose worker is killed on the way, and careless
+hands. The second part takes a quarter of an hour more: a power cut, ratings that make it better, ratings that
+would make it worse, and a rollback.
 
     STORY=1 python -m pytest tests/test_flows.py
 """

@@ -364,6 +364,35 @@ def test_a_kill_in_the_push_is_settled_by_what_the_remote_has(
     assert champion is not None and champion.version == "v1.0.0"
 
 
+def test_an_interrupt_after_the_remote_has_taken_it_takes_nothing_back(
+    repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = promotion._push
+
+    def push_and_be_interrupted(*arguments: object) -> None:
+        push(*arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_push", push_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote(repository, YES, PUSHING)
+    champion = registry.champion(repository)
+    assert champion is not None and champion.commit == git(remotes, "rev-parse", "main")
+    assert git(repository, "tag") == git(remotes, "tag") and not (repository / JOURNAL).exists()
+
+
+def test_a_rollback_pushes_its_tag_and_no_work_in_progress(repository: Path, remotes: Path, store: Store) -> None:
+    promote(repository, YES, PUSHING)
+    train(repository, "2")
+    released = promote(repository, YES, PUSHING)
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "Not for others yet")
+    git(repository, "checkout", "--quiet", "--detach")
+    rollback(repository, PUSHING)
+    assert "critic#champion#3" in git(remotes, "tag").split()
+    assert git(remotes, "rev-parse", "main") == released.commit
+
+
 def test_pushing_needs_both_remotes(repository: Path, store: Store, tmp_path: Path) -> None:
     with pytest.raises(CheckoutError, match="origin"):
         promote(repository, YES, PUSHING)
