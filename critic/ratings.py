@@ -6,9 +6,9 @@
 1. Who rates an item again has thought again: the last rating counts.
 2. A rater whose ratings surely correlate with the others' by less than `min_correlation` isn't counted: ITU-T
    P.913 (2021), annex A, asks for 0.75. "Surely" means by the upper bound of Fisher's z, so that few ratings
-   condemn nobody; "others" are the mean of those still counted. The worst goes first, and then the others are looked at
-   again, since the means were partly that one's own. In the end everybody, those who went first too, is held to
-   those who stayed.
+   condemn nobody; "others" are the mean of those still counted. The worst goes first, and then the others are
+   looked at again, since the means were partly that one's own. In the end everybody, those who went first too, is
+   held to those who stayed.
 3. Of the rest, whoever strays often, and to both sides, isn't counted: the screening of ITU-R BT.500-14, annex 1.
 4. The others' ratings are pooled by the model of Z. Li, C. Bampis et al., *A simple model for subject behavior in
    subjective experiments* (HVEI 2020; ITU-T P.910, 2022): a rating is the item's MOS, the rater's bias and noise
