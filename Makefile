@@ -28,7 +28,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro serve bento flows test lint lock
+.PHONY: help setup repro serve bento flows audit test lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -66,6 +66,10 @@ models/grpo:
 
 flows: $(READY)  ## start Prefect's server, a worker and the deployments: the critic is kept current until Ctrl-C
 	$(BIN)/python -m flows.up
+
+audit: $(READY)  ## check the critic's record, then make it again in a clean clone and compare
+	$(BIN)/critic audit verify
+	$(BIN)/critic audit rerun
 
 test: $(READY)  ## run the tests, the pipeline at a small size among them
 	$(BIN)/python -m pytest

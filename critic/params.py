@@ -378,9 +378,19 @@ class Release(Section):
     push: str | None
 
 
+class Audit(Section):
+    """What a rerun (`critic.audit.rerun`) must come to; no stage reads it.
+
+    Attributes:
+        tolerance: how far a main score, -1..1, may be off where the same bytes can't be asked for.
+    """
+
+    tolerance: Annotated[float, Field(ge=0, le=2)]
+
+
 SECTIONS: tuple[type[Section], ...] = (
     Prompt, Model, Launch, Download, Validate, Build, Teacher, Sft, Reward, Grpo, Evaluate, Ratings, Gate,
-    Retrain, Release,
+    Retrain, Release, Audit,
 )  # fmt: skip
 
 _Section = TypeVar("_Section", bound=Section)

@@ -106,7 +106,9 @@ def rollback(repository: Path, settings: Settings, to: str | None = None, say: S
     if bento is None:
         say(f"BentoML's store has no Bento of {target.version}: building it again")
         bento = _rebuild(repository, target, settings)
-    tag = registry.assign(repository, target.version, f"Rolled back from {current.version if current else 'none'}")
+    tag = registry.assign(
+        repository, target.version, f"Rolled back from {current.version if current else 'none'} to {bento}"
+    )
     if settings.push is not None:
         try:
             _push(repository, settings.push, [], [tag])

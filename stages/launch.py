@@ -1,4 +1,4 @@
-"""Start a stage on as many processes as `launch` in params.yaml says.
+"""Start a stage on as many processes as `launch` in params.yaml says, and note what made its outputs.
 
     python -m stages.launch sft                        # what dvc.yaml runs
     python -m stages.launch sft --dry-run              # print the command alone
@@ -7,18 +7,22 @@
 One process runs here and now; several under torchrun, one a GPU. On several machines, which must share this folder
 (all write checkpoints and read them), run `dvc repro` on the first and this command on the others, each with
 MACHINE_RANK (0 is the first), MAIN_ADDRESS and MAIN_PORT in its environment.
+
+When a stage has come to its end, its manifest is in reports/provenance (docs/audit.md).
 """
 
 import argparse
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from critic import params
+from critic import keeper, params, provenance
 
 TRAININGS = ("sft", "grpo")
-STAGES = ("download", "validate", "build", *TRAININGS, "evaluate")
+STAGES = ("download", "validate", "build", *TRAININGS, "evaluate", "cards")
 
 
 class LaunchError(ValueError):
@@ -47,8 +51,26 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         if given.dry_run:
             print(shlex.join(command))
+        elif launch.machines > 1 and os.environ["MACHINE_RANK"] != "0":
+            os.execvp(command[0], command)  # the first machine keeps the record
         else:
-            os.execvp(command[0], command)
+            run(stage, command)
+
+
+def run(stage: str, command: Sequence[str]) -> None:
+    """Run a stage's command between the two halves of its manifest, and exit as it does if it fails."""
+    try:
+        begun = provenance.begin(stage, Path.cwd())
+    except provenance.ProvenanceError as error:
+        raise SystemExit(str(error)) from None
+    process = subprocess.Popen(keeper.command(command))
+    try:
+        code = process.wait()
+    finally:
+        keeper.end(process)
+    if code:
+        raise SystemExit(code)
+    begun.finish()
 
 
 def stage_command(stage: str, launch: params.Launch, environment: Mapping[str, str]) -> list[str]:

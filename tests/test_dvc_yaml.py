@@ -15,16 +15,17 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = PIPELINE["stages"]
 IMPORTS = grimp.build_graph("critic", "stages", cache_dir=None)
-READ_AS_PARAMS = "critic.params"
+UNDECLARED = {"critic.params", "critic.provenance", "critic.keeper"}
+"""Read as params, or what writes the manifests and changes no other output."""
 RATINGS = "data/ratings"
-READ_BY_FLOWS = {"gate", "ratings", "release", "retrain"}
+READ_BY_FLOWS = {"audit", "gate", "ratings", "release", "retrain"}
 DATA_BESIDE_CODE = {"critic.prompts": "critic/contracts", "critic.report": "critic/templates"}
 
 
 def modules(stage: str) -> set[str]:
     """The stage's module, what starts it, and all of ours that they import, directly or not."""
     started = {f"stages.{stage}"} | ({"stages.launch"} if stage in TRAININGS else set())
-    return started.union(*(IMPORTS.find_upstream_modules(module) for module in started)) - {READ_AS_PARAMS}
+    return started.union(*(IMPORTS.find_upstream_modules(module) for module in started)) - UNDECLARED
 
 
 def path(module: str) -> Path:
@@ -53,7 +54,7 @@ def test_code_is_declared_exactly(stage: str) -> None:
     code = {str(path(m).relative_to(ROOT)) for m in modules(stage) if path(m).read_text().strip()}
     code -= {"critic/__init__.py", "stages/__init__.py"}
     code |= {DATA_BESIDE_CODE[module] for module in modules(stage) if module in DATA_BESIDE_CODE}
-    folders = {"critic/minibench", "critic/readers", "critic/teacher"}
+    folders = {"critic/cards", "critic/minibench", "critic/readers", "critic/teacher"}
     code = {next((f for f in folders if file.startswith(f)), file) for file in code}
     declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("critic/", "stages/"))}
     assert declared == code
@@ -61,11 +62,11 @@ def test_code_is_declared_exactly(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_declared_exactly(stage: str) -> None:
-    assert set(STAGES[stage]["params"]) == params_read(stage)
+    assert set(STAGES[stage].get("params", [])) == params_read(stage)
 
 
 def test_every_param_is_some_stages_or_the_flows() -> None:
-    declared = set(chain.from_iterable(stage["params"] for stage in STAGES.values()))
+    declared = set(chain.from_iterable(stage.get("params", []) for stage in STAGES.values()))
     shared = set(PARAMS) - {"profiles"} - READ_BY_FLOWS
     scaled = {f"profiles.${{profile}}.{s}" for profile in PARAMS["profiles"].values() for s in profile}
     assert declared == shared | scaled - {f"profiles.${{profile}}.{s}" for s in READ_BY_FLOWS}
@@ -95,7 +96,11 @@ def test_only_evaluate_reads_the_metrics_code() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_says_what_it_does_and_is_run_as_a_module(stage: str) -> None:
+def test_each_stage_says_what_it_does_and_is_launched(stage: str) -> None:
     assert STAGES[stage]["desc"].endswith(".")
-    started = f"launch {stage}" if stage in TRAININGS else stage
-    assert STAGES[stage]["cmd"] == f"python -m stages.{started}"
+    assert STAGES[stage]["cmd"] == f"python -m stages.launch {stage}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_leaves_its_manifest_in_git(stage: str) -> None:
+    assert {f"reports/provenance/{stage}.json": {"cache": False}} in STAGES[stage]["outs"]

@@ -60,7 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 24},
     "evaluate": {"engine": "transformers"},  # vLLM, of the Bentos, must score as it does
 }
-STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate"]
+STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
 
 
 class Flows:
@@ -240,7 +240,7 @@ def test_a_killed_worker_takes_all_with_it_and_the_next_run_goes_on_to_a_promoti
     assert state["name"] == "Promoted", state
     assert flows.champion == "v1.0.0" and flows.clean()
     tasks = {task["name"]: task for task in flows.tasks(run)}
-    assert [tasks[stage]["state_name"] for stage in STAGES] == [*["Unchanged"] * 3, *["Completed"] * 3]
+    assert [tasks[stage]["state_name"] for stage in STAGES] == [*["Unchanged"] * 3, *["Completed"] * 4]
     for stage in ("sft", "grpo", "evaluate"):
         assert any(f"Running stage '{stage}'" in line for line in flows.lines(tasks[stage]["id"]))
     assert any("main score" in line for line in flows.lines(tasks["evaluate"]["id"]))

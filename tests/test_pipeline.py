@@ -22,7 +22,7 @@ from critic.prompts import load_contract
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
-STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
+STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate", "cards")
 SMOKE: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},
     "build": {"samples_per_edit": 2},

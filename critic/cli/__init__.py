@@ -11,6 +11,7 @@ critic promote
 critic rollback
 critic releases
 critic package models/grpo
+critic audit verify
 """
 
 from importlib import import_module
@@ -29,6 +30,7 @@ _COMMANDS = {
     "rollback": ("critic.cli.rollback", "Put the critic before this one into service again."),
     "releases": ("critic.cli.releases", "List the critics that were released."),
     "package": ("critic.cli.package", "Make a Bento of a critic: the service with all that it needs."),
+    "audit": ("critic.cli.audit", "Tell where a critic came from, whether that is true, and make it again."),
 }
 """The module of each command, and what it does. What is slow to import, such as torch, a module imports when its
 command runs: help and wrong options needn't wait for it."""

@@ -1,15 +1,20 @@
 """The command of each stage is a pure function of its params and the environment, and can be looked at first."""
 
+import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import time
+from hashlib import sha256
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from critic import params
+from critic import params, provenance
 from critic.params import Launch
 from stages import launch
 from stages.launch import STAGES, TRAININGS, LaunchError, stage_command
@@ -75,7 +80,7 @@ def test_what_a_machine_doesnt_say_is_named(lacking: list[str]) -> None:
 def test_a_dry_run_prints_the_commands_of_all_stages_and_runs_none(
     profile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "execvp", lambda *command: pytest.fail("it ran"))
+    monkeypatch.setattr(launch, "run", lambda *command: pytest.fail("it ran"))
     run(monkeypatch, "--dry-run", "--profile", profile)
     section = params.load(Launch, ROOT / "params.yaml", profile=profile)
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
@@ -91,11 +96,113 @@ def test_a_dry_run_of_one_stage_prints_one_command(
     assert capsys.readouterr().out == f"{shlex.join([sys.executable, '-m', 'stages.grpo'])}\n"
 
 
-def test_without_it_the_command_takes_the_place_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(os, "execvp", lambda file, command: ran.append((file, command)))
-    run(monkeypatch, "sft")
-    assert ran == [(sys.executable, [sys.executable, "-m", "stages.sft"])]
+def test_on_machines_after_the_first_the_command_takes_the_place_of_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first one keeps the record, and its `dvc repro` waits for all."""
+    ran: list[str] = []
+    monkeypatch.setattr(os, "execvp", lambda file, command: ran.extend(command))
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["profiles"]["tiny"]["launch"].update(machines=2, processes=8)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch", "sft"])
+    for name, value in SECOND.items():
+        monkeypatch.setenv(name, value)
+    launch.main()
+    assert ran[:3] == TORCHRUN and ran[-1] == "stages.sft"
+
+
+# --- a run
+
+
+STAGE = """\
+import pathlib, sys
+from critic import params
+pathlib.Path("data/raw").mkdir(parents=True)
+pathlib.Path("data/raw/train.parquet").write_text(f"{params.seed()} rows")
+pathlib.Path("data/raw/checksums.json").write_text('{"hub": {"edits": {"dataset": "a/b", "commit": "c0ffee"}}}')
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with a first stage that writes two files, and DVC."""
+    for name in ("critic", "stages", "data/ratings"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "stages/download.py").write_text(STAGE)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def launched(checkout: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stages.launch", "download"], cwd=checkout, capture_output=True, text=True
+    )
+
+
+def test_a_stage_that_ends_well_leaves_its_manifest(checkout: Path) -> None:
+    assert launched(checkout).returncode == 0
+    manifest = provenance.read(checkout, "download")
+    assert manifest.params["seed"] == 7
+    assert manifest.outputs["data/raw"] == provenance.measure(checkout / "data/raw")
+    assert manifest.code["stages/download.py"] == sha256(STAGE.encode()).hexdigest()
+    assert manifest.revisions == {"a/b": "c0ffee"}
+
+
+def test_the_same_again_leaves_the_same_bytes_and_another_line_in_the_history(checkout: Path) -> None:
+    texts = []
+    for _ in range(2):
+        shutil.rmtree(checkout / "data/raw", ignore_errors=True)
+        assert launched(checkout).returncode == 0
+        texts.append((checkout / "reports/provenance/download.json").read_bytes())
+    assert texts[0] == texts[1]
+    history = [json.loads(line) for line in (checkout / "runs/history.jsonl").read_text().splitlines()]
+    assert [line["manifest"] for line in history] == [sha256(texts[0]).hexdigest()] * 2
+
+
+def test_code_that_is_edited_while_it_runs_is_noted_as_it_was_before(checkout: Path) -> None:
+    (checkout / "stages/download.py").write_text(f"{STAGE}pathlib.Path('critic/facts.py').write_text('')\n")
+    assert launched(checkout).returncode == 0
+    facts = (ROOT / "critic/facts.py").read_bytes()
+    assert provenance.read(checkout, "download").code["critic/facts.py"] == sha256(facts).hexdigest()
+
+
+@pytest.mark.parametrize("code", [1, 75])
+def test_a_stage_that_fails_leaves_no_manifest_and_its_own_exit_code(checkout: Path, code: int) -> None:
+    (checkout / "stages/download.py").write_text(f"raise SystemExit({code})")
+    assert launched(checkout).returncode == code
+    assert not (checkout / "reports").exists()
+
+
+def test_an_input_that_isnt_there_is_named(checkout: Path) -> None:
+    shutil.rmtree(checkout / "data/ratings")
+    done = launched(checkout)
+    assert done.returncode == 1 and "download needs data/ratings, which isn't there" in done.stderr
+
+
+def test_nothing_of_a_stage_outlives_its_launcher(checkout: Path) -> None:
+    (checkout / "stages/download.py").write_text(
+        "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(99)"
+    )
+    process = subprocess.Popen([sys.executable, "-m", "stages.launch", "download"], cwd=checkout)
+    deadline = time.monotonic() + 60
+    while not ((checkout / "pid").exists() and (checkout / "pid").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    stage = int((checkout / "pid").read_text())
+    while psutil.pid_exists(stage) and psutil.Process(stage).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# --- what it refuses
 
 
 @pytest.mark.parametrize("arguments", [[], ["sft", "--profile", "full"], ["--profile", "full"]])

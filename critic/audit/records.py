@@ -1,0 +1,204 @@
+"""The record of a critic: the manifests of all stages and what they name, in a checkout or as a commit has it.
+
+record = Record.of(repository)                     # the files as they are
+record = Record.of(repository, "critic@v1.2.0")    # as that tag has them
+for path, maker in record.lineage("models/grpo"): ...
+"""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc.utils.serialize import parse_yaml
+
+from critic import provenance
+from critic.checkout import CheckoutError, git
+from critic.provenance import Manifest, Material, ProvenanceError
+
+
+class RecordError(ValueError):
+    """A record that can't be read; the message says what is missing, and what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A material of a lineage, and the manifest of the stage that made it; None of what no stage made."""
+
+    path: str
+    material: Material
+    maker: Manifest | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """Use `Record.of`. `commit` is None for the checkout's files as they are."""
+
+    repository: Path
+    commit: str | None
+
+    @classmethod
+    def of(cls, repository: Path, revision: str | None = None) -> "Record":
+        """
+        Raises:
+            RecordError: there is no such revision.
+        """
+        if revision is None:
+            return cls(repository, None)
+        try:
+            return cls(repository, git(repository, "rev-parse", "--verify", f"{revision}^{{commit}}"))
+        except CheckoutError as error:
+            raise RecordError(f"{repository} has no revision {revision}: {error}") from None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "this checkout" if self.commit is None else f"commit {self.commit[:12]}"
+
+    def read(self, path: str) -> bytes:
+        """A file that git keeps.
+
+        Raises:
+            RecordError: it isn't there.
+        """
+        if self.commit is None:
+            try:
+                return (self.repository / path).read_bytes()
+            except OSError:
+                raise RecordError(f"{self.repository} has no {path}") from None
+        done = subprocess.run(["git", "show", f"{self.commit}:{path}"], cwd=self.repository, capture_output=True)
+        if done.returncode:
+            raise RecordError(f"{self.name} has no {path}")
+        return done.stdout
+
+    @cached_property
+    def stages(self) -> dict[str, Any]:
+        """The stages of dvc.yaml, as they are written there.
+
+        Raises:
+            RecordError: there is no dvc.yaml, or it isn't YAML.
+        """
+        return dict(self._yaml("dvc.yaml").get("stages", {}))
+
+    @cached_property
+    def lock(self) -> dict[str, Any]:
+        """The stages of dvc.lock.
+
+        Raises:
+            RecordError: there is no dvc.lock, or it isn't YAML.
+        """
+        return dict(self._yaml("dvc.lock").get("stages", {}))
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """params.yaml.
+
+        Raises:
+            RecordError: there is none, or it isn't YAML.
+        """
+        return self._yaml("params.yaml")
+
+    @cached_property
+    def manifests(self) -> dict[str, Manifest]:
+        """By stage, in the order of dvc.yaml.
+
+        Raises:
+            RecordError: one is missing or isn't what a stage writes.
+        """
+        return {stage: self.manifest(stage) for stage in self.stages}
+
+    def manifest(self, stage: str) -> Manifest:
+        """That of one stage.
+
+        Raises:
+            RecordError: it is missing or isn't what a stage writes.
+        """
+        path = str(provenance.path_of(stage))
+        try:
+            return provenance.parse(self.read(path), path)
+        except RecordError:
+            why = "`dvc repro` writes it" if self.commit is None else "it is older than manifests"
+            raise RecordError(f"{self.name} has no {path}: {why}") from None
+        except ProvenanceError as error:
+            raise RecordError(str(error)) from None
+
+    def maker(self, path: str) -> Manifest | None:
+        """The manifest of the stage that has a path among its outputs, or a folder that it is in.
+
+        Raises:
+            RecordError: as `manifests`.
+        """
+        for manifest in self.manifests.values():
+            if any(path == out or path.startswith(f"{out}/") for out in manifest.outputs):
+                return manifest
+        return None
+
+    def lineage(self, path: str) -> Iterator[Step]:
+        """An output and all that it came from, each once, what it was made of after it.
+
+        Raises:
+            RecordError: no stage makes it.
+        """
+        maker = self.maker(path)
+        if maker is None:
+            raise RecordError(f"{path} is no output of a stage of {self.name}: see `outs` in its dvc.yaml")
+        seen: set[str] = set()
+        out = next(out for out in maker.outputs if path == out or path.startswith(f"{out}/"))
+        waiting = [Step(out, maker.outputs[out], maker)]
+        while waiting:
+            step = waiting.pop(0)
+            if step.path in seen:
+                continue
+            seen.add(step.path)
+            yield step
+            if step.maker is not None:
+                for name, material in step.maker.inputs.items():
+                    made = self.manifests.get(material.stage) if material.stage else None
+                    waiting.append(Step(name, material, made))
+
+    def open_files(self) -> DVCFileSystem:
+        """All files, those that DVC keeps among them."""
+        try:
+            return DVCFileSystem(str(self.repository), rev=self.commit)
+        except DvcException as error:
+            raise RecordError(f"{self.name}: {error}") from None
+
+    def locked_md5(self, stage: str, path: str) -> str | None:
+        """What dvc.lock says of a dependency or an output."""
+        entry = self.lock.get(stage, {})
+        for part in ("deps", "outs"):
+            for item in entry.get(part, []):
+                if item["path"] == path:
+                    return str(item.get("md5"))
+        return None
+
+    def md5(self, path: str) -> str:
+        """Of a file that git keeps."""
+        return md5(self.read(path), usedforsecurity=False).hexdigest()
+
+    def _yaml(self, path: str) -> dict[str, Any]:
+        try:
+            content = parse_yaml(
+                self.read(path), path
+            )  # as DVC: PyYAML takes 5e-05, which DVC writes, for a string
+        except DvcException as error:
+            raise RecordError(f"{path} of {self.name} is no YAML: {error}") from None
+        if not isinstance(content, dict):
+            raise RecordError(f"{path} of {self.name} is no mapping")
+        return content
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested params by their whole keys: {"sft.epochs": 1.0}. An empty mapping is a value."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    return {
+        key: value
+        for name, part in values.items()
+        for key, value in flat(part, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

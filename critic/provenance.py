@@ -1,0 +1,399 @@
+"""What made each output of the pipeline: a manifest a stage, in reports/provenance, chained back to raw data.
+
+    begun = provenance.begin("sft", Path.cwd())       # before the stage runs
+    begun.finish()                                    # after it: reports/provenance/sft.json
+
+    manifest = provenance.read(Path.cwd(), "sft")
+    manifest.outputs["models/sft"].sha256, manifest.inputs["data/sft"].manifest
+
+`stages.launch` writes them. A manifest has no clock and no names of machines in it, so the same stage on the same
+inputs in the same environment leaves the same bytes; when and where it ran is in runs/history.jsonl, apart.
+
+The SHA-256 of a folder is that of its list of files, as coreutils make it:
+
+    cd models/sft && find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import file_digest, sha256
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+from huggingface_hub import try_to_load_from_cache
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+FOLDER = Path("reports/provenance")
+HISTORY = Path("runs/history.jsonl")
+CODE = ("critic/", "stages/")
+"""Where the modules are that dvc.yaml names."""
+BESIDE = "critic/params.py"
+"""The module that all stages use and dvc.yaml doesn't name, since its values are tracked one by one."""
+LOCKS = ("requirements/cpu.txt", "requirements/gpu.txt")
+VARIABLES = (
+    *("CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_CBWR", "MKL_NUM_THREADS", "NCCL_ALGO", "NCCL_PROTO"),
+    *("NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "PYTHONHASHSEED"),
+    *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "VLLM_ATTENTION_BACKEND", "VLLM_BATCH_INVARIANT"),
+    *("VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+)
+"""Of the process's environment, what can change a sum's order, and so its last bits (docs/audit.md)."""
+_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+
+
+class ProvenanceError(ValueError):
+    """A record that is missing or can't be read; the message names the file and what to do."""
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Material(_Closed):
+    """A file or folder, as a stage read or left it.
+
+    Attributes:
+        sha256: of the file, or of the folder's list of files (see above), in hexadecimal.
+        bytes: of all files together.
+        files: of a folder, the SHA-256 of each file by its path within.
+        stage, manifest: of what an earlier stage made, that stage and the SHA-256 of its manifest then.
+    """
+
+    sha256: str
+    bytes: int
+    files: dict[str, str] = {}
+    stage: str | None = None
+    manifest: str | None = None
+
+    def differing(self, other: "Material") -> list[str]:
+        """The files that aren't the same in both, those of one alone among them; none of two equal ones."""
+        names = sorted(self.files.keys() | other.files.keys())
+        return [name for name in names if self.files.get(name) != other.files.get(name)]
+
+
+class Contract(_Closed):
+    """The prompt contract that a stage rendered with: its name or path, and its file's SHA-256."""
+
+    name: str
+    sha256: str
+
+
+class Packages(_Closed):
+    """The installed packages: those of a lock file of requirements/, and what was otherwise.
+
+    Attributes:
+        lock: the lock file that fits best, None where there is none.
+        sha256: of that file.
+        otherwise: a package's version where it isn't the lock's, None for one that isn't installed.
+    """
+
+    lock: str | None
+    sha256: str | None
+    otherwise: dict[str, str | None]
+
+
+class Environment(_Closed):
+    """Where a stage ran.
+
+    Attributes:
+        python: its version.
+        system: the operating system and the kind of processor.
+        processor: its model, which decides the kernels that are taken.
+        threads: processors that this process may use.
+        gpus: the name and the driver's version of each.
+        variables: those of `VARIABLES` that are set.
+    """
+
+    python: str
+    system: str
+    processor: str
+    threads: int
+    gpus: list[str]
+    variables: dict[str, str]
+    packages: Packages
+
+
+class Manifest(_Closed):
+    """What made the outputs of a stage.
+
+    Attributes:
+        stage, command: as in dvc.yaml.
+        profile: of params.yaml.
+        params: each key of params.yaml that the stage reads, with its value (the seed is one).
+        contract: None of a stage that renders no prompts.
+        revisions: the commit of each data set and model of the hub that was read, by its name.
+        code: the SHA-256 of each module that it uses, before it ran.
+        inputs: all else that it read, before it ran.
+        outputs: what it left.
+    """
+
+    format: int = 1
+    stage: str
+    command: str
+    profile: str
+    params: dict[str, Any]
+    contract: Contract | None
+    revisions: dict[str, str]
+    code: dict[str, str]
+    inputs: dict[str, Material]
+    outputs: dict[str, Material]
+    environment: Environment
+
+    def text(self) -> str:
+        """The manifest as its file has it."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256(self.text().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage that is about to run in a checkout, and when it began."""
+
+    folder: Path
+    manifest: Manifest
+    outputs: tuple[str, ...]
+    since: float
+
+    def finish(self) -> Path:
+        """Write the manifest, now that the outputs are there, and a line to the history; gives its path."""
+        outputs = {path: measure(self.folder / path) for path in self.outputs}
+        manifest = self.manifest.model_copy(update={"outputs": outputs})
+        if (raw := self.folder / "data/raw/checksums.json").exists() and "data/raw" in outputs:
+            commits = {part["dataset"]: part["commit"] for part in json.loads(raw.read_text())["hub"].values()}
+            manifest = manifest.model_copy(update={"revisions": manifest.revisions | commits})
+        path = self.folder / path_of(manifest.stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(manifest.text())
+        partial.rename(path)
+        seconds = time.time() - self.since
+        line = {
+            "stage": manifest.stage,
+            "manifest": manifest.sha256,
+            "began": datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "host": socket.gethostname(),
+        }
+        history = self.folder / HISTORY
+        history.parent.mkdir(exist_ok=True)
+        with history.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return path
+
+
+def path_of(stage: str) -> Path:
+    """Where a stage's manifest is, from the top of the checkout."""
+    return FOLDER / f"{stage}.json"
+
+
+def read(folder: Path, stage: str) -> Manifest:
+    """A stage's manifest in a checkout.
+
+    Raises:
+        ProvenanceError: there is none, or it isn't one.
+    """
+    path = folder / path_of(stage)
+    try:
+        return parse(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise ProvenanceError(f"there is no {path}: `dvc repro {stage}` writes it") from None
+
+
+def parse(text: bytes, where: str) -> Manifest:
+    """A manifest's file.
+
+    Raises:
+        ProvenanceError: it isn't exactly what `Manifest.text` writes; `where` is named.
+    """
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ProvenanceError(f"{where} is no manifest: {error}") from None
+    if manifest.text().encode() != text:
+        raise ProvenanceError(f"{where} isn't as a stage writes it: it was changed by hand")
+    return manifest
+
+
+def begin(stage: str, folder: Path) -> Begun:
+    """Note what a stage is about to run with.
+
+    Args:
+        stage: its name in dvc.yaml.
+        folder: the checkout.
+
+    Raises:
+        ProvenanceError: an input isn't there, or the manifest of the stage that made it.
+    """
+    since = time.time()
+    with Repo(str(folder)) as repo:
+        declared = repo.stage.load_one(name=stage)
+        makers = {_path(out, folder): made.name for made in repo.index.stages for out in made.outs if made.cmd}
+    params = {key: value for dep in declared.params for key, value in dep.read_params(flatten=False).items()}
+    paths = sorted({_path(dep, folder) for dep in declared.deps} - {"params.yaml"})
+    code, inputs = {BESIDE: _sha256(folder / BESIDE)}, {}
+    for path in paths:
+        if not (folder / path).exists():
+            raise ProvenanceError(f"{stage} needs {path}, which isn't there: `dvc repro` makes it")
+        if path.startswith(CODE):
+            found = measure(folder / path)
+            code |= {f"{path}/{name}": digest for name, digest in found.files.items()} or {path: found.sha256}
+        else:
+            inputs[path] = _with_maker(measure(folder / path), makers.get(path), folder)
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    manifest = Manifest(
+        stage=stage,
+        command=str(declared.cmd),
+        profile=values["profile"],
+        params=_nested(params),
+        contract=_contract(values, params, folder),
+        revisions=_revisions(values, params, folder),
+        code=code,
+        inputs=inputs,
+        outputs={},
+        environment=environment(folder),
+    )
+    return Begun(folder, manifest, _outputs(declared, folder), since)
+
+
+def measure(path: Path) -> Material:
+    """The hashes of a file or folder as it is; Python's caches in it don't count."""
+    if path.is_file():
+        return Material(sha256=_sha256(path), bytes=path.stat().st_size)
+    found = {
+        file.relative_to(path).as_posix(): file
+        for file in path.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    files = {name: _sha256(found[name]) for name in sorted(found)}
+    return Material(
+        sha256=folder_digest(files), bytes=sum(file.stat().st_size for file in found.values()), files=files
+    )
+
+
+def folder_digest(files: dict[str, str]) -> str:
+    """The SHA-256 of a folder from those of its files."""
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(files.items(), key=lambda item: item[0].encode()))
+    return sha256("".join(lines).encode()).hexdigest()
+
+
+def environment(folder: Path) -> Environment:
+    """What this process runs in; `folder` is the checkout, for its lock files."""
+    return Environment(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        threads=len(os.sched_getaffinity(0)),
+        gpus=_gpus(),
+        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        packages=packages(folder),
+    )
+
+
+def packages(folder: Path) -> Packages:
+    """The packages that are installed here, against the lock file that they fit best."""
+    installed = {_normal(found.name): found.version for found in distributions()}
+    fits = []
+    for lock in LOCKS:
+        if (folder / lock).exists():
+            pinned = locked(folder / lock)
+            names = pinned.keys() | installed.keys()
+            otherwise = {n: installed.get(n) for n in sorted(names) if installed.get(n) != pinned.get(n)}
+            fits.append(Packages(lock=lock, sha256=_sha256(folder / lock), otherwise=otherwise))
+    none = Packages(lock=None, sha256=None, otherwise=dict(sorted(installed.items())))
+    return min(fits, key=lambda fit: len(fit.otherwise), default=none)
+
+
+def locked(lock: Path) -> dict[str, str]:
+    """The version of each package that a lock file pins."""
+    return {_normal(name): version for name, version in _PINNED.findall(lock.read_text())}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def _path(item: Any, folder: Path) -> str:
+    """Of a dependency or an output of DVC's, from the top of the checkout."""
+    return os.path.relpath(item.fs_path, folder.resolve())
+
+
+def _outputs(declared: PipelineStage, folder: Path) -> tuple[str, ...]:
+    return tuple(sorted({_path(out, folder) for out in declared.outs} - {str(path_of(declared.name))}))
+
+
+def _with_maker(found: Material, stage: str | None, folder: Path) -> Material:
+    """An input without its list of files, if an earlier stage's manifest has that."""
+    if stage is None:
+        return found
+    path = folder / path_of(stage)
+    if not path.exists():
+        raise ProvenanceError(f"there is no {path}: `dvc repro {stage}` writes it")
+    return found.model_copy(update={"files": {}, "stage": stage, "manifest": _sha256(path)})
+
+
+def _nested(params: dict[str, Any]) -> dict[str, Any]:
+    """Plain JSON, sorted: DVC gives its own kinds of dictionary."""
+    plain: dict[str, Any] = json.loads(json.dumps(params, sort_keys=True))
+    return plain
+
+
+def _merged(values: dict[str, Any], section: str) -> dict[str, Any]:
+    scaled = values["profiles"][values["profile"]].get(section, {})
+    return {**values.get(section, {}), **scaled}
+
+
+def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Contract | None:
+    if "prompt" not in read:
+        return None
+    name = _merged(values, "prompt")["contract"]
+    path = folder / "critic/contracts" / f"{name}.yaml"
+    return Contract(name=name, sha256=_sha256(path if path.exists() else folder / name))
+
+
+def _revisions(values: dict[str, Any], read: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The commit of the base model, if the stage reads one of the hub, from the hub's own cache."""
+    if f"profiles.{values['profile']}.model" not in read:
+        return {}
+    model = _merged(values, "model")
+    if (folder / model["base"]).exists():
+        return {}
+    cached = try_to_load_from_cache(model["base"], "config.json", revision=model["revision"] or "main")
+    return {model["base"]: Path(cached).parent.name if isinstance(cached, str) else "not fetched yet"}
+
+
+def _normal(name: str) -> str:
+    """A package's name as package indices compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    return done.stdout.splitlines() if done.returncode == 0 else [f"nvidia-smi fails: {done.stdout.strip()}"]

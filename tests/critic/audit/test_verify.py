@@ -1,0 +1,301 @@
+"""`critic audit verify` names every kind of tampering, and says nothing of a tree that nobody touched."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner
+from audited import commit, dvc
+
+from critic import provenance
+from critic.audit.verify import Finding, verify
+from critic.checkout import git
+from critic.cli import main
+
+Tampering = Callable[[Path], None]
+
+
+def test_a_tree_that_nobody_touched_has_no_findings_and_is_checked_in_seconds(checkout: Path) -> None:
+    began = time.monotonic()
+    assert verify(checkout) == []
+    assert time.monotonic() - began < 30
+
+
+def test_looking_at_it_changes_nothing(checkout: Path) -> None:
+    verify(checkout)
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+# --- tampering, a kind each
+
+
+def edit(path: str, change: Callable[[str], str]) -> Tampering:
+    """Change the text of a file."""
+
+    def tamper(folder: Path) -> None:
+        before = (folder / path).read_text()
+        assert (after := change(before)) != before, f"{path} has nothing to change"
+        (folder / path).write_text(after)
+
+    return tamper
+
+
+def rows(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Tampering:
+    """Change the rows of a table."""
+
+    def tamper(folder: Path) -> None:
+        schema = pq.read_schema(folder / path)
+        table = pd.read_parquet(folder / path)
+        pq.write_table(pa.Table.from_pandas(change(table.copy()), schema, preserve_index=False), folder / path)
+
+    return tamper
+
+
+def one_mos(table: pd.DataFrame) -> pd.DataFrame:
+    table.loc[3, "mos"] = 5.0
+    return table
+
+
+def one_byte_of_an_image(table: pd.DataFrame) -> pd.DataFrame:
+    images = [dict(image) for image in table.loc[2, "images"]]
+    images[1]["bytes"] = images[1]["bytes"][:-1] + bytes([images[1]["bytes"][-1] ^ 1])
+    table.at[2, "images"] = images
+    return table
+
+
+def swapped_rows(folder: Path) -> None:
+    """A row of train goes to test, and one of test to train."""
+    paths = [folder / f"data/validated/{split}.parquet" for split in ("train", "test")]
+    schema = pq.read_schema(paths[0])
+    train, test = (pd.read_parquet(path) for path in paths)
+    mine, yours = train.iloc[[0]], test.iloc[[0]]
+    swapped = [pd.concat([yours, train.iloc[1:]]), pd.concat([mine, test.iloc[1:]])]
+    for path, table in zip(paths, swapped, strict=True):
+        pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), path)
+
+
+def in_lock(stage: str, change: Callable[[dict], object]) -> Tampering:
+    """Change a stage of dvc.lock."""
+
+    def tamper(folder: Path) -> None:
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        change(lock["stages"][stage])
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+    return tamper
+
+
+def in_manifest(stage: str, change: Callable[[dict], object], *, lock_too: bool = False) -> Tampering:
+    """Change a manifest, and dvc.lock's hash of it too for those who know how."""
+
+    def tamper(folder: Path) -> None:
+        path = folder / provenance.path_of(stage)
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        if lock_too:
+            dvc(folder, "commit", "--force", stage)
+
+    return tamper
+
+
+def unnoticed(path: str) -> Tampering:
+    """Change a byte and leave the size and the time as they were, which DVC itself goes by."""
+
+    def tamper(folder: Path) -> None:
+        times = (folder / path).stat()
+        content = bytearray((folder / path).read_bytes())
+        content[-1] ^= 1
+        (folder / path).chmod(0o644)
+        with (folder / path).open("r+b") as file:
+            file.write(content)
+        os.utime(folder / path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return tamper
+
+
+def in_cache(folder: Path) -> None:
+    """Damage the cache's copy of the critic's weights."""
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["grpo"]["outs"]
+    listed = next(out["md5"] for out in lock if out["path"] == "models/grpo")
+    files = json.loads((folder / f".dvc/cache/files/md5/{listed[:2]}/{listed[2:]}").read_text())
+    oid = next(file["md5"] for file in files if file["relpath"] == "model.safetensors")
+    path = folder / f".dvc/cache/files/md5/{oid[:2]}/{oid[2:]}"
+    path.chmod(0o644)
+    path.write_text("other weights")
+
+
+def retrained_alone(folder: Path) -> None:
+    """SFT is made again with another seed and put under GRPO as if GRPO had come of it."""
+    edit("params.yaml", lambda text: text.replace("seed: 7", "seed: 8"))(folder)
+    dvc(folder, "repro", "--single-item", "sft")
+    edit("params.yaml", lambda text: text.replace("seed: 8", "seed: 7"))(folder)
+
+
+def first_digit(text: str) -> str:
+    """Another hash."""
+    return ("1" if text[0] == "0" else "0") + text[1:]
+
+
+def set_param(entry: dict, key: str, name: str, value: object) -> None:
+    entry["params"]["params.yaml"][key][name] = value
+
+
+def other_output(entry: dict) -> None:
+    out = next(out for out in entry["outs"] if out["path"] == "models/grpo")
+    out["md5"] = first_digit(out["md5"])
+
+
+KINDS: dict[str, tuple[Tampering, str, str]] = {
+    # the data
+    "a byte of an image": (rows("data/validated/train.parquet", one_byte_of_an_image), "data", "data/validated/train.parquet"),
+    "one MOS": (rows("data/validated/test.parquet", one_mos), "data", "data/validated/test.parquet"),
+    "a swapped split row": (swapped_rows, "data", "data/validated/test.parquet, data/validated/train.parquet"),
+    "a row more of SFT": (rows("data/sft/train.parquet", lambda t: pd.concat([t, t.iloc[:1]])), "data", "data/sft/train.parquet"),
+    "the raw table, unnoticed by DVC": (unnoticed("data/raw/train.parquet"), "data", "data/raw/train.parquet"),
+    "a file among the data": (lambda f: shutil.copy(f / "dvc.lock", f / "data/rl/more.parquet"), "data", "data/rl/more.parquet"),
+    "a rating": (lambda f: (f / "data/ratings/0001.csv").write_text("rater,item,score\n"), "data", "data/ratings/0001.csv"),
+    # the critic
+    "a weight": (edit("models/grpo/model.safetensors", first_digit), "data", "models/grpo/model.safetensors"),
+    "a weight, unnoticed by DVC": (unnoticed("models/grpo/model.safetensors"), "data", "models/grpo/model.safetensors"),
+    "a tokenizer file": (edit("models/grpo/tokenizer.json", lambda t: t.replace("2048", "2049")), "data", "models/grpo/tokenizer.json"),
+    "the critic's prompt contract": (edit("models/grpo/contract.yaml", lambda t: t + "\n"), "data", "models/grpo/contract.yaml"),
+    "the base model": (edit("assets/tiny-base/config.json", lambda t: t.replace("}", " }", 1)), "data", "assets/tiny-base/config.json"),
+    "a critic that is gone": (lambda f: shutil.rmtree(f / "models/grpo"), "data", "models/grpo"),
+    "the cache's copy of a weight": (in_cache, "cache", "models/grpo/model.safetensors"),
+    # dvc.lock
+    "a param in dvc.lock": (in_lock("grpo", lambda e: set_param(e, "grpo", "delta", 30.0)), "params", "params.yaml grpo.delta"),
+    "an output in dvc.lock": (in_lock("grpo", other_output), "record", "dvc.lock, grpo: models/grpo"),
+    "a dependency in dvc.lock": (in_lock("sft", lambda e: e["deps"][0].update(md5="0" * 32)), "record", "dvc.lock, sft: "),
+    "a command in dvc.lock": (in_lock("sft", lambda e: e.update(cmd="python train.py")), "record", "dvc.lock"),
+    "a dependency less in dvc.lock": (in_lock("sft", lambda e: e["deps"].pop(0)), "record", "dvc.lock, sft: "),
+    "a stage that never ran": (lambda f: edit("dvc.lock", lambda t: t[: t.index("  cards:")])(f), "record", "dvc.lock"),
+    # the manifests
+    "a manifest": (in_manifest("sft", lambda m: m["params"].update(seed=8)), "record", "reports/provenance/sft.json"),
+    "a manifest written anew by hand": (edit("reports/provenance/grpo.json", lambda t: t + " "), "record", "reports/provenance/grpo.json"),
+    "a manifest that is gone": (lambda f: (f / "reports/provenance/grpo.json").unlink(), "record", "reports/provenance/grpo.json"),
+    "a manifest's seed, and dvc.lock's hash of it": (in_manifest("sft", lambda m: m["params"].update(seed=8), lock_too=True), "params", "reports/provenance/sft.json seed"),
+    "a manifest's output, likewise": (in_manifest("grpo", lambda m: m["outputs"]["models/grpo"].update(sha256="0" * 64), lock_too=True), "record", "reports/provenance/grpo.json: models/grpo"),
+    "a manifest's parent, likewise": (in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage="build"), lock_too=True), "chain", "reports/provenance/grpo.json models/sft"),
+    "an input that ends the chain": (in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage=None, manifest=None), lock_too=True), "chain", "reports/provenance/grpo.json models/sft"),
+    "a parent that was trained again alone": (retrained_alone, "chain", "reports/provenance/grpo.json models/sft"),
+    "a library version in a manifest, likewise": (in_manifest("sft", lambda m: m["environment"]["packages"].update(sha256="0" * 64), lock_too=True), "environment", "requirements/cpu.txt"),
+    # what it was made by
+    "a library version": (edit("requirements/cpu.txt", lambda t: t.replace("trl==1.16.0", "trl==1.15.0")), "environment", "requirements/cpu.txt"),
+    "a seed": (edit("params.yaml", lambda t: t.replace("seed: 7", "seed: 8")), "params", "params.yaml seed"),
+    "a param": (edit("params.yaml", lambda t: t.replace("num_generations: 8", "num_generations: 4")), "params", "params.yaml grpo.num_generations"),
+    "the profile": (edit("params.yaml", lambda t: t.replace("profile: tiny", "profile: full")), "params", "params.yaml profile"),
+    "a prompt template": (edit("critic/contracts/tiny.yaml", lambda t: t.replace("version: 1", "version: 2")), "code", "critic/contracts/tiny.yaml"),
+    "edited code with an old lock": (edit("critic/rewards.py", lambda t: t + "\n# harmless\n"), "code", "critic/rewards.py"),
+    "a module more": (lambda f: (f / "critic/readers/extra.py").write_text("x = 1\n"), "code", "critic/readers/extra.py"),
+    "the pipeline": (edit("dvc.yaml", lambda t: t.replace("      - critic/rewards.py\n", "")), "record", "dvc.lock, grpo: critic/rewards.py"),
+    # what it is said to be worth
+    "a metric": (edit("reports/metrics.json", lambda t: t.replace('"value": 0.9', '"value": 0.99', 1)), "data", "reports/metrics.json"),
+    "a prediction": (rows("reports/predictions/grpo.parquet", lambda t: t.assign(score=t["score"].clip(1.5))), "data", "reports/predictions/grpo.parquet"),
+    "the model's card": (edit("reports/cards/model.md", lambda t: t.replace("GRPO", "DPO")), "data", "reports/cards/model.md"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tampering_is_named(kind: str, checkout: Path) -> None:
+    tamper, check, where = KINDS[kind]
+    tamper(checkout)
+    found = [finding for finding in verify(checkout) if finding.is_problem]
+    named = [f"{finding.check}: {finding.where}" for finding in found]
+    assert any(name.startswith(f"{check}: ") and where in name for name in named), named
+
+
+def test_a_metric_that_everything_was_made_to_fit_is_still_not_that_of_the_predictions(checkout: Path) -> None:
+    """The file, the manifest, dvc.lock and the commit all agree: it is measured again."""
+    path = checkout / "reports/metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["grpo"]["main_score"]["value"] = 0.999
+    path.write_text(json.dumps(metrics))
+    found = provenance.measure(path).model_dump()
+    in_manifest("evaluate", lambda m: m["outputs"].update({"reports/metrics.json": found}), lock_too=True)(
+        checkout
+    )
+    in_manifest("cards", lambda m: m["inputs"]["reports/metrics.json"].update(found), lock_too=True)(checkout)
+    manifest = provenance.measure(checkout / provenance.path_of("evaluate"))
+    in_manifest(
+        "cards",
+        lambda m: [
+            m["inputs"]["reports/metrics.json"].update(manifest=manifest.sha256, stage="evaluate", files={}),
+            m["inputs"]["reports/provenance/evaluate.json"].update(
+                sha256=manifest.sha256, manifest=manifest.sha256, bytes=manifest.bytes
+            ),
+        ],
+        lock_too=True,
+    )(checkout)
+    commit(checkout, "Nothing to see here")
+    problems = [finding for finding in verify(checkout) if finding.is_problem]
+    assert [(p.check, p.where) for p in problems] == [("metrics", "reports/metrics.json grpo.main_score")]
+
+
+# --- what is no tampering
+
+
+def test_a_stage_that_ran_again_to_the_same_bytes_is_a_note(checkout: Path) -> None:
+    edit("stages/build.py", lambda text: f"{text}\n# another word\n")(checkout)
+    dvc(checkout, "repro")
+    commit(checkout, "Say it otherwise")
+    found = verify(checkout)
+    assert not [finding for finding in found if finding.is_problem]
+    assert {finding.where for finding in found if finding.check == "chain"} >= {
+        "reports/provenance/sft.json data/sft"
+    }
+
+
+def test_a_record_that_isnt_committed_is_a_note(checkout: Path) -> None:
+    edit("params.yaml", lambda text: text.replace("seed: 7", "seed: 8"))(checkout)
+    dvc(checkout, "repro")
+    found = verify(checkout)
+    assert found and not [finding for finding in found if finding.is_problem]
+    assert {finding.check for finding in found} == {"git"}
+
+
+def test_a_cache_that_lacks_a_file_is_a_note(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".dvc/cache")
+    found = verify(checkout)
+    assert found and {(finding.check, finding.is_problem) for finding in found} == {("cache", False)}
+
+
+# --- the command
+
+
+def run(checkout: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.chdir(checkout)
+    result = CliRunner().invoke(main, ["audit", "verify", *arguments])
+    return result.exit_code, result.output
+
+
+def test_the_command_says_that_the_record_holds(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(checkout, monkeypatch) == (0, "The record holds: every file, hash, param and tag is as it says.\n")
+
+
+def test_the_command_tells_each_problem_and_what_it_means(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit("critic/rewards.py", lambda text: f"{text}\n")(checkout)
+    code, said = run(checkout, monkeypatch)
+    assert code == 1
+    assert "problem code critic/rewards.py: edited since grpo read it" in said
+    assert "`dvc repro` would run grpo again" in said and "1 problem: the record doesn't hold." in said
+
+
+def test_findings_come_as_json_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit("models/sft/config.json", lambda text: f"{text} ")(checkout)
+    code, said = run(checkout, monkeypatch, "--json")
+    assert code == 1
+    assert [Finding(**entry).where for entry in json.loads(said)] == ["models/sft/config.json"] * 3
+
+
+def test_without_a_pipeline_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said = run(tmp_path, monkeypatch)
+    assert code == 1 and "has no dvc.yaml" in said
