@@ -1,4 +1,4 @@
-"""A checkout whose pipeline has run: real git, DVC and launcher, real data stages, and trainings that take no time.
+"""A checkout whose pipeline has run: real git, DVC, launcher and data stages, and trainings that take no time.
 
 What the trainings and `evaluate` leave depends on their inputs and the seed, as the real ones' does.
 """
@@ -17,8 +17,8 @@ from critic.checkout import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
-    *("critic", "stages", "assets/tiny-base", "data/ratings", "requirements"),
-    *("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml"),
+    *("critic", "stages", "assets/tiny-base", "data/ratings", "requirements", "docs/serve.md", "LICENSE"),
+    *("bentofile.yaml", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml"),
 )
 SIZES = {"train_sources": 8, "validation_sources": 3, "test_sources": 4, "side": 112}
 
@@ -70,7 +70,8 @@ def main() -> None:
         table = pd.DataFrame({"id": test["id"], "score": scores})
         table.to_parquet(f"reports/predictions/{name}.parquet")
         measured = measure(scores, test["mos"].to_numpy(float)) | {"coverage": 1.0}
-        metrics[name] = {k: {"value": float(v), "low": float(v) - 0.01, "high": float(v) + 0.01} for k, v in measured.items()}
+        values = {key: float(value) for key, value in measured.items()}
+        metrics[name] = {key: {"value": v, "low": v - 0.01, "high": v + 0.01} for key, v in values.items()}
     Path("reports/metrics.json").write_text(json.dumps(metrics))
     Path("reports/benchmarks.json").write_text("{}")
     Path("reports/plots/predictions.csv").write_text("id\\\\n")

@@ -137,7 +137,21 @@ def check_files(record: Record, manifests: dict[str, Manifest]) -> Iterator[Find
                 if path not in seen:
                     there = (folder / path).exists()
                     seen[path] = (provenance.measure(folder / path), hashes.of(path)) if there else (None, None)
-                yield from _check_file(stage, part, item, manifest, *seen[path])
+                found, found_md5 = seen[path]
+                yield from _check_file(stage, part, item, _with_files(manifest, manifests), found, found_md5)
+
+
+def _with_files(manifest: Manifest | None, manifests: dict[str, Manifest]) -> Manifest | None:
+    """A manifest whose inputs have the lists of files that their own stages' manifests have."""
+    if manifest is None:
+        return None
+    inputs = {}
+    for path, material in manifest.inputs.items():
+        maker = manifests.get(material.stage or "")
+        made = maker.outputs.get(path) if maker else None
+        same = made is not None and made.sha256 == material.sha256
+        inputs[path] = material.model_copy(update={"files": made.files}) if made and same else material
+    return manifest.model_copy(update={"inputs": inputs})
 
 
 def _check_file(

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from click.testing import CliRunner
 from audited import commit, dvc
+from click.testing import CliRunner
 
 from critic import provenance
 from critic.audit.verify import Finding, verify
@@ -42,7 +42,8 @@ def edit(path: str, change: Callable[[str], str]) -> Tampering:
 
     def tamper(folder: Path) -> None:
         before = (folder / path).read_text()
-        assert (after := change(before)) != before, f"{path} has nothing to change"
+        after = change(before)
+        assert after != before, f"{path} has nothing to change"
         (folder / path).write_text(after)
 
     return tamper
@@ -156,52 +157,168 @@ def other_output(entry: dict) -> None:
 
 KINDS: dict[str, tuple[Tampering, str, str]] = {
     # the data
-    "a byte of an image": (rows("data/validated/train.parquet", one_byte_of_an_image), "data", "data/validated/train.parquet"),
+    "a byte of an image": (
+        rows("data/validated/train.parquet", one_byte_of_an_image),
+        "data",
+        "data/validated/train.parquet",
+    ),
     "one MOS": (rows("data/validated/test.parquet", one_mos), "data", "data/validated/test.parquet"),
     "a swapped split row": (swapped_rows, "data", "data/validated/test.parquet, data/validated/train.parquet"),
-    "a row more of SFT": (rows("data/sft/train.parquet", lambda t: pd.concat([t, t.iloc[:1]])), "data", "data/sft/train.parquet"),
+    "a row more of SFT": (
+        rows("data/sft/train.parquet", lambda t: pd.concat([t, t.iloc[:1]])),
+        "data",
+        "data/sft/train.parquet",
+    ),
     "the raw table, unnoticed by DVC": (unnoticed("data/raw/train.parquet"), "data", "data/raw/train.parquet"),
-    "a file among the data": (lambda f: shutil.copy(f / "dvc.lock", f / "data/rl/more.parquet"), "data", "data/rl/more.parquet"),
-    "a rating": (lambda f: (f / "data/ratings/0001.csv").write_text("rater,item,score\n"), "data", "data/ratings/0001.csv"),
+    "a file among the data": (
+        lambda f: shutil.copy(f / "dvc.lock", f / "data/rl/more.parquet"),
+        "data",
+        "data/rl/more.parquet",
+    ),
+    "a rating": (
+        lambda f: (f / "data/ratings/0001.csv").write_text("rater,item,score\n"),
+        "data",
+        "data/ratings/0001.csv",
+    ),
     # the critic
     "a weight": (edit("models/grpo/model.safetensors", first_digit), "data", "models/grpo/model.safetensors"),
-    "a weight, unnoticed by DVC": (unnoticed("models/grpo/model.safetensors"), "data", "models/grpo/model.safetensors"),
-    "a tokenizer file": (edit("models/grpo/tokenizer.json", lambda t: t.replace("2048", "2049")), "data", "models/grpo/tokenizer.json"),
-    "the critic's prompt contract": (edit("models/grpo/contract.yaml", lambda t: t + "\n"), "data", "models/grpo/contract.yaml"),
-    "the base model": (edit("assets/tiny-base/config.json", lambda t: t.replace("}", " }", 1)), "data", "assets/tiny-base/config.json"),
+    "a weight, unnoticed by DVC": (
+        unnoticed("models/grpo/model.safetensors"),
+        "data",
+        "models/grpo/model.safetensors",
+    ),
+    "a tokenizer file": (
+        edit("models/grpo/tokenizer.json", lambda t: t.replace("2048", "2049")),
+        "data",
+        "models/grpo/tokenizer.json",
+    ),
+    "the critic's prompt contract": (
+        edit("models/grpo/contract.yaml", lambda t: t + "\n"),
+        "data",
+        "models/grpo/contract.yaml",
+    ),
+    "the base model": (
+        edit("assets/tiny-base/config.json", lambda t: t.replace("}", " }", 1)),
+        "data",
+        "assets/tiny-base/config.json",
+    ),
     "a critic that is gone": (lambda f: shutil.rmtree(f / "models/grpo"), "data", "models/grpo"),
     "the cache's copy of a weight": (in_cache, "cache", "models/grpo/model.safetensors"),
     # dvc.lock
-    "a param in dvc.lock": (in_lock("grpo", lambda e: set_param(e, "grpo", "delta", 30.0)), "params", "params.yaml grpo.delta"),
+    "a param in dvc.lock": (
+        in_lock("grpo", lambda e: set_param(e, "grpo", "delta", 30.0)),
+        "params",
+        "params.yaml grpo.delta",
+    ),
     "an output in dvc.lock": (in_lock("grpo", other_output), "record", "dvc.lock, grpo: models/grpo"),
-    "a dependency in dvc.lock": (in_lock("sft", lambda e: e["deps"][0].update(md5="0" * 32)), "record", "dvc.lock, sft: "),
+    "a dependency in dvc.lock": (
+        in_lock("sft", lambda e: e["deps"][0].update(md5="0" * 32)),
+        "record",
+        "dvc.lock, sft: ",
+    ),
     "a command in dvc.lock": (in_lock("sft", lambda e: e.update(cmd="python train.py")), "record", "dvc.lock"),
     "a dependency less in dvc.lock": (in_lock("sft", lambda e: e["deps"].pop(0)), "record", "dvc.lock, sft: "),
-    "a stage that never ran": (lambda f: edit("dvc.lock", lambda t: t[: t.index("  cards:")])(f), "record", "dvc.lock"),
+    "a stage that never ran": (
+        lambda f: edit("dvc.lock", lambda t: t[: t.index("  cards:")])(f),
+        "record",
+        "dvc.lock",
+    ),
     # the manifests
-    "a manifest": (in_manifest("sft", lambda m: m["params"].update(seed=8)), "record", "reports/provenance/sft.json"),
-    "a manifest written anew by hand": (edit("reports/provenance/grpo.json", lambda t: t + " "), "record", "reports/provenance/grpo.json"),
-    "a manifest that is gone": (lambda f: (f / "reports/provenance/grpo.json").unlink(), "record", "reports/provenance/grpo.json"),
-    "a manifest's seed, and dvc.lock's hash of it": (in_manifest("sft", lambda m: m["params"].update(seed=8), lock_too=True), "params", "reports/provenance/sft.json seed"),
-    "a manifest's output, likewise": (in_manifest("grpo", lambda m: m["outputs"]["models/grpo"].update(sha256="0" * 64), lock_too=True), "record", "reports/provenance/grpo.json: models/grpo"),
-    "a manifest's parent, likewise": (in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage="build"), lock_too=True), "chain", "reports/provenance/grpo.json models/sft"),
-    "an input that ends the chain": (in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage=None, manifest=None), lock_too=True), "chain", "reports/provenance/grpo.json models/sft"),
+    "a manifest": (
+        in_manifest("sft", lambda m: m["params"].update(seed=8)),
+        "record",
+        "reports/provenance/sft.json",
+    ),
+    "a manifest written anew by hand": (
+        edit("reports/provenance/grpo.json", lambda t: t + " "),
+        "record",
+        "reports/provenance/grpo.json",
+    ),
+    "a manifest that is gone": (
+        lambda f: (f / "reports/provenance/grpo.json").unlink(),
+        "record",
+        "reports/provenance/grpo.json",
+    ),
+    "a manifest's seed, and dvc.lock's hash of it": (
+        in_manifest("sft", lambda m: m["params"].update(seed=8), lock_too=True),
+        "params",
+        "reports/provenance/sft.json seed",
+    ),
+    "a manifest's output, likewise": (
+        in_manifest("grpo", lambda m: m["outputs"]["models/grpo"].update(sha256="0" * 64), lock_too=True),
+        "record",
+        "reports/provenance/grpo.json: models/grpo",
+    ),
+    "a manifest's parent, likewise": (
+        in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage="build"), lock_too=True),
+        "chain",
+        "reports/provenance/grpo.json models/sft",
+    ),
+    "an input that ends the chain": (
+        in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage=None, manifest=None), lock_too=True),
+        "chain",
+        "reports/provenance/grpo.json models/sft",
+    ),
     "a parent that was trained again alone": (retrained_alone, "chain", "reports/provenance/grpo.json models/sft"),
-    "a library version in a manifest, likewise": (in_manifest("sft", lambda m: m["environment"]["packages"].update(sha256="0" * 64), lock_too=True), "environment", "requirements/cpu.txt"),
+    "a library version in a manifest, likewise": (
+        in_manifest("sft", lambda m: m["environment"]["packages"].update(sha256="0" * 64), lock_too=True),
+        "environment",
+        "requirements/cpu.txt",
+    ),
     # what it was made by
-    "a library version": (edit("requirements/cpu.txt", lambda t: t.replace("trl==1.16.0", "trl==1.15.0")), "environment", "requirements/cpu.txt"),
+    "a library version": (
+        edit("requirements/cpu.txt", lambda t: t.replace("trl==1.16.0", "trl==1.15.0")),
+        "environment",
+        "requirements/cpu.txt",
+    ),
     "a seed": (edit("params.yaml", lambda t: t.replace("seed: 7", "seed: 8")), "params", "params.yaml seed"),
-    "a param": (edit("params.yaml", lambda t: t.replace("num_generations: 8", "num_generations: 4")), "params", "params.yaml grpo.num_generations"),
-    "the profile": (edit("params.yaml", lambda t: t.replace("profile: tiny", "profile: full")), "params", "params.yaml profile"),
-    "a prompt template": (edit("critic/contracts/tiny.yaml", lambda t: t.replace("version: 1", "version: 2")), "code", "critic/contracts/tiny.yaml"),
-    "edited code with an old lock": (edit("critic/rewards.py", lambda t: t + "\n# harmless\n"), "code", "critic/rewards.py"),
-    "a module more": (lambda f: (f / "critic/readers/extra.py").write_text("x = 1\n"), "code", "critic/readers/extra.py"),
-    "the pipeline": (edit("dvc.yaml", lambda t: t.replace("      - critic/rewards.py\n", "")), "record", "dvc.lock, grpo: critic/rewards.py"),
+    "a param": (
+        edit("params.yaml", lambda t: t.replace("num_generations: 8", "num_generations: 4")),
+        "params",
+        "params.yaml grpo.num_generations",
+    ),
+    "the profile": (
+        edit("params.yaml", lambda t: t.replace("profile: tiny", "profile: full")),
+        "params",
+        "params.yaml profile",
+    ),
+    "a prompt template": (
+        edit("critic/contracts/tiny.yaml", lambda t: t.replace("version: 1", "version: 2")),
+        "code",
+        "critic/contracts/tiny.yaml",
+    ),
+    "edited code with an old lock": (
+        edit("critic/rewards.py", lambda t: t + "\n# harmless\n"),
+        "code",
+        "critic/rewards.py",
+    ),
+    "a module more": (
+        lambda f: (f / "critic/readers/extra.py").write_text("x = 1\n"),
+        "code",
+        "critic/readers/extra.py",
+    ),
+    "the pipeline": (
+        edit("dvc.yaml", lambda t: t.replace("      - critic/rewards.py\n", "")),
+        "record",
+        "dvc.lock, grpo: critic/rewards.py",
+    ),
     # what it is said to be worth
-    "a metric": (edit("reports/metrics.json", lambda t: t.replace('"value": 0.9', '"value": 0.99', 1)), "data", "reports/metrics.json"),
-    "a prediction": (rows("reports/predictions/grpo.parquet", lambda t: t.assign(score=t["score"].clip(1.5))), "data", "reports/predictions/grpo.parquet"),
-    "the model's card": (edit("reports/cards/model.md", lambda t: t.replace("GRPO", "DPO")), "data", "reports/cards/model.md"),
-}  # fmt: skip
+    "a metric": (
+        edit("reports/metrics.json", lambda t: t.replace('"value": 0.9', '"value": 0.99', 1)),
+        "data",
+        "reports/metrics.json",
+    ),
+    "a prediction": (
+        rows("reports/predictions/grpo.parquet", lambda t: t.assign(score=t["score"].clip(1.5))),
+        "data",
+        "reports/predictions/grpo.parquet",
+    ),
+    "the model's card": (
+        edit("reports/cards/model.md", lambda t: t.replace("GRPO", "DPO")),
+        "data",
+        "reports/cards/model.md",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

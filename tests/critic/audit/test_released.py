@@ -1,0 +1,150 @@
+"""`critic audit verify` holds each release to its tags, its commit, its critic in BentoML's store, and its Bento."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from audited import commit
+from bentoml._internal.bento.bento import BentoStore
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.models.model import ModelStore
+
+from critic import gate, registry
+from critic.audit.released import check_releases
+from critic.audit.subjects import find
+from critic.checkout import git
+from critic.gate import Decision
+from critic.service.packaging import build_bento, import_critic
+
+YES = Decision(True, ("The first critic.",), (), {})
+
+
+@pytest.fixture(scope="module")
+def home(audited: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `checkout`, whose critic is released as v1.0.0, and with BentoML's store, `bentoml`."""
+    folder = tmp_path_factory.mktemp("released")
+    shutil.copytree(audited, folder / "checkout", symlinks=True)
+    with store_at(folder / "bentoml"):
+        release(folder / "checkout")
+    return folder
+
+
+class store_at:  # noqa: N801
+    """BentoML's store in a folder, for this process and those that it starts."""
+
+    def __init__(self, home: Path):
+        self.home = home
+
+    def __enter__(self) -> None:
+        for part in ("bentos", "models"):
+            (self.home / part).mkdir(parents=True, exist_ok=True)
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setenv("BENTOML_HOME", str(self.home))
+        BentoMLContainer.bento_store.set(BentoStore(self.home / "bentos"))
+        BentoMLContainer.model_store.set(ModelStore(self.home / "models"))
+
+    def __exit__(self, *_: object) -> None:
+        BentoMLContainer.bento_store.reset()
+        BentoMLContainer.model_store.reset()
+        self.patch.undo()
+
+
+def release(checkout: Path) -> None:
+    """As `critic promote` does, without the gate's and the Bento's trial."""
+    gate.record(checkout, YES)
+    commit(checkout, "Promote critic v1.0.0")
+    head = git(checkout, "rev-parse", "HEAD")
+    model = import_critic(checkout / "models/grpo", "v1.0.0", head)
+    bento = build_bento(model.tag, "cpu", {}, checkout)
+    registry.register(checkout, "v1.0.0", head, f"{YES.summary}\n\n{bento}")
+    registry.assign(checkout, "v1.0.0", f"{YES.summary}\n\n{bento}")
+
+
+@pytest.fixture
+def released(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the checkout and the store, to tamper with."""
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    with store_at(tmp_path / "home/bentoml"):
+        yield tmp_path / "home"
+
+
+def problems(home: Path) -> list[str]:
+    found = check_releases(home / "checkout")
+    return [f"{finding.check}: {finding.where}: {finding.what}" for finding in found if finding.is_problem]
+
+
+def test_a_release_that_nobody_touched_has_no_findings(released: Path) -> None:
+    assert [*check_releases(released / "checkout")] == []
+
+
+def retag(tag: str, message: str) -> Callable[[Path], None]:
+    """Move a tag to the commit before, under some message."""
+    return lambda home: git(home / "checkout", "tag", "--force", "-a", tag, "HEAD^", "-m", message) and None
+
+
+def moved_pointer(home: Path) -> None:
+    """A second version is released, and the champion's tag of the first is moved to it."""
+    checkout = home / "checkout"
+    (checkout / "LICENSE").write_text("")
+    commit(checkout, "Promote critic v1.1.0")
+    registry.register(checkout, "v1.1.0", git(checkout, "rev-parse", "HEAD"), "by hand")
+    message = git(checkout, "tag", "--list", "--format=%(contents)", "critic#champion#1")
+    git(checkout, "tag", "--force", "-a", "critic#champion#1", "HEAD", "-m", message)
+
+
+def write(path: str, text: str) -> Callable[[Path], None]:
+    """Append to the file of the store that a pattern finds."""
+
+    def tamper(home: Path) -> None:
+        file = next((home / "bentoml").glob(path))
+        file.chmod(0o644)
+        file.write_text(file.read_text() + text)
+
+    return tamper
+
+
+KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a moved version": (retag("critic@v1.0.0", "edit_critic:v1.0.0-cpu-1"), "which isn't the promotion of v1.0.0"),
+    "a version by hand": (retag("critic@v1.0.0", "Trust me"), "its message names no Bento of v1.0.0"),
+    "a moved champion": (
+        moved_pointer,
+        "critic#champion#1: it puts v1.1.0 into service, and its message names no",
+    ),
+    "a release without the gate": (moved_pointer, "critic@v1.1.0: its commit has no decision of the gate"),
+    "a Bento's model": (
+        write("models/edit_critic/*/model.safetensors", "0"),
+        "model.safetensors: it isn't the file",
+    ),
+    "a Bento's tokenizer": (
+        write("models/edit_critic/*/tokenizer.json", " "),
+        "tokenizer.json: it isn't the file",
+    ),
+    "a Bento's code": (write("bentos/edit_critic/*/src/critic/scoring.py", "\n"), "critic/scoring.py: its code"),
+    "a Bento's prompt": (
+        write("bentos/edit_critic/*/src/critic/contracts/tiny.yaml", "\n"),
+        "tiny.yaml: its code",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tampering_is_named(kind: str, released: Path) -> None:
+    tamper, what = KINDS[kind]
+    tamper(released)
+    found = problems(released)
+    assert any(what in problem for problem in found), found
+
+
+def test_a_store_without_the_critic_is_a_note(released: Path) -> None:
+    with store_at(released / "empty"):
+        found = [*check_releases(released / "checkout")]
+    assert [(finding.check, finding.is_problem) for finding in found] == [("bento", False)]
+
+
+@pytest.mark.parametrize("name", ["v1.0.0", "critic@v1.0.0", "edit_critic:v1.0.0", "edit_critic:v1.0.0-cpu-1"])
+def test_a_release_and_its_bento_lead_back_to_the_same_record(name: str, released: Path) -> None:
+    checkout = released / "checkout"
+    subject = find(checkout, name)
+    assert subject.path == "models/grpo"
+    assert subject.record.commit == git(checkout, "rev-parse", "HEAD")
