@@ -1,4 +1,4 @@
-"""`critic audit verify` holds each release to its tags, its commit, its critic in BentoML's store, and its Bento."""
+"""`critic audit verify` holds a release to its tags, its commit, its critic in BentoML's store and its Bentos."""
 
 import shutil
 from collections.abc import Callable, Iterator
