@@ -24,11 +24,10 @@ SIZES = {"train_sources": 8, "validation_sources": 3, "test_sources": 4, "side":
 
 TRAIN = '''
 """Stands in for a training: "weights" that are a hash of what it reads."""
-import shutil, sys
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from critic import params, provenance
-from critic.prompts import load_contract
 
 def main() -> None:
     model, inputs = Path("models/{stage}"), {inputs}
@@ -40,7 +39,7 @@ def main() -> None:
     (model / "model.safetensors").write_text(weights)
     (model / "config.json").write_text("{{}}")
     (model / "tokenizer.json").write_text('{{"vocabulary": 2048}}')
-    (model / "contract.yaml").write_text(load_contract(params.load(params.Prompt).contract).text)
+    shutil.copy("critic/contracts/tiny.yaml", model / "contract.yaml")
     curves = Path("reports/curves/{stage}")
     curves.mkdir(parents=True, exist_ok=True)
     (curves / "loss.tsv").write_text("step\\\\tloss\\\\n1\\\\t0.5\\\\n")
