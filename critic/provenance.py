@@ -32,7 +32,6 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
-from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 FOLDER = Path("reports/provenance")
@@ -373,6 +372,8 @@ def _revisions(values: dict[str, Any], read: dict[str, Any], folder: Path) -> di
     model = _merged(values, "model")
     if (folder / model["base"]).exists():
         return {}
+    from huggingface_hub import try_to_load_from_cache  # not every stage needs it, and each would wait for it
+
     cached = try_to_load_from_cache(model["base"], "config.json", revision=model["revision"] or "main")
     return {model["base"]: Path(cached).parent.name if isinstance(cached, str) else "not fetched yet"}
 

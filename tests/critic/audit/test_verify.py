@@ -372,7 +372,7 @@ def test_a_stage_that_ran_again_to_the_same_bytes_is_a_note(checkout: Path) -> N
 
 
 def test_a_record_that_isnt_committed_is_a_note(checkout: Path) -> None:
-    edit("params.yaml", lambda text: text.replace("lr_schedule: cosine", "lr_schedule: linear"))(checkout)
+    edit("params.yaml", lambda text: text.replace("learning_rate: 0.0005", "learning_rate: 0.0006"))(checkout)
     dvc(checkout, "repro")
     found = verify(checkout)
     assert found and not [finding for finding in found if finding.is_problem]

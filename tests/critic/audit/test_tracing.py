@@ -1,0 +1,133 @@
+"""A critic, an answer of it and its signed record lead back to its training rows; a forged one leads nowhere.
+
+STORY=1 python -m pytest tests/critic/audit/test_tracing.py    # with a rerun of all stages
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from audited import commit, dvc
+from click.testing import CliRunner
+
+from critic import provenance
+from critic.audit import attest, differ, subjects, trace
+from critic.audit.coverage import covered
+from critic.audit.rerun import rerun
+from critic.audit.subjects import SubjectError, find, weights_of
+from critic.cli import main
+from critic.engines.opening import identify
+
+ROOT = Path(__file__).parents[3]
+
+
+def answer(checkout: Path, path: Path, **changes: str) -> Path:
+    """What the service says of an edit."""
+    manifest = provenance.read(checkout, "grpo")
+    assert manifest.contract is not None
+    fields = {"id": "a", "score": 3.4, "model": identify(str(checkout / "models/grpo"))}
+    path.write_text(json.dumps(fields | {"contract": manifest.contract.sha256} | changes))
+    return path
+
+
+def test_an_answer_leads_to_the_training_rows(checkout: Path, tmp_path: Path) -> None:
+    subject = find(checkout, str(answer(checkout, tmp_path / "answer.json")))
+    found = trace.rows(subject)
+    assert {*found} == {*trace.ROWS}
+    for path, digest in found.items():
+        assert provenance.measure(checkout / path).sha256 == digest
+
+
+def test_so_it_does_when_the_checkout_has_moved_on(checkout: Path, tmp_path: Path) -> None:
+    path, before = answer(checkout, tmp_path / "answer.json"), find(checkout, "HEAD")
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("learning_rate: 5.0e-05", "learning_rate: 6.0e-05"))
+    dvc(checkout, "repro")
+    commit(checkout, "Learn faster")
+    then, now = find(checkout, str(path)), find(checkout, "models/grpo")
+    assert then.record.commit == before.record.commit and now.record.commit is None
+    assert trace.rows(then) == trace.rows(now)
+    told = [(d.kind, d.where, d.a, d.b) for d in differ.differ(then, now)]
+    assert told == [("params", "grpo profiles.tiny.grpo.learning_rate", "5e-05", "6e-05")]
+    gaps = differ.score_gaps(then, now)["gap"].abs()
+    assert gaps.max() > 0 and gaps.is_monotonic_decreasing
+    assert differ.row_gaps(then.record, now.record) == {}
+
+
+@pytest.mark.parametrize("field", ["model", "contract"])
+def test_a_forged_answer_leads_nowhere(field: str, checkout: Path, tmp_path: Path) -> None:
+    forged = answer(checkout, tmp_path / "answer.json", **{field: f"sha256:{'0' * 64}"})
+    with pytest.raises(SubjectError, match=r"no record of this checkout|its prompt contract was"):
+        find(checkout, str(forged))
+
+
+def test_weights_are_named_as_the_engines_name_them() -> None:
+    files = provenance.measure(ROOT / "assets/tiny-base").files
+    assert weights_of(files) == identify(str(ROOT / "assets/tiny-base"))
+
+
+def test_a_critic_that_was_changed_has_no_record(checkout: Path) -> None:
+    (checkout / "models/grpo/tokenizer.json").write_text("{}")
+    with pytest.raises(SubjectError, match=r"isn't what the stage grpo left here \(tokenizer\.json\)"):
+        find(checkout, "models/grpo")
+
+
+def test_the_tree_the_chart_and_the_page_name_each_stage(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
+    runner = CliRunner()
+    tree = runner.invoke(main, ["audit", "trace", "models/grpo"]).output
+    chart = runner.invoke(main, ["audit", "trace", "models/grpo", "--mermaid"]).output
+    assert runner.invoke(main, ["audit", "trace", "models/grpo", "--html", "page.html"]).exit_code == 0
+    for stage in ("download", "validate", "build", "sft", "grpo"):
+        assert f"stage {stage}" in tree and f'(["{stage}"])' in chart
+        assert provenance.read(checkout, stage).sha256 in (checkout / "page.html").read_text()
+
+
+def test_a_signed_record_is_believed_and_a_changed_one_is_not(checkout: Path, tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+    statement = attest.make_statement(find(checkout, "models/grpo"))
+    envelope = attest.sign(statement, tmp_path / "ours")
+    assert attest.read_envelope(envelope, tmp_path / "ours.pub") == statement
+    with pytest.raises(attest.SignatureError, match="somebody else signed it"):
+        attest.read_envelope(envelope, tmp_path / "theirs.pub")
+    changed = attest.sign(statement | {"subject": []}, tmp_path / "ours")
+    with pytest.raises(attest.SignatureError, match="it was changed"):
+        attest.read_envelope(envelope | {"payload": changed["payload"]}, tmp_path / "ours.pub")
+    digests = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
+    assert subjects.weights_of(digests) == identify(str(checkout / "models/grpo"))
+
+
+@pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute: STORY=1; `make audit` does it for real")
+def test_a_rerun_reproduces_every_byte(audited: Path, tmp_path: Path) -> None:
+    verdict = rerun(audited, "HEAD", tmp_path / "again", here=True)
+    assert verdict.outcome == "reproduced" and verdict.first is None and not verdict.environment
+
+
+def test_a_rerun_finds_what_was_forged_throughout(checkout: Path, tmp_path: Path) -> None:
+    """Weights, manifest, dvc.lock and commit agree, so nothing but making it again can tell."""
+    (checkout / "models/sft/model.safetensors").write_text("better weights")
+    path = checkout / provenance.path_of("sft")
+    content = json.loads(path.read_text())
+    content["outputs"]["models/sft"] = provenance.measure(checkout / "models/sft").model_dump()
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    dvc(checkout, "commit", "--force", "sft")
+    commit(checkout, "Nothing to see here")
+    verdict = rerun(checkout, "HEAD", tmp_path / "again", until="sft", here=True)
+    assert verdict.outcome == "not reproduced"
+    assert verdict.first == "sft: models/sft/model.safetensors"
+
+
+def test_every_param_reruns_a_stage_or_is_read_by_the_flows() -> None:
+    assert [key.key for key in covered(ROOT) if key.fault] == []
+
+
+def test_a_param_that_nothing_reads_is_at_fault(checkout: Path) -> None:
+    text = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(text.replace("gate:\n", "gate:\n  wish: 1\n"))
+    faults = {key.key: key.fault for key in covered(checkout)}
+    assert faults["gate.wish"] == "no code reads it"
+    assert faults["grpo.beta"] == "no code reads it"  # nor does the training that stands in here
+    assert faults["gate.margin"] is None
