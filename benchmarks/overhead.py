@@ -62,7 +62,8 @@ def empty_pipeline(folder: Path) -> Path:
     (folder / "empty.py").write_text(EMPTY)
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     for stage in pipeline["stages"].values():
-        outs = [*stage["outs"], *(path for metric in stage.get("metrics", []) for path in metric)]
+        declared = [*stage["outs"], *stage.get("metrics", [])]
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in declared]
         stage["cmd"] = f"{sys.executable} empty.py {' '.join(outs)}"
     del pipeline["plots"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))

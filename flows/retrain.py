@@ -75,7 +75,7 @@ def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool
 def evaluate() -> State[None]:
     """Score the test split with the checkout's critic again, and show what the gate would say."""
     with _alone() as (repository, lock):
-        run_pipeline(Pipeline.read(repository), lock, force={"evaluate"}, only={"evaluate"})
+        run_pipeline(Pipeline.read(repository), lock, force={"evaluate"}, only={"evaluate", "cards"})
         decision = judge(repository)
         return Completed(message=f"It would be {'promoted' if decision.promote else 'refused'}.")
 

@@ -69,9 +69,11 @@ def run(folder: Path, **options: Any) -> tuple[list[str], dict[str, str]]:
 
 def test_the_stages_are_those_of_dvc_yaml_in_their_order() -> None:
     stages = Pipeline.read(ROOT).stages
-    assert [stage.name for stage in stages] == ["download", "validate", "build", "sft", "grpo", "evaluate"]
+    names = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
+    assert [stage.name for stage in stages] == names
     assert stages[0] == Stage("download", (), "network")
-    assert {*stages[-1].after} == {"validate", "sft", "grpo"} and stages[-1].needs == "gpu"
+    assert {*stages[-2].after} == {"validate", "sft", "grpo"} and stages[-2].needs == "gpu"
+    assert {*stages[-1].after} == {*names[:-1]} and stages[-1].needs is None
 
 
 def test_changes_are_told_in_a_line(project: Path) -> None:
