@@ -116,7 +116,7 @@ def test_training_changes_the_weights(project: Project) -> None:
 def test_all_engines_write_the_same_alone_and_in_batches_in_order_and_shuffled(project: Project) -> None:
     """The parity gate, on what the smoke run trained; pictures are of mixed sizes."""
     command = ["parity", "-m", "models/grpo", "--pairs", "data/validated/test.parquet", "--json", "parity.json"]
-    command += ["--limit", "24", "--batch-size", "8", "--max-tokens", "40"]
+    command += ["--limit", "16", "--batch-size", "8", "--max-tokens", "40"]
     process = project.run(sys.executable, "-c", "from critic.cli import main; main()", *command)
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, output + errors[-3000:]
