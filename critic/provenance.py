@@ -27,12 +27,12 @@ from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 FOLDER = Path("reports/provenance")
 HISTORY = Path("runs/history.jsonl")
@@ -40,6 +40,7 @@ CODE = ("critic/", "stages/")
 """Where the modules are that dvc.yaml names."""
 BESIDE = "critic/params.py"
 """The module that all stages use and dvc.yaml doesn't name, since its values are tracked one by one."""
+UNKNOWN = "unknown"
 LOCKS = ("requirements/cpu.txt", "requirements/gpu.txt")
 VARIABLES = (
     *("CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_CBWR", "MKL_NUM_THREADS", "NCCL_ALGO", "NCCL_PROTO"),
@@ -74,6 +75,12 @@ class Material(_Closed):
     files: dict[str, str] = {}
     stage: str | None = None
     manifest: str | None = None
+
+    @model_validator(mode="after")
+    def _is_of_its_files(self) -> Self:
+        if self.files and folder_digest(self.files) != self.sha256:
+            raise ValueError("its SHA-256 isn't that of its list of files")
+        return self
 
     def differing(self, other: "Material") -> list[str]:
         """The files that aren't the same in both, those of one alone among them; none of two equal ones."""
@@ -131,7 +138,8 @@ class Manifest(_Closed):
         profile: of params.yaml.
         params: each key of params.yaml that the stage reads, with its value (the seed is one).
         contract: None of a stage that renders no prompts.
-        revisions: the commit of each data set and model of the hub that was read, by its name.
+        revisions: the commit of each data set and model of the hub that was read, by its name; `UNKNOWN` of a
+            model that the hub's own cache hasn't.
         code: the SHA-256 of each module that it uses, before it ran.
         inputs: all else that it read, before it ran.
         outputs: what it left.
@@ -158,23 +166,30 @@ class Manifest(_Closed):
         """Of the file."""
         return sha256(self.text().encode()).hexdigest()
 
+    def left(self, path: str) -> str | None:
+        """The SHA-256 of what the stage left at a path, this manifest among it; None if it left nothing there."""
+        if path == str(path_of(self.stage)):
+            return self.sha256
+        return self.outputs[path].sha256 if path in self.outputs else None
+
 
 @dataclass(frozen=True)
 class Begun:
-    """A stage that is about to run in a checkout, and when it began."""
+    """A stage that is about to run in a checkout, which will leave `outputs`, and when it began.
+
+    `base` is the model of the hub that it reads, with its revision; its commit is known once that is fetched.
+    """
 
     folder: Path
     manifest: Manifest
     outputs: tuple[str, ...]
+    base: tuple[str, str] | None
     since: float
 
     def finish(self) -> Path:
         """Write the manifest, now that the outputs are there, and a line to the history; gives its path."""
         outputs = {path: measure(self.folder / path) for path in self.outputs}
-        manifest = self.manifest.model_copy(update={"outputs": outputs})
-        if (raw := self.folder / "data/raw/checksums.json").exists() and "data/raw" in outputs:
-            commits = {part["dataset"]: part["commit"] for part in json.loads(raw.read_text())["hub"].values()}
-            manifest = manifest.model_copy(update={"revisions": manifest.revisions | commits})
+        manifest = self.manifest.model_copy(update={"outputs": outputs, "revisions": self._revisions()})
         path = self.folder / path_of(manifest.stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -193,6 +208,12 @@ class Begun:
         with history.open("a") as file:
             file.write(json.dumps(line) + "\n")
         return path
+
+    def _revisions(self) -> dict[str, str]:
+        if "data/raw" in self.outputs:
+            hub = json.loads((self.folder / "data/raw/checksums.json").read_text())["hub"]
+            return {part["dataset"]: part["commit"] for part in hub.values()}
+        return {} if self.base is None else {self.base[0]: _commit(*self.base)}
 
 
 def path_of(stage: str) -> Path:
@@ -260,13 +281,13 @@ def begin(stage: str, folder: Path) -> Begun:
         profile=values["profile"],
         params=_nested(params),
         contract=_contract(values, params, folder),
-        revisions=_revisions(values, params, folder),
+        revisions={},
         code=code,
         inputs=inputs,
         outputs={},
         environment=environment(folder),
     )
-    return Begun(folder, manifest, _outputs(declared, folder), since)
+    return Begun(folder, manifest, _outputs(declared, folder), _base(values, params, folder), since)
 
 
 def measure(path: Path) -> Material:
@@ -365,17 +386,20 @@ def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Con
     return Contract(name=name, sha256=_sha256(path if path.exists() else folder / name))
 
 
-def _revisions(values: dict[str, Any], read: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The commit of the base model, if the stage reads one of the hub, from the hub's own cache."""
-    if f"profiles.{values['profile']}.model" not in read:
-        return {}
+def _base(values: dict[str, Any], read: dict[str, Any], folder: Path) -> tuple[str, str] | None:
+    """The base model and its revision, if the stage reads one of the hub."""
     model = _merged(values, "model")
-    if (folder / model["base"]).exists():
-        return {}
-    from huggingface_hub import try_to_load_from_cache  # not every stage needs it, and each would wait for it
+    if f"profiles.{values['profile']}.model" not in read or (folder / model["base"]).exists():
+        return None
+    return model["base"], model["revision"] or "main"
 
-    cached = try_to_load_from_cache(model["base"], "config.json", revision=model["revision"] or "main")
-    return {model["base"]: Path(cached).parent.name if isinstance(cached, str) else "not fetched yet"}
+
+def _commit(name: str, revision: str) -> str:
+    """The commit that a revision of a model stood for when it was last fetched, by the hub's own cache."""
+    from huggingface_hub import try_to_load_from_cache  # few stages need it, and each would wait for it
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else UNKNOWN
 
 
 def _normal(name: str) -> str:

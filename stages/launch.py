@@ -51,7 +51,7 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         if given.dry_run:
             print(shlex.join(command))
-        elif launch.machines > 1 and os.environ["MACHINE_RANK"] != "0":
+        elif launch.machines > 1 and os.environ.get("MACHINE_RANK", "0") != "0":
             os.execvp(command[0], command)  # the first machine keeps the record
         else:
             run(stage, command)

@@ -132,9 +132,9 @@ class Flows:
 
         def ask() -> httpx.Response | None:
             reply = self.api.post(path, json={"parameters": parameters})
-            return (
-                None if reply.status_code == 503 else reply
-            )  # SQLite is busy: Prefect's own client asks again too
+            if reply.status_code == 503:  # SQLite is busy: Prefect's own client asks again too
+                return None
+            return reply
 
         return self.wait(ask, 60).raise_for_status().json()["id"]
 

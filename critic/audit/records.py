@@ -2,7 +2,7 @@
 
 record = Record.of(repository)                     # the files as they are
 record = Record.of(repository, "critic@v1.2.0")    # as that tag has them
-for path, maker in record.lineage("models/grpo"): ...
+for step in record.lineage("models/grpo"): print(step.path, step.material.sha256)
 """
 
 import subprocess
@@ -142,7 +142,7 @@ class Record:
         """An output and all that it came from, each once, what it was made of after it.
 
         Raises:
-            RecordError: no stage makes it.
+            RecordError: no stage makes it, or the chain is broken: what a stage read isn't what its maker left.
         """
         maker = self.maker(path)
         if maker is None:
@@ -159,6 +159,11 @@ class Record:
             if step.maker is not None:
                 for name, material in step.maker.inputs.items():
                     made = self.manifests.get(material.stage) if material.stage else None
+                    if material.stage and (made is None or made.left(name) != material.sha256):
+                        raise RecordError(
+                            f"the chain of {self.name} breaks at {name}: {step.maker.stage} read another than "
+                            f"{material.stage}'s manifest says that it left. `critic audit verify` tells more"
+                        )
                     waiting.append(Step(name, material, made))
 
     def open_files(self) -> DVCFileSystem:
@@ -183,9 +188,8 @@ class Record:
 
     def _yaml(self, path: str) -> dict[str, Any]:
         try:
-            content = parse_yaml(
-                self.read(path), path
-            )  # as DVC: PyYAML takes 5e-05, which DVC writes, for a string
+            # As DVC does: PyYAML takes 5e-05, which DVC writes, for a string.
+            content = parse_yaml(self.read(path), path)
         except DvcException as error:
             raise RecordError(f"{path} of {self.name} is no YAML: {error}") from None
         if not isinstance(content, dict):

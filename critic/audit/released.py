@@ -7,9 +7,10 @@ A store has what was released on this machine; a release that it lacks is checke
 
 import json
 from collections.abc import Iterator
-from hashlib import md5
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import bentoml
+from bentoml.exceptions import NotFound
 
 from critic import provenance, registry
 from critic.audit.records import Record, RecordError
@@ -17,11 +18,7 @@ from critic.audit.subjects import MODEL
 from critic.audit.verify import Finding
 from critic.checkout import CheckoutError, git
 from critic.registry import Release
-
-if TYPE_CHECKING:
-    from bentoml import Bento
-
-NAME = "edit_critic"
+from critic.service.packaging import NAME
 
 
 def check_releases(repository: Path) -> Iterator[Finding]:
@@ -77,19 +74,16 @@ def _check_record(repository: Path, release: Release) -> Iterator[Finding]:
     for stage in record.stages:
         path = str(provenance.path_of(stage))
         try:
-            manifest = record.manifest(stage)
+            record.manifest(stage)
         except RecordError as error:
             yield Finding("release", where, str(error), "where this release came from can't be told", False)
             return
-        if record.locked_md5(stage, path) != md5(manifest.text().encode(), usedforsecurity=False).hexdigest():
+        if record.locked_md5(stage, path) != record.md5(path):
             yield Finding("release", f"{where} {path}", "dvc.lock names another", "one was changed by hand")
 
 
 def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
     """A release's critic in BentoML's store, file by file, and the code in its Bentos."""
-    import bentoml  # takes a second
-    from bentoml.exceptions import NotFound
-
     try:
         stored = bentoml.models.get(f"{NAME}:{release.version}")
     except NotFound:
@@ -127,7 +121,7 @@ def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
             yield from _check_bento(repository, release, bento)
 
 
-def _check_bento(repository: Path, release: Release, bento: "Bento") -> Iterator[Finding]:
+def _check_bento(repository: Path, release: Release, bento: bentoml.Bento) -> Iterator[Finding]:
     if [str(model.tag) for model in bento.info.all_models] != [f"{NAME}:{release.version}"]:
         models = ", ".join(str(model.tag) for model in bento.info.all_models) or "none"
         yield Finding("bento", str(bento.tag), f"its critic is {models}", f"it doesn't serve {release.version}")

@@ -32,7 +32,7 @@ _NAMED = 3
 
 
 class RerunError(RuntimeError):
-    """The rerun came to no end; the message says at which step, and where its files are."""
+    """The rerun came to no end; the message says at which step."""
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def as_html(subject: Subject) -> str:
             "path": step.path,
             "sha256": step.material.sha256,
             "size": _size(step.material),
-            "files": step.maker.outputs[step.path].files if step.maker else step.material.files,
+            "files": (step.maker.outputs.get(step.path, step.material) if step.maker else step.material).files,
             "maker": step.maker,
             "facts": facts(step.maker) if step.maker else [],
             "params": flat(step.maker.params) if step.maker else {},

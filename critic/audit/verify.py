@@ -257,6 +257,11 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
             "only one of the manifest and dvc.lock has it",
             "one was changed by hand",
         )
+    for name, commit in manifest.revisions.items():
+        if commit == provenance.UNKNOWN:
+            yield Finding(
+                "record", f"{where} {name}", "which commit it was isn't known", "it can't be had again for sure"
+            )
     own = provenance.BESIDE
     try:
         now = provenance.measure(record.repository / own).sha256
@@ -278,7 +283,7 @@ def check_chain(record: Record, manifest: Manifest, manifests: dict[str, Manifes
                 )
             continue
         maker = manifests.get(material.stage)
-        left = None if maker is None else _left(maker, path)
+        left = None if maker is None else maker.left(path)
         if maker is None or left is None:
             yield Finding(
                 "chain",
@@ -301,13 +306,6 @@ def check_chain(record: Record, manifest: Manifest, manifests: dict[str, Manifes
                 "the chain holds, by the file's hash",
                 False,
             )
-
-
-def _left(maker: Manifest, path: str) -> str | None:
-    """The SHA-256 of what a stage left at a path, its manifest among it."""
-    if path == str(provenance.path_of(maker.stage)):
-        return maker.sha256
-    return maker.outputs[path].sha256 if path in maker.outputs else None
 
 
 def check_environment(record: Record, manifest: Manifest) -> Iterator[Finding]:

@@ -144,12 +144,23 @@ def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
     with _told():
         found = [*check(Path.cwd()), *released.check_releases(Path.cwd())]
         if statement is not None and key is not None:
-            signed = attest.read_envelope(json.loads(statement.read_text()), key)
-            digests = {entry["name"]: entry["digest"]["sha256"] for entry in signed["subject"]}
             try:
-                subjects.find(Path.cwd(), subjects.weights_of(digests))
+                envelope = json.loads(statement.read_text())
+            except ValueError as error:
+                raise click.ClickException(f"{statement} is no JSON: {error}") from None
+            signed = {
+                entry["name"]: entry["digest"]["sha256"]
+                for entry in attest.read_envelope(envelope, key)["subject"]
+            }
+            try:
+                subject = subjects.find(Path.cwd(), subjects.weights_of(signed))
+                recorded = next(subject.record.lineage(subject.path)).material.files
+                told = ", ".join(name for name in recorded | signed if recorded.get(name) != signed.get(name))
+                why = f"{told}: the record of {subject.record.name} has another" if told else ""
             except subjects.SubjectError as error:
-                found.append(Finding("release", str(statement), str(error), "it is about another critic"))
+                why = str(error)
+            if why:
+                found.append(Finding("release", str(statement), why, "it is about another critic"))
     problems = [finding for finding in found if finding.is_problem]
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in found], indent=2))
@@ -192,7 +203,8 @@ def rerun(revision: str, until: str | None, here: bool, keep: Path | None, as_js
                 Path.cwd(), revision_of(Path.cwd(), revision), clone, until=until, here=here, say=click.echo
             )
         except RerunError as error:
-            raise click.ClickException(str(error)) from None
+            hint = "" if keep else " (--keep FOLDER keeps the clone)"
+            raise click.ClickException(f"{error}{hint}") from None
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
