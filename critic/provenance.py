@@ -261,7 +261,7 @@ def begin(stage: str, folder: Path) -> Begun:
     """
     since = time.time()
     with Repo(str(folder)) as repo:
-        declared = repo.stage.load_one(name=stage)
+        declared = repo.stage.load_one(str(folder.resolve() / "dvc.yaml"), stage)
         makers = {_path(out, folder): made.name for made in repo.index.stages for out in made.outs if made.cmd}
     params = {key: value for dep in declared.params for key, value in dep.read_params(flatten=False).items()}
     paths = sorted({_path(dep, folder) for dep in declared.deps} - {"params.yaml"})
@@ -279,7 +279,7 @@ def begin(stage: str, folder: Path) -> Begun:
         stage=stage,
         command=str(declared.cmd),
         profile=values["profile"],
-        params=_nested(params),
+        params=_plain(params),
         contract=_contract(values, params, folder),
         revisions={},
         code=code,
@@ -367,7 +367,7 @@ def _with_maker(found: Material, stage: str | None, folder: Path) -> Material:
     return found.model_copy(update={"files": {}, "stage": stage, "manifest": _sha256(path)})
 
 
-def _nested(params: dict[str, Any]) -> dict[str, Any]:
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
     """Plain JSON, sorted: DVC gives its own kinds of dictionary."""
     plain: dict[str, Any] = json.loads(json.dumps(params, sort_keys=True))
     return plain
@@ -389,7 +389,8 @@ def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Con
 def _base(values: dict[str, Any], read: dict[str, Any], folder: Path) -> tuple[str, str] | None:
     """The base model and its revision, if the stage reads one of the hub."""
     model = _merged(values, "model")
-    if f"profiles.{values['profile']}.model" not in read or (folder / model["base"]).exists():
+    reads_it = "model" in read.get("profiles", {}).get(values["profile"], {})
+    if not reads_it or (folder / model["base"]).exists():
         return None
     return model["base"], model["revision"] or "main"
 

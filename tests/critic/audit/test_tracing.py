@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from critic import provenance
 from critic.audit import attest, differ, subjects, trace
 from critic.audit.coverage import covered
+from critic.audit.records import RecordError
 from critic.audit.rerun import rerun
 from critic.audit.subjects import SubjectError, find, weights_of
+from critic.audit.verify import verify
 from critic.cli import main
 from critic.engines.opening import identify
 
@@ -83,6 +85,59 @@ def test_the_tree_the_chart_and_the_page_name_each_stage(checkout: Path, monkeyp
     for stage in ("download", "validate", "build", "sft", "grpo"):
         assert f"stage {stage}" in tree and f'(["{stage}"])' in chart
         assert provenance.read(checkout, stage).sha256 in (checkout / "page.html").read_text()
+
+
+def test_a_card_leads_to_manifests_and_what_they_are_of(checkout: Path) -> None:
+    page = trace.as_html(find(checkout, "reports/cards/model.md"))
+    assert "reports/provenance/grpo.json" in page and "data/ratings" in page
+
+
+def test_a_broken_chain_is_told_rather_than_a_wrong_parent(checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 7", "seed: 8"))
+    dvc(checkout, "repro", "--single-item", "sft")
+    subject = find(checkout, "models/grpo")
+    with pytest.raises(RecordError, match=r"breaks at models/sft: grpo read another than sft's manifest says"):
+        [*subject.record.lineage(subject.path)]
+
+
+def test_the_commit_of_a_base_is_that_which_was_fetched(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, hub = checkout / "params.yaml", tmp_path / "hub"
+    params.write_text(params.read_text().replace("base: assets/tiny-base", "base: someone/a-base"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    begun = provenance.begin("sft", checkout)
+    begun.finish()
+    assert provenance.read(checkout, "sft").revisions == {"someone/a-base": provenance.UNKNOWN}
+    assert "which commit it was isn't known" in [finding.what for finding in verify(checkout)]
+    model = hub / "models--someone--a-base"
+    for path, text in {"refs/main": "c0ffee", "snapshots/c0ffee/config.json": "{}"}.items():
+        (model / path).parent.mkdir(parents=True)
+        (model / path).write_text(text)
+    begun.finish()
+    assert provenance.read(checkout, "sft").revisions == {"someone/a-base": "c0ffee"}
+
+
+@pytest.mark.parametrize("change", ["a tokenizer", "no JSON"])
+def test_a_signed_statement_of_something_else_is_a_problem(
+    change: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    monkeypatch.chdir(checkout)
+    statement = attest.make_statement(find(checkout, "models/grpo"))
+    command = ["audit", "verify", "--statement", str(tmp_path / "s.json"), "--key", str(tmp_path / "key.pub")]
+    (tmp_path / "s.json").write_text(json.dumps(attest.sign(statement, tmp_path / "key")))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    if change == "no JSON":
+        (tmp_path / "s.json").write_text("{")
+        expected = "s.json is no JSON"
+    else:
+        next(s for s in statement["subject"] if s["name"] == "tokenizer.json")["digest"]["sha256"] = "0" * 64
+        (tmp_path / "s.json").write_text(json.dumps(attest.sign(statement, tmp_path / "key")))
+        expected = "tokenizer.json: the record of this checkout has another"
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and expected in result.output
 
 
 def test_a_signed_record_is_believed_and_a_changed_one_is_not(checkout: Path, tmp_path: Path) -> None:

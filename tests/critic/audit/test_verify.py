@@ -155,6 +155,12 @@ def other_output(entry: dict) -> None:
     out["md5"] = first_digit(out["md5"])
 
 
+def other_weights(output: dict) -> None:
+    """An output of a manifest, with another hash of one file and what follows from it."""
+    output["files"]["model.safetensors"] = "0" * 64
+    output["sha256"] = provenance.folder_digest(output["files"])
+
+
 KINDS: dict[str, tuple[Tampering, str, str]] = {
     # the data
     "a byte of an image": (
@@ -245,9 +251,14 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "reports/provenance/sft.json seed",
     ),
     "a manifest's output, likewise": (
-        in_manifest("grpo", lambda m: m["outputs"]["models/grpo"].update(sha256="0" * 64), lock_too=True),
+        in_manifest("grpo", lambda m: other_weights(m["outputs"]["models/grpo"]), lock_too=True),
         "record",
         "reports/provenance/grpo.json: models/grpo",
+    ),
+    "a manifest's list of files, likewise": (
+        in_manifest("sft", lambda m: m["outputs"]["models/sft"]["files"].update(more="0" * 64), lock_too=True),
+        "record",
+        "reports/provenance/sft.json",
     ),
     "a manifest's parent, likewise": (
         in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage="build"), lock_too=True),
