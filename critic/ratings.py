@@ -20,12 +20,12 @@ ratings stay, and count once there are enough.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import norm
 
 from critic.answers import HIGHEST, LOWEST
 from critic.params import Ratings
@@ -89,7 +89,7 @@ def pool(table: pd.DataFrame, rules: Ratings) -> Study:
     if counted.any():
         mos, bias, noise, error = _project(kept[rated])
         raters.loc[raters["verdict"] == "counted", ["bias", "noise"]] = np.column_stack([bias, noise])
-        half = float(norm.ppf(0.975)) * error
+        half = float(NormalDist().inv_cdf(0.975)) * error
         items["mos"] = mos.clip(LOWEST, HIGHEST)
         items["low"], items["high"] = (mos - half).clip(LOWEST, HIGHEST), (mos + half).clip(LOWEST, HIGHEST)
         items["ratings"] = np.isfinite(kept[rated]).sum(axis=1)
@@ -226,7 +226,7 @@ def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> _Agre
         return _Agreement(0.0, number, 1.0)
     varies = own.std() > 0 and means.std() > 0
     r = float(np.corrcoef(own, means)[0, 1].clip(-1 + 1e-9, 1 - 1e-9)) if varies else 0.0
-    bound = np.tanh(np.arctanh(r) + norm.ppf(rules.confidence) / np.sqrt(number - 3))
+    bound = np.tanh(np.arctanh(r) + NormalDist().inv_cdf(rules.confidence) / np.sqrt(number - 3))
     return _Agreement(r, number, float(bound))
 
 

@@ -9,11 +9,13 @@ same as by hand.
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import networkx as nx
 from dvc.repo import Repo
 from prefect import State, Task, task
@@ -156,11 +158,12 @@ def _run_stage(stage: Stage, folder: Path, lock: int, *, is_due: bool, force: bo
 
 
 def _progress(key: str, description: str) -> Callable[[float], None]:
-    """A progress bar in the UI, of 0..100 percent."""
+    """A progress bar in the UI, of 0..100 percent. While the server can't be reached it stands still."""
     made = create_progress_artifact(0.0, key=key, description=description)
     assert isinstance(made, UUID)  # outside of coroutines
 
     def update(percent: float) -> None:
-        update_progress_artifact(made, progress=percent)
+        with suppress(httpx.HTTPError):
+            update_progress_artifact(made, progress=percent)
 
     return update

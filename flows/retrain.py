@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import State, flow, pause_flow_run, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -23,13 +23,15 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from critic import gate, opinions, params
+from critic import opinions, params
 from critic.checkout import JOURNAL, held, require_clean, unfinished
-from critic.gate import Decision
 from critic.service.settings import Settings
 from flows import events
 from flows.pipeline import Pipeline, run_pipeline
 from flows.watch import moved_revisions
+
+if TYPE_CHECKING:
+    from critic.gate import Decision
 
 
 class Approval(RunInput):
@@ -136,8 +138,10 @@ def take_ratings(repository: Path, at_least: int) -> str | None:
 
 
 @task
-def judge(repository: Path) -> Decision:
+def judge(repository: Path) -> "Decision":
     """Compare the checkout's critic with the champion, and show the decision as a table and a page."""
+    from critic import gate
+
     decision = gate.judge(repository)
     create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
     create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
@@ -145,7 +149,7 @@ def judge(repository: Path) -> Decision:
     return decision
 
 
-def approved(decision: Decision, hours: float) -> Decision:
+def approved(decision: "Decision", hours: float) -> "Decision":
     """Wait until somebody resumes the run in the UI, and says whether the critic may be promoted."""
     said = pause_flow_run(wait_for_input=Approval, timeout=int(hours * 3600))
     if said.approve:
@@ -154,7 +158,7 @@ def approved(decision: Decision, hours: float) -> Decision:
 
 
 @task
-def conclude(repository: Path, decision: Decision) -> State[None]:
+def conclude(repository: Path, decision: "Decision") -> State[None]:
     """Promote, or write down why not."""
     from critic import promotion
 

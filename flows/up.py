@@ -4,10 +4,10 @@
     open http://127.0.0.1:4200
 
 The server keeps its records in .prefect of this folder, and server.log there. With PREFECT_API_URL set to a server
-that answers, that
-one is used and none is started: as many machines as you like may have a worker each.
+that answers, that one is used and none is started: as many machines as you like may have a worker each.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +52,7 @@ def main() -> None:
         if not _answers(url):
             home = get_current_settings().home
             home.mkdir(parents=True, exist_ok=True)
+            forget_dead_leases(Path.cwd(), home)
             log = ending.enter_context((home / "server.log").open("ab"))
             running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
             _wait(url, running[0])
@@ -68,11 +69,20 @@ def main() -> None:
         raise SystemExit("Prefect's server or worker has ended: see above, and .prefect/server.log")
 
 
+def forget_dead_leases(checkout: Path, home: Path) -> None:
+    """Remove what a server that isn't running yet has of places held, unless somebody works in the checkout.
+
+    `end_dead_runs` frees the places. A lease that ran out later would free that of the run that has it by then.
+    """
+    with suppress(CheckoutError), held(checkout, "flows.up"):
+        shutil.rmtree(home / "concurrency_leases", ignore_errors=True)
+
+
 def end_dead_runs(checkout: Path) -> None:
     """Tell a server that has just started of runs that it takes for running and whose processes are gone.
 
-    After a power cut they would hold the place of the next ones, and the GPU, for ever: the server has forgotten
-    its leases. Nothing is told while somebody works in the checkout.
+    After a power cut they would hold the place of the next ones, and the GPU, for ever. Nothing is told while
+    somebody works in the checkout.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter(

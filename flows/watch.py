@@ -8,10 +8,9 @@ test that the champion passed.
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-import pandas as pd
-from dvc.api import DVCFileSystem
 from prefect import State, flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -32,12 +31,14 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.types import DateTime
 
-from critic import drift, opinions, params, registry
-from critic.drift import Drift
+from critic import opinions, params
 from critic.revisions import moved
 from critic.service.feedback import Feedback
 from critic.service.settings import Settings
 from flows import events
+
+if TYPE_CHECKING:
+    from critic.drift import Drift
 
 RETRAIN = "retrain/critic"
 CHECKSUMS = Path("data/raw/checksums.json")
@@ -88,8 +89,13 @@ def moved_revisions(repository: Path) -> list[str]:
 
 
 @task
-def look_for_drift(repository: Path, service: str | None, store: str) -> list[Drift]:
+def look_for_drift(repository: Path, service: str | None, store: str) -> "list[Drift]":
     """How far served scores and instructions are from those of the champion's test."""
+    import pandas as pd
+    from dvc.api import DVCFileSystem
+
+    from critic import drift, registry
+
     logger = get_run_logger()
     champion = registry.champion(repository)
     if champion is None:
