@@ -167,6 +167,24 @@ def test_scores_are_those_of_critic_score(
         assert (verdict["model"], verdict["contract"]) == (theirs["model"], theirs["contract"])
 
 
+def test_an_answer_is_traced_to_the_rows_that_taught_it(
+    project: Path, service: Service, edits: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with service.client() as client:
+        (tmp_path / "answer.json").write_text(client.post("/score", **upload(edits[0])).text)
+    main = [sys.executable, "-c", "from critic.cli import main; main(prog_name='critic')"]
+    traced = subprocess.run(
+        [*main, "audit", "trace", str(tmp_path / "answer.json")],
+        cwd=project,
+        env=environment(project),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    rows = json.loads((project / "reports/provenance/build.json").read_text())["outputs"]["data/sft"]["sha256"]
+    assert rows in traced.stdout
+
+
 def test_many_at_a_time_are_never_mixed_up(service: Service, edits: list[dict[str, Any]]) -> None:
     with service.client() as client:
         alone = [client.post("/score", **upload(edit)).json()["raw"] for edit in edits]
