@@ -14,6 +14,8 @@ from pathlib import Path
 from dvc.repo import Repo
 
 LOCK = Path("runs/checkout.lock")
+RELEASES = Path("runs/releases.lock")
+"""Held for as long as tags are made or moved: minutes, where a training holds the checkout for hours."""
 JOURNAL = Path("runs/promotion.json")
 """What a promotion (`critic.promotion`) is about to do; there is one only while it lasts, or if it was killed."""
 RECORDS = ("data/ratings", "reports/decisions")
@@ -38,8 +40,8 @@ def git(repository: Path, *command: str) -> str:
 
 
 @contextmanager
-def held(repository: Path, by: str) -> Iterator[int]:
-    """Hold a checkout, so that nobody else works in it; gives the file descriptor that does.
+def held(repository: Path, by: str, lock: Path = LOCK) -> Iterator[int]:
+    """Hold a checkout, or its `RELEASES`, so that nobody else works in it; gives the file descriptor that does.
 
     It is held until that is closed everywhere: what a killed process has left running may still have it.
 
@@ -49,7 +51,7 @@ def held(repository: Path, by: str) -> Iterator[int]:
     Raises:
         CheckoutError: somebody else holds it.
     """
-    path = repository / LOCK
+    path = repository / lock
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as file:
         try:

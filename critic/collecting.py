@@ -4,7 +4,7 @@
     made = add(read_study(Path("study.csv"), repository), repository)
 
 All ratings of all increments are screened and pooled again with the new ones, so a rater who turns out to be
-careless is counted out of what was rated before too, and an edit whose MOS changes by it is in the new increment.
+careless is counted out of what was rated before too, and an edit whose MOS moves by it is in the new increment.
 """
 
 import json
@@ -50,6 +50,7 @@ def add(heard: Heard, repository: Path) -> Path:
         IncrementError: an earlier increment isn't here.
     """
     folder = repository / FOLDER
+    keep(repository)
     edits, report = examine(heard, repository)
     name = f"{1 + max((int(one.name) for one in folder.glob('[0-9][0-9][0-9][0-9]')), default=0):04d}"
     partial = folder / f".{name}.partial"
@@ -61,13 +62,21 @@ def add(heard: Heard, repository: Path) -> Path:
     (partial / PAGE).write_text(f"# Ratings, increment {name}\n\n{page(report)}", encoding="utf-8")
     os.replace(partial, folder / name)
     try:
-        with Repo(str(repository)) as repo:
-            repo.scm_context.quiet = True
-            repo.add([str(folder / name / EDITS), str(folder / name / RATINGS)])
+        keep(repository)
     except BaseException:
         shutil.rmtree(folder / name)
         raise
     return folder / name
+
+
+def keep(repository: Path) -> None:
+    """Have DVC keep the tables of increments that it doesn't yet: of a new one, or one whose maker was killed."""
+    made = (repository / FOLDER).glob("[0-9][0-9][0-9][0-9]")
+    tables = [str(one / name) for one in sorted(made) for name in (EDITS, RATINGS)]
+    if new := [table for table in tables if Path(table).exists() and not Path(f"{table}.dvc").exists()]:
+        with Repo(str(repository)) as repo:
+            repo.scm_context.quiet = True
+            repo.add(new)
 
 
 def examine(heard: Heard, repository: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -83,13 +92,20 @@ def examine(heard: Heard, repository: Path) -> tuple[pd.DataFrame, dict[str, Any
     ratings = pd.concat([*(one.ratings for one in earlier), heard.ratings], ignore_index=True)
     study = pool(ratings, rules)
     fresh = heard.edits[~heard.edits["id"].isin(known.index)] if len(heard.edits) else heard.edits
-    rows = []
+    rows, rated = [], {*heard.ratings["item"]}
     for edit in [*known.reset_index().to_dict("records"), *fresh.to_dict("records")]:
         row = {name: edit.get(name) for name in _AS_GIVEN} | _opinion(str(edit["id"]), ratings, study, rules)
-        if edit["id"] not in known.index or plain(known.loc[edit["id"], "mos"]) != row["mos"]:
+        least = 0.0 if edit["id"] in rated else rules.min_change
+        if edit["id"] not in known.index or _has_moved(plain(known.loc[edit["id"], "mos"]), row["mos"], least):
             rows.append(row)
     edits = pd.DataFrame(rows, columns=[*_AS_GIVEN, *_OPINION]).sort_values("id", ignore_index=True)
     return edits, _report(heard, study, edits, known, rules, repository)
+
+
+def _has_moved(was: float | None, now: float | None, least: float) -> bool:
+    if was is None or now is None:
+        return was is not now
+    return was != now and abs(now - was) >= least
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -12,20 +12,22 @@ score counts as the end of the scale farthest from the MOS, so that failing neve
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc_data.index.index import DataIndexDirError
 
 from critic import params, registry
-from critic.intervals import enough
+from critic.checkout import git
+from critic.intervals import SMALLEST_GROUP, enough
 from critic.metrics import Difference, apply_policy, measure, paired_bootstrap
 
 TEST = "data/validated/test.parquet"
@@ -77,12 +79,14 @@ class Decision:
     Attributes:
         reasons: sentences; of a refusal, what was missing.
         facts: what was compared, by name.
+        champion: the version that it was compared with, None if there was none.
     """
 
     promote: bool
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
     facts: Mapping[str, str]
+    champion: str | None = None
 
     @property
     def summary(self) -> str:
@@ -133,7 +137,7 @@ def read_exam(repository: Path, revision: str | None = None) -> Exam:
     label = THE_CHECKOUT if revision is None else revision
     try:
         if revision is None:
-            _require_up_to_date(repository)
+            require_up_to_date(repository)
         files = DVCFileSystem(str(repository), rev=revision)
         with files.open(PREDICTIONS) as file:
             predictions = pd.read_parquet(file)
@@ -162,12 +166,29 @@ def judge(repository: Path) -> Decision:
     """
     file = repository / params.FILE
     champion = registry.champion(repository)
-    return decide(
+    challenger = read_exam(repository)
+    decision = decide(
         read_exam(repository, f"{registry.ARTIFACT}@{champion.version}") if champion else None,
-        read_exam(repository),
+        challenger,
         params.load(params.Gate, file),
         params.seed(file),
     )
+    if back := _taken_back(repository, challenger.model):
+        why = f"It is {back}, which was taken out of service: `critic rollback --to {back}` puts it in again."
+        decision = replace(decision, promote=False, reasons=(why,))
+    return replace(decision, champion=champion.version if champion else None)
+
+
+def _taken_back(repository: Path, model: str) -> str | None:
+    """The version of a critic, by DVC's hash of it, that was released and isn't among the champions any more."""
+    in_service = registry.champions(repository)
+    for release in registry.releases(repository):
+        if release not in in_service:
+            lock = yaml.safe_load(git(repository, "show", f"{release.commit}:dvc.lock"))
+            outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+            if any((out["path"], out["md5"]) == (MODEL, model) for out in outs):
+                return release.version
+    return None
 
 
 def decide(champion: Exam | None, challenger: Exam, gate: params.Gate, seed: int) -> Decision:
@@ -202,8 +223,14 @@ def decide(champion: Exam | None, challenger: Exam, gate: params.Gate, seed: int
         f"{gain.value:+.4f} in main score, at least {gain.low:+.4f} and at most {gain.high:+.4f}, each with "
         f"{gate.confidence:.0%} confidence"
     )
-    sure = Check("sure gain in main score", gain.low > gate.margin, None, gain.low, f"above {gate.margin:.3f}")
-    checks = (sure, *_floors(new, old, gate), *_costs(champion, challenger, gate), *_types(new, old, gate, boot))
+    sources = new["source_id"].nunique()
+    checks = (
+        Check("source images", enough(new["source_id"]), None, sources, f"at least {SMALLEST_GROUP}"),
+        Check("sure gain in main score", gain.low > gate.margin, None, gain.low, f"above {gate.margin:.3f}"),
+        *_floors(new, old, gate),
+        *_costs(champion, challenger, gate),
+        *_types(new, old, gate, boot),
+    )
     praise = f"Its main score is {gain.value:+.3f} beside {champion.label}'s, and {gain.low:+.3f} at least."
     return _decision(checks, facts, praise)
 
@@ -292,7 +319,8 @@ def _main_score(table: pd.DataFrame) -> float:
     return measure(table["counted"], table["mos"])["main_score"]
 
 
-def _require_up_to_date(repository: Path) -> None:
+def require_up_to_date(repository: Path) -> None:
+    """Raises `GateError` unless dvc.lock is of what is in the checkout."""
     with Repo(str(repository)) as repo:
         if changed := repo.status():
             raise GateError(

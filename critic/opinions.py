@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from critic.answers import HIGHEST, LOWEST
 from critic.edits import SPLITS, ImageError, decode_image, image_file, read_table
 from critic.increments import FOLDER, RATINGS, read_increments
 from critic.ratings import RatingsError
@@ -185,9 +186,12 @@ def _score(given: Any, where: str) -> float | None:
     if given is None or pd.isna(given):
         return None
     try:
-        return float(str(given))
+        score = float(str(given))
     except ValueError:
         raise RatingsError(f"{where}: {given!r} is no number") from None
+    if not LOWEST <= score <= HIGHEST:
+        raise RatingsError(f"{where}: {given} isn't from {LOWEST:g} to {HIGHEST:g}: bring it to this scale")
+    return score
 
 
 def _new(store: str, repository: Path) -> list[Rating]:

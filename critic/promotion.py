@@ -5,15 +5,16 @@
 
 A promotion commits the pipeline's record and the gate's decision, builds a Bento from that very commit, has it
 score edits whose scores are known (`critic.service.smoke`), tags the version and moves the tag `critic#champion`
-on. What it is about to do is in runs/promotion.json before it does it: if a step fails, or the machine does, all
-is taken back, at once or by `recover` when the next one begins.
+on. What it or a rollback is about to do is in runs/promotion.json before it does it: if a step fails, or the
+machine does, all is taken back, at once or by `recover` when the next one begins. Only of a push that a remote
+may have taken can't be told until it is asked: the champion is as before until then.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +24,8 @@ import bentoml
 from bentoml.exceptions import NotFound
 
 from critic import registry
-from critic.checkout import JOURNAL, CheckoutError, git, written
-from critic.gate import Decision, record
+from critic.checkout import JOURNAL, RELEASES, CheckoutError, git, held, require_clean, written
+from critic.gate import Decision, record, require_up_to_date
 from critic.params import Release as Settings
 from critic.registry import Release
 from critic.service.packaging import (
@@ -55,16 +56,23 @@ def promote(repository: Path, decision: Decision, settings: Settings, say: Say =
 
     Raises:
         PromotionError: a step failed; everything is as it was before.
-        CheckoutError: no branch is checked out, or git refuses.
+        CheckoutError: no branch is checked out, somebody releases now, or git refuses.
+        GateError: the checkout's files have changed since the critic was judged.
         ValueError: the gate's decision is to refuse.
     """
     if not decision.promote:
         raise ValueError("the gate refuses this critic: see the decision's reasons")
-    recover(repository, settings, say)
-    require_branch(repository)
-    _require_remotes(repository, settings)
+    with held(repository, "a promotion", RELEASES):
+        _recover(repository, say)
+        _require_as_judged(repository, decision)
+        _require_remotes(repository, settings)
+        _require_champion(repository, decision)
+        return _promote(repository, decision, settings, say)
+
+
+def _promote(repository: Path, decision: Decision, settings: Settings, say: Say) -> Release:
     version = registry.next_version(repository)
-    with _all_or_nothing(repository, settings, version, say) as journal:
+    with _all_or_nothing(repository, version, say) as journal:
         commit = _commit(repository, decision, f"Promote critic {version}", journal)
         say(f"{version} is commit {commit[:12]}")
         bento = _build(repository, version, commit, settings, journal)
@@ -72,7 +80,7 @@ def promote(repository: Path, decision: Decision, settings: Settings, say: Say =
         smoke = _try(bento, repository, version, settings, say)
         if settings.push is not None:
             _push_data(repository, say)
-        journal.before("tags")
+        journal.before("tags", known=registry.tags(repository), new=2, push=settings.push)
         message = (
             f"{decision.summary}\n\n{bento}: ready after {smoke.ready:.0f} s, {smoke.latency:.3f} s an edit, "
             f"{smoke.largest_gap:.2f} points off at most"
@@ -80,8 +88,7 @@ def promote(repository: Path, decision: Decision, settings: Settings, say: Say =
         release = registry.register(repository, version, commit, message)
         registry.assign(repository, version, message)
         if settings.push is not None:
-            branch = require_branch(repository)
-            _push(repository, settings.push, [f"HEAD:refs/heads/{branch}"], registry.tags_of(repository, version))
+            _push(repository, settings.push, [f"HEAD:refs/heads/{require_branch(repository)}"], journal)
             say(f"Pushed to {settings.push}")
     say(f"{version} is the champion: bentoml serve {bento}")
     return release
@@ -91,90 +98,111 @@ def rollback(repository: Path, settings: Settings, to: str | None = None, say: S
     """Put the champion before the present one into service again, or the version `to`.
 
     Its Bento is the one that was tried when it was promoted. Only where BentoML's store lacks it, it is built
-    again, from its commit and DVC's files.
+    again, from its commit and DVC's files. A training that goes on in the checkout isn't waited for.
 
     Raises:
         PromotionError: there is no such release, its files are gone, or it can't be pushed: nothing has changed.
-        CheckoutError: git refuses.
+        CheckoutError: somebody releases now, or git refuses.
     """
-    recover(repository, settings, say)
+    with held(repository, "a rollback", RELEASES):
+        _recover(repository, say)
+        _require_remotes(repository, settings)
+        return _roll_back(repository, settings, to, say)
+
+
+def _roll_back(repository: Path, settings: Settings, to: str | None, say: Say) -> Release:
     current = registry.champion(repository)
     target = _earlier(repository, to)
     if current is not None and target.version == current.version:
         raise PromotionError(f"{target.version} is the champion already")
-    bento = find_bento(target.version, settings.variant)
+    bento = find_bento(repository, target.version, settings.variant)
     if bento is None:
         say(f"BentoML's store has no Bento of {target.version}: building it again")
         bento = _rebuild(repository, target, settings)
-    tag = registry.assign(
-        repository, target.version, f"Rolled back from {current.version if current else 'none'} to {bento}"
-    )
-    if settings.push is not None:
-        try:
-            _push(repository, settings.push, [], [tag])
-        except PromotionError:
-            git(repository, "tag", "-d", tag)
-            raise
+    with _all_or_nothing(repository, target.version, say) as journal:
+        journal.before("tags", known=registry.tags(repository), new=1, push=settings.push)
+        told = f"Rolled back from {current.version if current else 'none'} to {bento}"
+        registry.assign(repository, target.version, told)
+        if settings.push is not None:
+            _push(repository, settings.push, [], journal)
     say(f"{target.version} is the champion: bentoml serve {bento}")
     return target
 
 
-def record_refusal(repository: Path, decision: Decision, settings: Settings, say: Say = print) -> Path:
+def record_refusal(repository: Path, decision: Decision, say: Say = print) -> Path:
     """Commit the pipeline's record and the gate's decision against its critic; the champion stays as it is.
 
     Returns:
         The decision as a page.
 
     Raises:
-        CheckoutError: no branch is checked out, or git refuses; nothing is committed then.
+        CheckoutError: no branch is checked out, somebody releases now, or git refuses; nothing is committed then.
+        GateError: the checkout's files have changed since the critic was judged.
     """
-    recover(repository, settings, say)
-    require_branch(repository)
-    page = record(repository, decision)
-    git(repository, "add", "--", *_there(repository))
-    git(repository, "commit", "--quiet", "-m", f"Refuse a critic\n\n{decision.summary}")
-    return page
+    with held(repository, "a refusal", RELEASES):
+        _recover(repository, say)
+        _require_as_judged(repository, decision)
+        page = record(repository, decision)
+        _commit_written(repository, f"Refuse a critic\n\n{decision.summary}")
+        return page
 
 
-def find_bento(version: str, variant: str) -> str | None:
-    """The newest Bento of a release in BentoML's store."""
+def find_bento(repository: Path, version: str, variant: str) -> str | None:
+    """A release's Bento in BentoML's store: the one that was tried, or else the newest of this version."""
     start = f"{version}-{variant}-"
-    numbers = [int(built.removeprefix(start)) for built in built_versions() if built.startswith(start)]
-    return f"{NAME}:{start}{max(numbers)}" if numbers else None
+    ours = {built for built in built_versions() if built.startswith(start)}
+    told = registry.message(repository, version)
+    tried = next((built for built in ours if f"{NAME}:{built}:" in told), None)
+    newest = max(ours, key=lambda built: int(built.removeprefix(start)), default=None)
+    found = tried or newest
+    return f"{NAME}:{found}" if found else None
 
 
-def recover(repository: Path, settings: Settings, say: Say = print) -> None:
-    """Take back what a promotion has left that was killed; nothing if none was.
+def recover(repository: Path, say: Say = print) -> None:
+    """Take back what a promotion or a rollback has left that was killed; nothing if none was.
 
     Raises:
-        PromotionError: it was killed in its push, and the remote can't be asked whether that came through.
+        PromotionError: a remote may have taken its push, and can't be asked.
+        CheckoutError: somebody releases now.
     """
+    with held(repository, "a release's taking back", RELEASES):
+        _recover(repository, say)
+
+
+def _recover(repository: Path, say: Say) -> None:
     path = repository / JOURNAL
     if not path.exists():
         return
     journal = _Journal.load(path)
-    if _is_released(repository, settings, journal):
-        say(f"{journal.version} had been promoted, all but for this note of it")
+    if _is_released(repository, journal):
+        say(f"{journal.version} had been put into service, all but for this note of it")
         journal.close()
         return
-    say(f"A promotion of {journal.version} was cut off: taking it back")
+    say(f"The putting into service of {journal.version} was cut off: taking it back")
     _undo(repository, journal)
 
 
-def _is_released(repository: Path, settings: Settings, journal: "_Journal") -> bool:
-    """Whether a promotion had come through: both tags are there and, if they are to be, on the remote.
+def _is_released(repository: Path, journal: "_Journal") -> bool:
+    """Whether its tags are all there or, if they were pushed, the remote has them: they are then here too.
 
     Raises:
         PromotionError: the remote can't be asked.
     """
-    tags = registry.tags_of(repository, journal.version)
-    if not journal.has("tags") or len(tags) < 2:
+    tags = journal.find("tags")
+    if tags is None:
         return False
-    return settings.push is None or _has(repository, settings.push, tags)
+    if tags["push"] is None:
+        return len({*registry.tags(repository)} - {*tags["known"]}) == tags["new"]
+    pushed = journal.find("push")
+    if pushed is None or not _has(repository, tags["push"], pushed["tags"]):
+        return False
+    for tag, id in pushed["tags"].items():
+        git(repository, "update-ref", f"refs/tags/{tag}", id)
+    return True
 
 
 class _Journal:
-    """What a promotion is about to do, on the disk."""
+    """What a promotion or a rollback is about to do, on the disk."""
 
     def __init__(self, path: Path, version: str, head: str, steps: list[dict[str, Any]]):
         self._path, self.version, self.head, self.steps = path, version, head, steps
@@ -195,27 +223,32 @@ class _Journal:
             os.fsync(file.fileno())
         os.replace(partial, self._path)
 
-    def has(self, step: str) -> bool:
-        return any(done["step"] == step for done in self.steps)
+    def find(self, step: str) -> dict[str, Any] | None:
+        return next((done for done in self.steps if done["step"] == step), None)
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _all_or_nothing(repository: Path, settings: Settings, version: str, say: Say) -> Iterator[_Journal]:
+def _all_or_nothing(repository: Path, version: str, say: Say) -> Iterator[_Journal]:
     journal = _Journal(repository / JOURNAL, version, git(repository, "rev-parse", "HEAD"), [])
     try:
         yield journal
     except BaseException as error:
-        released = False
-        with suppress(PromotionError):  # a remote that can't be asked is taken for one that hasn't taken it
-            released = _is_released(repository, settings, journal)
+        try:
+            released = _is_released(repository, journal)
+        except PromotionError as doubt:
+            _delete_new_tags(repository, journal)
+            raise PromotionError(
+                f"{error or type(error).__name__}. Whether {version} is in service can't be told: {doubt}. Until "
+                "then the champion is as before"
+            ) from error
         if released:
             say(f"{version} is released all the same: {error or type(error).__name__} came after its tags")
             journal.close()
             raise
-        say(f"Taking the promotion of {version} back: {error or type(error).__name__}")
+        say(f"Taking {version} back: {error or type(error).__name__}")
         _undo(repository, journal)
         if isinstance(error, PackageError | SmokeError | OSError | subprocess.SubprocessError):
             raise PromotionError(f"{version} wasn't promoted, and the champion is as before: {error}") from error
@@ -227,8 +260,7 @@ def _undo(repository: Path, journal: _Journal) -> None:
     for step in reversed(journal.steps):
         match step["step"]:
             case "tags":
-                for tag in registry.tags_of(repository, journal.version):
-                    git(repository, "tag", "-d", tag)
+                _delete_new_tags(repository, journal)
             case "bento":
                 for built in built_versions() - {*step["kept"]}:
                     if built.startswith(f"{journal.version}-"):
@@ -243,18 +275,27 @@ def _undo(repository: Path, journal: _Journal) -> None:
     journal.close()
 
 
+def _delete_new_tags(repository: Path, journal: _Journal) -> None:
+    """Those that weren't there before; a champion's before its version's, without which it would be nobody's."""
+    tags = journal.find("tags")
+    for tag in reversed(registry.tags(repository)):
+        if tags is not None and tag not in tags["known"]:
+            git(repository, "tag", "-d", tag)
+
+
 def _commit(repository: Path, decision: Decision, title: str, journal: _Journal) -> str:
     journal.before("commit", decisions=_decisions(repository))
     record(repository, decision)
-    git(repository, "add", "--", *_there(repository))
-    git(repository, "commit", "--quiet", "-m", f"{title}\n\n{decision.summary}")
+    _commit_written(repository, f"{title}\n\n{decision.summary}")
     return git(repository, "rev-parse", "HEAD")
 
 
-def _there(repository: Path) -> list[str]:
-    """What is to be committed: written by machine, and there or gone from where git had it."""
+def _commit_written(repository: Path, message: str) -> None:
+    """Commit what is written by machine, and nothing else that somebody may have staged meanwhile."""
     known = {*git(repository, "ls-files", "-z").split("\0")}
-    return sorted(path for path in written(repository) if path in known or (repository / path).exists())
+    paths = sorted(path for path in written(repository) if path in known or (repository / path).exists())
+    git(repository, "add", "--", *paths)
+    git(repository, "commit", "--quiet", "-m", message, "--", *paths)
 
 
 def _decisions(repository: Path) -> list[str]:
@@ -332,10 +373,31 @@ def require_branch(repository: Path) -> str:
         raise CheckoutError(f"no branch is checked out in {repository}: a release is a commit on one") from None
 
 
+def _require_as_judged(repository: Path, decision: Decision) -> None:
+    """That the checkout is what the gate saw: hours of a person's thinking may lie between."""
+    require_branch(repository)
+    require_clean(repository)
+    require_up_to_date(repository)
+
+
+def _require_champion(repository: Path, decision: Decision) -> None:
+    champion = registry.champion(repository)
+    now = champion and champion.version
+    if now != decision.champion:
+        raise PromotionError(
+            f"the champion is {now} by now, and the gate compared with {decision.champion}: judge again"
+        )
+
+
 def _require_remotes(repository: Path, settings: Settings) -> None:
+    """That there is where to push to, if anywhere, and that what others released there is known here."""
     if settings.push is None:
         return
     git(repository, "remote", "get-url", settings.push)
+    try:
+        git(repository, "fetch", "--quiet", "--tags", settings.push)
+    except CheckoutError as error:
+        raise PromotionError(f"{settings.push} can't be asked what others have released: {error}") from None
     done = _dvc(repository, "config", "core.remote")
     if done.returncode or not done.stdout.strip():
         raise PromotionError(
@@ -355,23 +417,29 @@ def _dvc(repository: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "dvc", *command], cwd=repository, capture_output=True, text=True)
 
 
-def _push(repository: Path, remote: str, branches: list[str], tags: list[str]) -> None:
+def _push(repository: Path, remote: str, branches: list[str], journal: _Journal) -> None:
+    """Push the tags that are new, with their branch, all or none of them."""
+    tags = journal.find("tags")
+    assert tags is not None
+    new = {
+        tag: git(repository, "rev-parse", f"refs/tags/{tag}")
+        for tag in registry.tags(repository)
+        if tag not in tags["known"]
+    }
+    journal.before("push", tags=new)
     try:
-        git(repository, "push", "--quiet", "--atomic", remote, *branches, *_refs(tags))
+        git(repository, "push", "--quiet", "--atomic", remote, *branches, *(f"refs/tags/{tag}" for tag in new))
     except CheckoutError as error:
-        raise PromotionError(f"{remote} hasn't taken it, so nothing is released: {error}") from None
+        raise PromotionError(f"{remote} hasn't taken it: {error}") from None
 
 
-def _has(repository: Path, remote: str, tags: list[str]) -> bool:
+def _has(repository: Path, remote: str, tags: Mapping[str, str]) -> bool:
+    """Whether a remote has these very tags, of which the names may be another's."""
     try:
-        told = git(repository, "ls-remote", remote, *_refs(tags))
+        told = git(repository, "ls-remote", remote, *(f"refs/tags/{tag}" for tag in tags))
     except CheckoutError as error:
         raise PromotionError(
-            f"a promotion was cut off in its push, and {remote} can't be asked whether it has it: try again when "
-            f"it can ({error})"
+            f"{remote} may have taken its push and can't be asked; the next promotion, refusal or rollback asks "
+            f"again ({error})"
         ) from None
-    return all(f"refs/tags/{tag}" in told for tag in tags)
-
-
-def _refs(tags: list[str]) -> list[str]:
-    return [f"refs/tags/{tag}" for tag in tags]
+    return {*told.splitlines()} >= {f"{id}\trefs/tags/{tag}" for tag, id in tags.items()}

@@ -105,16 +105,15 @@ def assign(repository: Path, version: str, message: str) -> str:
     return _assignments(repository)[-1]
 
 
-def tags_of(repository: Path, version: str) -> list[str]:
-    """The tags of a version and of its being made the champion, as many as there are."""
-    tag = f"{ARTIFACT}@{version}"
-    if not git(repository, "tag", "--list", tag):
-        return []
-    commit = git(repository, "rev-list", "-n1", tag)
-    return [
-        tag,
-        *(name for name in _assignments(repository) if git(repository, "rev-list", "-n1", name) == commit),
-    ]
+def tags(repository: Path) -> list[str]:
+    """All tags of versions, the oldest first, and then of champions."""
+    versions = [f"{ARTIFACT}@{release.version}" for release in releases(repository)]
+    return [*versions, *_assignments(repository)]
+
+
+def message(repository: Path, version: str) -> str:
+    """What the tag of a version tells; nothing if there is none."""
+    return git(repository, "tag", "--list", "--format=%(contents)", f"{ARTIFACT}@{version}")
 
 
 def _assignments(repository: Path) -> list[str]:

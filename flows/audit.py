@@ -16,10 +16,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from critic.checkout import held
+from flows import started
 from flows.pipeline import GPU
 
 
-@flow(name="audit")
+@flow(name="audit", on_running=[started.note])
 def audit(again: str | None = None) -> State[None]:
     """Check the record of the checkout and of all releases; run nothing of the pipeline unless `again` is given.
 

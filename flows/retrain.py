@@ -5,9 +5,9 @@
     prefect deployment run promote/critic
     prefect deployment run rollback/critic --param to=v1.2.0
 
-Each works in the folder that it is started in, a checkout, alone (`critic.checkout`). One that is killed leaves
-the checkout so that the next one goes on from there. What only some of them need is imported where they do: it
-takes seconds.
+Each works in the folder that it is started in, a checkout, and all but a rollback alone (`critic.checkout`). One
+that is killed leaves the checkout so that the next one goes on from there. What only some of them need is imported
+where they do: it takes seconds.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from prefect.states import Completed
 from critic import opinions, params
 from critic.checkout import JOURNAL, held, require_clean, unfinished
 from critic.service.settings import Settings
-from flows import events
+from flows import events, started
 from flows.pipeline import Pipeline, run_pipeline
 from flows.watch import moved_revisions
 
@@ -41,7 +41,7 @@ class Approval(RunInput):
     by: str
 
 
-@flow(name="retrain")
+@flow(name="retrain", on_running=[started.note])
 def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool = False) -> State[Any]:
     """Take in new ratings, run what has changed of the pipeline, and promote its critic if the gate lets it.
 
@@ -73,7 +73,7 @@ def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool
         return _ended(conclude(repository, decision, return_state=True))
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", on_running=[started.note])
 def evaluate() -> State[None]:
     """Score the test split with the checkout's critic again, and show what the gate would say."""
     with _alone() as (repository, lock):
@@ -82,22 +82,21 @@ def evaluate() -> State[None]:
         return Completed(message=f"It would be {'promoted' if decision.promote else 'refused'}.")
 
 
-@flow(name="promote")
+@flow(name="promote", on_running=[started.note])
 def promote() -> State[Any]:
     """Judge the checkout's critic as it is, and promote it if the gate lets it."""
     with _alone() as (repository, _):
         return _ended(conclude(repository, judge(repository), return_state=True))
 
 
-@flow(name="rollback")
+@flow(name="rollback", on_running=[started.note])
 def rollback(to: str | None = None) -> State[None]:
-    """Put the champion before this one into service again, or the version `to`."""
-    with _alone(clean=False) as (repository, _):
-        from critic import promotion
+    """Put the champion before this one into service again, or the version `to`, whatever else runs."""
+    from critic import promotion
 
-        release = promotion.rollback(repository, params.load(params.Release), to, get_run_logger().info)
-        events.promoted(release.version, "rolled back by hand")
-        return Completed(name="Rolled back", message=f"{release.version} is the champion.")
+    release = promotion.rollback(Path.cwd(), params.load(params.Release), to, get_run_logger().info)
+    events.promoted(release.version, "rolled back by hand")
+    return Completed(name="Rolled back", message=f"{release.version} is the champion.")
 
 
 def _ended(state: State[Any]) -> State[Any]:
@@ -108,29 +107,29 @@ def _ended(state: State[Any]) -> State[Any]:
 
 
 @contextmanager
-def _alone(*, clean: bool = True) -> Iterator[tuple[Path, int]]:
+def _alone() -> Iterator[tuple[Path, int]]:
     """The checkout, and the descriptor that holds it, after what a killed promotion has left is taken back."""
     repository = Path.cwd()
     with held(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
         if (repository / JOURNAL).exists():
             from critic import promotion
 
-            promotion.recover(repository, params.load(params.Release), get_run_logger().info)
-        if clean:
-            require_clean(repository)
+            promotion.recover(repository, get_run_logger().info)
+        require_clean(repository)
         yield repository, lock
 
 
 @task
 def take_ratings(repository: Path, at_least: int) -> str | None:
     """Make an increment of the feedback store's new ratings, if there are enough: what it is, in words."""
+    from critic import collecting
+
+    collecting.keep(repository)
     store = Settings.model_validate({}).feedback_url.get_secret_value()
     waiting = opinions.waiting(store, repository)
     if not waiting or waiting < at_least:
         get_run_logger().info("%d new ratings: %d are wanted.", waiting, at_least)
         return None
-    from critic import collecting
-
     if (made := collecting.collect(store, repository)) is None:
         return None
     create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=f"{made.name}")
@@ -162,10 +161,10 @@ def conclude(repository: Path, decision: "Decision") -> State[None]:
     """Promote, or write down why not."""
     from critic import promotion
 
-    logger, settings = get_run_logger(), params.load(params.Release)
+    logger = get_run_logger()
     if not decision.promote:
-        record = promotion.record_refusal(repository, decision, settings, logger.info)
+        record = promotion.record_refusal(repository, decision, logger.info)
         return Completed(name="Refused", message=f"{decision.summary} See {record.relative_to(repository)}.")
-    release = promotion.promote(repository, decision, settings, logger.info)
+    release = promotion.promote(repository, decision, params.load(params.Release), logger.info)
     events.promoted(release.version, decision.summary)
     return Completed(name="Promoted", message=f"{release.version} is the champion. {decision.summary}")

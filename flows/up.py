@@ -32,7 +32,7 @@ from prefect.states import Crashed
 
 from critic import keeper
 from critic.checkout import CheckoutError, held
-from flows import register
+from flows import register, started
 from flows.events import TAG
 from flows.pipeline import GPU
 
@@ -52,13 +52,12 @@ def main() -> None:
         if not _answers(url):
             home = get_current_settings().home
             home.mkdir(parents=True, exist_ok=True)
-            forget_dead_leases(Path.cwd(), home)
             log = ending.enter_context((home / "server.log").open("ab"))
             running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
             _wait(url, running[0])
         register.main()
         if running:
-            end_dead_runs(Path.cwd())
+            end_dead_runs(Path.cwd(), get_current_settings().home)
         running.append(_start(ending, "worker", "start", "--pool", register.POOL))
         print(f"The flows: {url.removesuffix('/api')}", flush=True)
         try:
@@ -69,30 +68,33 @@ def main() -> None:
         raise SystemExit("Prefect's server or worker has ended: see above, and .prefect/server.log")
 
 
-def forget_dead_leases(checkout: Path, home: Path) -> None:
-    """Remove what a server that isn't running yet has of places held, unless somebody works in the checkout.
-
-    `end_dead_runs` frees the places. A lease that ran out later would free that of the run that has it by then.
-    """
-    with suppress(CheckoutError), held(checkout, "flows.up"):
-        shutil.rmtree(home / "concurrency_leases", ignore_errors=True)
-
-
-def end_dead_runs(checkout: Path) -> None:
+def end_dead_runs(checkout: Path, home: Path) -> None:
     """Tell a server that has just started of runs that it takes for running and whose processes are gone.
 
     After a power cut they would hold the place of the next ones, and the GPU, for ever. Nothing is told while
-    somebody works in the checkout.
+    somebody works in the checkout. Runs of other checkouts and machines are left to their heartbeats, and what may
+    be theirs of the GPU to the end of its lease, in minutes.
+
+    Args:
+        home: the server's own folder, as `home` in prefect.toml.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[TAG]), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
     )
     with suppress(CheckoutError), held(checkout, "flows.up"), get_client(sync_client=True) as client:
+        ours, elsewhere = started.noted(checkout), 0
         for run in client.read_flow_runs(flow_run_filter=of_ours):
+            if run.id not in ours and run.state_type != StateType.PENDING:
+                elsewhere += 1
+                continue
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
             print(f"{run.name} had been cut off")
-        client.update_global_concurrency_limit(GPU, GlobalConcurrencyLimitUpdate(active_slots=0))
+        if not elsewhere:
+            # Leases too: one that ran out later would take its place from the run that has it by then.
+            shutil.rmtree(home / "concurrency_leases", ignore_errors=True)
+            client.update_global_concurrency_limit(GPU, GlobalConcurrencyLimitUpdate(active_slots=0))
+        started.forget(checkout)
 
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":

@@ -35,7 +35,7 @@ from critic import opinions, params
 from critic.revisions import moved
 from critic.service.feedback import Feedback
 from critic.service.settings import Settings
-from flows import events
+from flows import events, started
 
 if TYPE_CHECKING:
     from critic.drift import Drift
@@ -49,7 +49,7 @@ _WINDOW = timedelta(days=30)
 """How old the instructions are that count."""
 
 
-@flow(name="watch")
+@flow(name="watch", on_running=[started.note])
 def watch(service: str | None = None) -> State[None]:
     """Start a retraining if there is reason to.
 
@@ -121,11 +121,10 @@ def look_for_drift(repository: Path, service: str | None, store: str) -> "list[D
         try:
             reply = httpx.get(f"{service}/metrics", headers={"Authorization": f"Bearer {key}"} if key else None)
             reply.raise_for_status()
-        except httpx.HTTPError as error:
-            logger.warning("The scores of %s can't be looked at: %s", service, error)
-        else:
             served = drift.served_scores(reply.text)
             found.append(drift.compare("scores", tested=drift.histogram(scores), served=served))
+        except (httpx.HTTPError, ValueError) as error:
+            logger.warning("The scores of %s can't be looked at: %s", service, error)
     there = [one for one in found if one is not None]
     for one in there:
         logger.info(str(one))

@@ -34,14 +34,14 @@ def command(dry_run: bool) -> None:
         settings = params.load(params.Release, repository / params.FILE)
         with held(repository, "critic promote"):
             if not dry_run:
-                promotion.recover(repository, settings, click.echo)
+                promotion.recover(repository, click.echo)
                 require_clean(repository)
             decision = judge(repository)
             Console().print(Markdown(decision.markdown()))
             if decision.promote and not dry_run:
                 promotion.promote(repository, decision, settings, click.echo)
             elif not dry_run:
-                page = promotion.record_refusal(repository, decision, settings, click.echo)
+                page = promotion.record_refusal(repository, decision, click.echo)
                 click.echo(f"Refused: {page.relative_to(repository)} says why.")
     except (CheckoutError, GateError, promotion.PromotionError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None

@@ -30,6 +30,7 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
     if (study is None) == (store is None):
         raise click.UsageError("name a file of ratings, or a feedback store with --feedback")
 
+    from critic.checkout import CheckoutError, held
     from critic.collecting import add, examine, page
     from critic.increments import IncrementError
     from critic.opinions import read_store, read_study
@@ -46,7 +47,8 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
         _, report = examine(heard, repository)
         click.echo(page(report), nl=False)
         if not dry_run:
-            made = add(heard, repository).relative_to(repository)
+            with held(repository, "critic rate"):
+                made = add(heard, repository).relative_to(repository)
             click.echo(f"\nMade {made}. Commit it: git add {made}; then `dvc repro` trains on it.")
-    except (RatingsError, IncrementError, FeedbackError, ParamsError) as error:
+    except (CheckoutError, RatingsError, IncrementError, FeedbackError, ParamsError) as error:
         raise click.ClickException(str(error)) from None

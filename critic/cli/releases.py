@@ -32,7 +32,7 @@ def command(bento: bool, as_json: bool) -> None:
         champion = registry.champion(repository)
         if bento:
             variant = params.load(params.Release, repository / params.FILE).variant
-            found = promotion.find_bento(champion.version, variant) if champion else None
+            found = promotion.find_bento(repository, champion.version, variant) if champion else None
             if found is None:
                 raise click.ClickException(
                     "there is no champion yet: `critic promote` makes one"

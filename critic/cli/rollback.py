@@ -17,14 +17,13 @@ def command(to: str | None) -> None:
     """Put an earlier critic into service again, with the Bento that was tried when it was promoted.
 
     Nothing is deleted: the tag critic#champion moves on, and `critic rollback --to` of the newer version takes the
-    rollback back.
+    rollback back. A training that runs in the checkout isn't waited for.
     """
     from critic import params, promotion
-    from critic.checkout import CheckoutError, held
+    from critic.checkout import CheckoutError
 
     repository = Path.cwd()
     try:
-        with held(repository, "critic rollback"):
-            promotion.rollback(repository, params.load(params.Release, repository / params.FILE), to, click.echo)
+        promotion.rollback(repository, params.load(params.Release, repository / params.FILE), to, click.echo)
     except (CheckoutError, promotion.PromotionError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None

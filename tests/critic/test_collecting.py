@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from dvc.repo import Repo
 
 from critic import collecting
 from critic.cli import main
-from critic.collecting import add, collect
+from critic.collecting import add, collect, examine
 from critic.edits import read_table, write_table
 from critic.increments import read_increments
 from critic.opinions import read_study, waiting
@@ -96,6 +97,41 @@ def test_dvc_keeps_the_tables_and_the_report_is_for_git(project: Path) -> None:
     report = json.loads((made / "report.json").read_text())
     assert report["counts"]["edits with a MOS"] == 12
     assert "| ann | 12 | counted |" in (made / "report.md").read_text()
+
+
+def test_what_a_killed_maker_has_left_is_kept_by_dvc_before_anything_else(project: Path) -> None:
+    made = add(read_study(study(project.parent), project), project)
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    for pointer in made.glob("*.dvc"):
+        pointer.unlink()
+    collecting.keep(project)
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_pictures_of_people_are_never_for_git() -> None:
+    for path in ("data/ratings/0001/edits.parquet", "data/ratings/.0002.partial/report.json"):
+        assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+    assert subprocess.run(["git", "check-ignore", "-q", "data/ratings/0001/report.json"], cwd=ROOT).returncode == 1
+
+
+def test_an_edit_that_nobody_has_rated_anew_is_left_alone_unless_its_mos_moves(project: Path) -> None:
+    """Ann thinks again of one edit, which moves her bias and so every MOS a little."""
+    add(read_study(study(project.parent), project), project)
+    path = study(project.parent, ("ann",))
+    table = pd.read_csv(path).head(1)
+    table["score"] += 0.25
+    table.to_csv(path, index=False)
+    again = read_study(path, project)
+    assert examine(again, project)[0]["id"].tolist() == again.edits["id"].tolist()
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("min_change: 0.05", "min_change: 0.0"))
+    assert len(examine(again, project)[0]) == 12
+
+
+@pytest.mark.parametrize("given", ["50", "0", "nan", "inf"])
+def test_sub_scores_off_the_scale_are_named_by_their_row(given: str, project: Path) -> None:
+    with pytest.raises(RatingsError, match=r"ratings\.csv row 2, quality: .* isn't from 1 to 5"):
+        read_study(study(project.parent, quality=given), project)
 
 
 def test_the_same_ratings_make_the_same_bytes(project: Path) -> None:

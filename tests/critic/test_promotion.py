@@ -15,14 +15,13 @@ from bentoml.exceptions import NotFound
 from dvc.repo import Repo
 
 from critic import promotion, registry
-from critic.checkout import CheckoutError, git
-from critic.gate import Decision
+from critic.checkout import RELEASES, CheckoutError, git, held
+from critic.gate import Decision, GateError
 from critic.params import Release as Settings
 from critic.promotion import JOURNAL, PromotionError, promote, record_refusal, recover, rollback
 from critic.service.packaging import PackageError
 from critic.service.smoke import Smoke, SmokeError
 
-YES = Decision(True, ("Better.",), (), {})
 NO = Decision(False, ("Worse.",), (), {})
 SETTINGS = Settings(variant="cpu", golden=8, tolerance=0.0, max_latency=10.0, push=None)
 PIPELINE = """\
@@ -34,6 +33,12 @@ stages:
 artifacts:
   critic: {path: models/grpo, type: model}
 """
+
+
+def yes(repository: Path) -> Decision:
+    """The gate's, that the checkout's critic is better than the champion."""
+    champion = registry.champion(repository)
+    return Decision(True, ("Better.",), (), {}, champion.version if champion else None)
 
 
 class Store:
@@ -124,7 +129,7 @@ def state(folder: Path, store: Store) -> tuple[object, ...]:
 
 def test_a_promotion_commits_builds_tries_and_tags(repository: Path, store: Store) -> None:
     told: list[str] = []
-    release = promote(repository, YES, SETTINGS, told.append)
+    release = promote(repository, yes(repository), SETTINGS, told.append)
     assert release.version == "v1.0.0" and release.commit == git(repository, "rev-parse", "HEAD")
     assert registry.champion(repository) == release
     assert git(repository, "status", "--porcelain") == ""
@@ -136,9 +141,9 @@ def test_a_promotion_commits_builds_tries_and_tags(repository: Path, store: Stor
 
 
 def test_a_refusal_is_committed_and_the_champion_stays(repository: Path, store: Store) -> None:
-    first = promote(repository, YES, SETTINGS)
+    first = promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
-    page = record_refusal(repository, NO, SETTINGS)
+    page = record_refusal(repository, NO)
     assert page.name == "0002-refused.md" and "Worse." in page.read_text()
     assert registry.champion(repository) == first
     assert git(repository, "status", "--porcelain") == ""
@@ -161,7 +166,7 @@ STEPS: dict[str, tuple[str, Exception]] = {
 def test_a_step_that_fails_leaves_everything_as_it_was(
     what: str, repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    champion = promote(repository, YES, SETTINGS)
+    champion = promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
     before = state(repository, store)
     name, error = STEPS[what]
@@ -172,10 +177,10 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(f"critic.promotion.{name}", fail)
         with pytest.raises((PromotionError, CheckoutError, KeyboardInterrupt)):
-            promote(repository, YES, SETTINGS)
+            promote(repository, yes(repository), SETTINGS)
     assert state(repository, store) == before
     assert registry.champion(repository) == champion
-    assert promote(repository, YES, SETTINGS).version == "v1.1.0"
+    assert promote(repository, yes(repository), SETTINGS).version == "v1.1.0"
 
 
 @pytest.mark.parametrize("step", ["build_bento", "try_bento", "registry.register", "registry.assign"])
@@ -183,7 +188,7 @@ def test_a_kill_is_taken_back_when_the_next_one_begins(
     step: str, repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A SIGKILL runs no handler: what was done by then stays, and the journal with it."""
-    champion = promote(repository, YES, SETTINGS)
+    champion = promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
     before = state(repository, store)
 
@@ -197,12 +202,12 @@ def test_a_kill_is_taken_back_when_the_next_one_begins(
         patch.setattr(f"critic.promotion.{step}", die)
         patch.setattr(promotion, "_undo", lambda *_: None)
         with pytest.raises(Killed):
-            promote(repository, YES, SETTINGS)
+            promote(repository, yes(repository), SETTINGS)
     assert (repository / JOURNAL).exists()
-    recover(repository, SETTINGS)
+    recover(repository)
     assert state(repository, store) == before
     assert registry.champion(repository) == champion
-    assert promote(repository, YES, SETTINGS).version == "v1.1.0"
+    assert promote(repository, yes(repository), SETTINGS).version == "v1.1.0"
 
 
 def test_a_kill_after_the_last_tag_was_a_promotion(
@@ -210,29 +215,29 @@ def test_a_kill_after_the_last_tag_was_a_promotion(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(promotion._Journal, "close", lambda journal: None)
-        release = promote(repository, YES, SETTINGS)
+        release = promote(repository, yes(repository), SETTINGS)
     assert (repository / JOURNAL).exists()
-    recover(repository, SETTINGS)
+    recover(repository)
     assert registry.champion(repository) == release and not (repository / JOURNAL).exists()
 
 
 def test_too_slow_a_bento_is_not_promoted(repository: Path, store: Store) -> None:
     slow = SETTINGS.model_copy(update={"max_latency": 0.1})
     with pytest.raises(PromotionError, match=r"takes 0\.20 s an edit"):
-        promote(repository, YES, slow)
+        promote(repository, yes(repository), slow)
     assert registry.champion(repository) is None and store.bentos == set()
 
 
 def test_a_release_needs_a_branch(repository: Path, store: Store) -> None:
     git(repository, "checkout", "--quiet", "--detach")
     with pytest.raises(CheckoutError, match="no branch is checked out"):
-        promote(repository, YES, SETTINGS)
+        promote(repository, yes(repository), SETTINGS)
 
 
 def test_rollbacks_go_back_one_by_one_and_forward_by_name(repository: Path, store: Store) -> None:
     for weights in "123":
         train(repository, weights)
-        promote(repository, YES, SETTINGS)
+        promote(repository, yes(repository), SETTINGS)
     assert rollback(repository, SETTINGS).version == "v1.1.0"
     assert rollback(repository, SETTINGS).version == "v1.0.0"
     with pytest.raises(PromotionError, match="no champion before"):
@@ -245,9 +250,9 @@ def test_rollbacks_go_back_one_by_one_and_forward_by_name(repository: Path, stor
 
 
 def test_a_rollback_needs_no_clean_checkout_and_builds_a_lost_bento_again(repository: Path, store: Store) -> None:
-    promote(repository, YES, SETTINGS)
+    promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
-    promote(repository, YES, SETTINGS)
+    promote(repository, yes(repository), SETTINGS)
     (repository / "train.py").write_text("# at work\n")
     store.bentos.remove("v1.0.0-cpu-1")
     told: list[str] = []
@@ -276,12 +281,12 @@ PUSHING = SETTINGS.model_copy(update={"push": "origin"})
 
 
 def test_a_release_is_pushed_with_its_files(repository: Path, remotes: Path, store: Store) -> None:
-    release = promote(repository, YES, PUSHING)
+    release = promote(repository, yes(repository), PUSHING)
     assert git(remotes, "rev-parse", "main") == release.commit
     assert git(remotes, "tag").split() == ["critic#champion#1", "critic@v1.0.0"]
     assert any(path.is_file() for path in (remotes.parent / "files").rglob("*"))
     train(repository, "2")
-    promote(repository, YES, PUSHING)
+    promote(repository, yes(repository), PUSHING)
     rollback(repository, PUSHING)
     assert "critic#champion#3" in git(remotes, "tag").split()
 
@@ -302,7 +307,7 @@ def test_a_network_that_fails_in_the_push_leaves_nothing(
     before = state(repository, store)
     broken(remotes)
     with pytest.raises(PromotionError):
-        promote(repository, YES, PUSHING)
+        promote(repository, yes(repository), PUSHING)
     assert state(repository, store) == before
 
 
@@ -325,7 +330,7 @@ def test_a_push_that_is_overtaken_leaves_nothing(
     git(other, "push", "--quiet", "origin", "HEAD:main")
     before = state(repository, store)
     with pytest.raises(PromotionError, match="origin hasn't taken it"):
-        promote(repository, YES, PUSHING)
+        promote(repository, yes(repository), PUSHING)
     assert state(repository, store) == before
     assert git(remotes, "tag") == ""
 
@@ -345,23 +350,166 @@ def test_a_kill_in_the_push_is_settled_by_what_the_remote_has(
         patch.setattr(promotion, "_push", die)
         patch.setattr(promotion, "_undo", lambda *_: None)
         with pytest.raises(Killed):
-            promote(repository, YES, PUSHING)
-    recover(repository, PUSHING)
+            promote(repository, yes(repository), PUSHING)
+    recover(repository)
     assert state(repository, store) == before
 
     with monkeypatch.context() as patch:
         patch.setattr(promotion._Journal, "close", die)
         patch.setattr(promotion, "_undo", lambda *_: None)
         with pytest.raises(Killed):
-            promote(repository, YES, PUSHING)
+            promote(repository, yes(repository), PUSHING)
     gone = remotes.with_suffix(".gone")
     shutil.move(remotes, gone)
-    with pytest.raises(PromotionError, match="can't be asked whether it has it"):
-        recover(repository, PUSHING)
+    with pytest.raises(PromotionError, match="can't be asked"):
+        recover(repository)
     shutil.move(gone, remotes)
-    recover(repository, PUSHING)
+    recover(repository)
     champion = registry.champion(repository)
     assert champion is not None and champion.version == "v1.0.0"
+
+
+def test_tags_of_somebody_else_by_the_same_names_are_no_release(
+    repository: Path, remotes: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(repository, yes(repository), PUSHING)
+    train(repository, "2")
+    before = state(repository, store)
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(remotes), str(other))
+    git(other, "tag", "critic@v1.1.0")
+    git(other, "tag", "critic#champion#2")
+
+    def overtake(remote: Path) -> None:
+        git(other, "push", "--quiet", str(remote), "critic@v1.1.0", "critic#champion#2")
+
+    push = promotion._push
+
+    def push_too_late(*arguments: object) -> None:
+        overtake(remotes)
+        push(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_push", push_too_late)
+        with pytest.raises(PromotionError, match="origin hasn't taken it"):
+            promote(repository, yes(repository), PUSHING)
+    assert state(repository, store) == before
+    with pytest.raises(PromotionError, match=r"is v1\.1\.0 by now, and the gate compared with v1\.0\.0"):
+        promote(repository, yes(repository), PUSHING)
+
+
+def test_a_network_lost_after_the_push_leaves_the_champion_until_the_remote_can_be_asked(
+    repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promote(repository, yes(repository), PUSHING)
+    train(repository, "2")
+    push, gone = promotion._push, remotes.with_suffix(".gone")
+
+    def push_and_lose(*arguments: object) -> None:
+        push(*arguments)  # type: ignore[arg-type]
+        shutil.move(remotes, gone)
+        raise PromotionError("origin hasn't taken it: no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_push", push_and_lose)
+        with pytest.raises(PromotionError, match=r"Whether v1\.1\.0 is in service can't be told"):
+            promote(repository, yes(repository), PUSHING)
+    assert registry.champion(repository) == first
+    with pytest.raises(PromotionError, match="can't be asked"):
+        record_refusal(repository, NO)
+    shutil.move(gone, remotes)
+    recover(repository)
+    champion = registry.champion(repository)
+    assert champion is not None and champion.version == "v1.1.0" and "v1.1.0-cpu-1" in store.bentos
+    assert git(repository, "tag") == git(remotes, "tag") and git(repository, "status", "--porcelain") == ""
+
+
+def test_a_rollback_that_is_killed_in_its_push_is_taken_back_and_goes_one_step(
+    repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights in "123":
+        train(repository, weights)
+        promote(repository, yes(repository), PUSHING)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_push", die)
+        patch.setattr(promotion, "_undo", lambda *_: None)
+        with pytest.raises(Killed):
+            rollback(repository, PUSHING)
+    assert rollback(repository, PUSHING).version == "v1.1.0"
+    assert git(repository, "tag") == git(remotes, "tag")
+    assert "critic@v1.1.0" in git(repository, "tag").split()
+
+
+def test_a_kill_in_the_taking_back_is_taken_back_too(
+    repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = promote(repository, yes(repository), PUSHING)
+    train(repository, "2")
+    before = state(repository, store)
+    deleted: list[str] = []
+
+    class Killed(BaseException):
+        pass
+
+    def fail(*_: object) -> None:
+        raise PromotionError("origin hasn't taken it")
+
+    def delete_one_and_die(repository: Path, *command: str) -> str:
+        if command[:2] == ("tag", "-d"):
+            deleted.append(command[2])
+            if len(deleted) == 2:
+                raise Killed
+        return git(repository, *command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_push", fail)
+        patch.setattr(promotion, "git", delete_one_and_die)
+        with pytest.raises(Killed):
+            promote(repository, yes(repository), PUSHING)
+    assert deleted == ["critic#champion#2", "critic@v1.1.0"]
+    recover(repository)
+    assert state(repository, store) == before and registry.champion(repository) == champion
+
+
+def test_what_was_staged_or_changed_since_the_judgement_is_not_released(repository: Path, store: Store) -> None:
+    before = git(repository, "rev-parse", "HEAD")
+    (repository / "secret").write_text("mine")
+    git(repository, "add", "secret")
+    with pytest.raises(CheckoutError, match="secret"):
+        promote(repository, yes(repository), SETTINGS)
+    git(repository, "rm", "--quiet", "--cached", "secret")
+    (repository / "secret").unlink()
+    (repository / "models/grpo/weights").write_text("other ones")
+    with pytest.raises(GateError, match="dvc repro"):
+        promote(repository, yes(repository), SETTINGS)
+    assert git(repository, "rev-parse", "HEAD") == before
+
+
+def test_a_rollback_waits_for_no_training(repository: Path, store: Store) -> None:
+    for weights in "12":
+        train(repository, weights)
+        promote(repository, yes(repository), SETTINGS)
+    with held(repository, "retrain crimson-fox"):
+        assert rollback(repository, SETTINGS).version == "v1.0.0"
+    with held(repository, "a promotion", RELEASES), pytest.raises(CheckoutError, match="a promotion"):
+        rollback(repository, SETTINGS, "v1.1.0")
+
+
+def test_a_rollback_serves_the_bento_that_was_tried(repository: Path, store: Store) -> None:
+    for weights in "12":
+        train(repository, weights)
+        promote(repository, yes(repository), SETTINGS)
+    store.bentos.add("v1.0.0-cpu-2")  # of `critic package`, which nobody has tried
+    told: list[str] = []
+    rollback(repository, SETTINGS, say=told.append)
+    assert told[-1] == "v1.0.0 is the champion: bentoml serve edit_critic:v1.0.0-cpu-1"
 
 
 def test_an_interrupt_after_the_remote_has_taken_it_takes_nothing_back(
@@ -376,16 +524,16 @@ def test_an_interrupt_after_the_remote_has_taken_it_takes_nothing_back(
     with monkeypatch.context() as patch:
         patch.setattr(promotion, "_push", push_and_be_interrupted)
         with pytest.raises(KeyboardInterrupt):
-            promote(repository, YES, PUSHING)
+            promote(repository, yes(repository), PUSHING)
     champion = registry.champion(repository)
     assert champion is not None and champion.commit == git(remotes, "rev-parse", "main")
     assert git(repository, "tag") == git(remotes, "tag") and not (repository / JOURNAL).exists()
 
 
 def test_a_rollback_pushes_its_tag_and_no_work_in_progress(repository: Path, remotes: Path, store: Store) -> None:
-    promote(repository, YES, PUSHING)
+    promote(repository, yes(repository), PUSHING)
     train(repository, "2")
-    released = promote(repository, YES, PUSHING)
+    released = promote(repository, yes(repository), PUSHING)
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Not for others yet")
     git(repository, "checkout", "--quiet", "--detach")
     rollback(repository, PUSHING)
@@ -395,8 +543,8 @@ def test_a_rollback_pushes_its_tag_and_no_work_in_progress(repository: Path, rem
 
 def test_pushing_needs_both_remotes(repository: Path, store: Store, tmp_path: Path) -> None:
     with pytest.raises(CheckoutError, match="origin"):
-        promote(repository, YES, PUSHING)
+        promote(repository, yes(repository), PUSHING)
     git(tmp_path, "init", "--quiet", "--bare", "origin.git")
     git(repository, "remote", "add", "origin", str(tmp_path / "origin.git"))
     with pytest.raises(PromotionError, match="DVC has no remote of its own"):
-        promote(repository, YES, PUSHING)
+        promote(repository, yes(repository), PUSHING)

@@ -128,6 +128,12 @@ def test_types_of_few_source_images_are_not_judged() -> None:
     assert missed(*without) == []
 
 
+def test_few_source_images_judge_nobody() -> None:
+    few = CHAMPION.predictions["source_id"].isin([f"source-{number}" for number in range(9)])
+    champion, good = (replace(e, predictions=e.predictions[few]) for e in (CHAMPION, exam(0.1, 1)))
+    assert missed(champion, good) == ["source images"]
+
+
 def test_noise_seldom_trips_the_types() -> None:
     """Two critics as good as each other: a type is said to have fallen in 5 of 100 cases at most."""
     rules = RULES.model_copy(update={"type_margin": 0.0, "n_boot": 200})

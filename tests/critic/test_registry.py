@@ -64,8 +64,9 @@ def test_a_rollback_goes_back_further_each_time(repository: Path) -> None:
 def test_tags_can_be_told_and_are_annotated(repository: Path) -> None:
     release(repository)
     second = release(repository)
-    assert registry.tags_of(repository, second.version) == ["critic@v1.1.0", "critic#champion#2"]
-    assert registry.tags_of(repository, "v9.0.0") == []
+    both = ["critic@v1.0.0", "critic@v1.1.0", "critic#champion#1", "critic#champion#2"]
+    assert registry.tags(repository) == both
+    assert registry.message(repository, second.version) and registry.message(repository, "v9.0.0") == ""
     assert "Better" in git(repository, "tag", "--list", "-n9", "critic@v1.1.0")
 
 
