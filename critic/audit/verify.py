@@ -167,7 +167,8 @@ def _check_file(
     check = "code" if is_code else "record" if path == str(provenance.path_of(stage)) else "data"
     read = part == "deps"
     if found is None:
-        means = f"{stage} can't be checked" if read else "`dvc checkout` may bring it back from the cache"
+        back = "`dvc checkout` may bring it back from the cache, and `dvc repro` makes it again"
+        means = f"{stage} can't be checked" if read else back
         yield Finding(check, path, "it isn't there", means)
         return
     lock_holds = found_md5 == item.get("md5")
