@@ -40,6 +40,8 @@ CODE = ("critic/", "stages/")
 """Where the modules are that dvc.yaml names."""
 BESIDE = "critic/params.py"
 """The module that all stages use and dvc.yaml doesn't name, since its values are tracked one by one."""
+BASE = "assets/tiny-base"
+"""The base model that dvc.yaml names, of the stages that read one."""
 UNKNOWN = "unknown"
 LOCKS = ("requirements/cpu.txt", "requirements/gpu.txt")
 VARIABLES = (
@@ -257,7 +259,8 @@ def begin(stage: str, folder: Path) -> Begun:
         folder: the checkout.
 
     Raises:
-        ProvenanceError: an input isn't there, or the manifest of the stage that made it.
+        ProvenanceError: an input isn't there, or the manifest of the stage that made it; or the base model is in
+            a folder that isn't among the stage's dependencies, so that no record would have it.
     """
     since = time.time()
     with Repo(str(folder)) as repo:
@@ -287,7 +290,7 @@ def begin(stage: str, folder: Path) -> Begun:
         outputs={},
         environment=environment(folder),
     )
-    return Begun(folder, manifest, _outputs(declared, folder), _base(values, params, folder), since)
+    return Begun(folder, manifest, _outputs(declared, folder), _base(values, params, paths, folder), since)
 
 
 def measure(path: Path) -> Material:
@@ -386,11 +389,20 @@ def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Con
     return Contract(name=name, sha256=_sha256(path if path.exists() else folder / name))
 
 
-def _base(values: dict[str, Any], read: dict[str, Any], folder: Path) -> tuple[str, str] | None:
+def _base(
+    values: dict[str, Any], read: dict[str, Any], dependencies: list[str], folder: Path
+) -> tuple[str, str] | None:
     """The base model and its revision, if the stage reads one of the hub."""
     model = _merged(values, "model")
     reads_it = "model" in read.get("profiles", {}).get(values["profile"], {})
-    if not reads_it or (folder / model["base"]).exists():
+    if not reads_it:
+        return None
+    if (folder / model["base"]).exists():
+        if BASE in dependencies and model["base"] != BASE:
+            raise ProvenanceError(
+                f"the base model {model['base']} is a folder that dvc.yaml doesn't have among `deps`: put it "
+                f"there in place of {BASE}, so that a change of it is seen and recorded"
+            )
         return None
     return model["base"], model["revision"] or "main"
 

@@ -10,7 +10,6 @@ Any key will do that `ssh-keygen` or `openssl` makes of the kind Ed25519.
 """
 
 import base64
-import binascii
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from critic.audit.records import RecordError
-from critic.audit.subjects import Subject
+from critic.audit.subjects import Subject, find, weights_of
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -45,12 +44,14 @@ def make_statement(subject: Subject) -> dict[str, Any]:
 
     Raises:
         RecordError: no stage made it.
+        SubjectError: it is no critic: there are no weights in it.
     """
     steps = [*subject.record.lineage(subject.path)]
     made, maker = steps[0].material, steps[0].maker
     if maker is None:
         raise RecordError(f"no stage made {subject.path}")
-    files = made.files or {subject.path.rpartition("/")[2]: made.sha256}
+    files = made.files
+    weights_of(files)
     materials = [{"uri": step.path, "digest": {"sha256": step.material.sha256}} for step in steps[1:]]
     code = {path: digest for step in steps if step.maker for path, digest in step.maker.code.items()}
     sources = [{"uri": path, "digest": {"sha256": digest}} for path, digest in sorted(code.items())]
@@ -117,7 +118,7 @@ def read_envelope(envelope: dict[str, Any], key: Path) -> dict[str, Any]:
             raise SignatureError(f"its payload is {envelope['payloadType']}, and {PAYLOAD} is read")
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(entry["sig"], validate=True) for entry in envelope["signatures"]]
-    except (KeyError, TypeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise SignatureError(f"it is no DSSE envelope: {error!r}") from None
     for signature in signatures:
         try:
@@ -129,6 +130,32 @@ def read_envelope(envelope: dict[str, Any], key: Path) -> dict[str, Any]:
             raise SignatureError("it is signed, and holds no SLSA provenance")
         return statement
     raise SignatureError(f"no signature of it is by {key}: it was changed, or somebody else signed it")
+
+
+def differing(statement: dict[str, Any], repository: Path) -> str:
+    """What of a statement the record that git has here of the same critic says otherwise; nothing if it agrees.
+
+    Raises:
+        SubjectError: no record here is of its critic.
+        RecordError: that can't be read.
+    """
+    signed = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
+    recorded = make_statement(find(repository, weights_of(signed)))
+    ours = {entry["name"]: entry["digest"]["sha256"] for entry in recorded["subject"]}
+    told = sorted(name for name in signed.keys() | ours.keys() if signed.get(name) != ours.get(name))
+    then, now = (_claims(one) for one in (statement, recorded))
+    told += sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    return ", ".join(told)
+
+
+def _claims(statement: dict[str, Any]) -> dict[str, Any]:
+    """What a statement says of how a critic was made, by name, but for the commit that it was told from."""
+    definition, details = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
+    named = {entry["name"]: entry["digest"] for entry in details["byproducts"]}
+    read = {entry["uri"]: entry["digest"] for entry in definition["resolvedDependencies"]}
+    read.pop("git+file:.", None)
+    ran = {f"{stage}'s params or environment": said for stage, said in definition["internalParameters"].items()}
+    return named | read | ran | definition["externalParameters"]
 
 
 def _to_be_signed(payload: bytes) -> bytes:

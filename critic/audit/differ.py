@@ -72,7 +72,7 @@ def row_gaps(a: Record, b: Record) -> dict[str, dict[str, list[str]]]:
         FileNotFoundError: neither the checkout nor DVC's cache or remote has a table.
     """
     gaps = {}
-    manifests = [record.manifests["validate"].outputs["data/validated"].files for record in (a, b)]
+    manifests = [record.manifest("validate").outputs["data/validated"].files for record in (a, b)]
     for table in TABLES:
         name = table.rpartition("/")[2]
         if manifests[0].get(name) == manifests[1].get(name):

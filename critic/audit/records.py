@@ -83,16 +83,24 @@ class Record:
         Raises:
             RecordError: there is no dvc.yaml, or it isn't YAML.
         """
-        return dict(self._yaml("dvc.yaml").get("stages", {}))
+        stages = self._yaml("dvc.yaml").get("stages") or {}
+        if not isinstance(stages, dict) or any("cmd" not in stage for stage in stages.values()):
+            raise RecordError(f"dvc.yaml of {self.name} has no stages, or one without a command")
+        return dict(stages)
 
     @cached_property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock.
 
         Raises:
-            RecordError: there is no dvc.lock, or it isn't YAML.
+            RecordError: there is no dvc.lock, or it isn't as DVC writes it.
         """
-        return dict(self._yaml("dvc.lock").get("stages", {}))
+        stages = self._yaml("dvc.lock").get("stages") or {}
+        entries = stages.items() if isinstance(stages, dict) else ()
+        for stage, entry in entries:
+            if not isinstance(entry, dict) or "cmd" not in entry or not all(map(_is_item, _items(entry))):
+                raise RecordError(f"dvc.lock of {self.name} isn't as DVC writes it, at {stage}: changed by hand")
+        return dict(entries)
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -102,15 +110,6 @@ class Record:
             RecordError: there is none, or it isn't YAML.
         """
         return self._yaml("params.yaml")
-
-    @cached_property
-    def manifests(self) -> dict[str, Manifest]:
-        """By stage, in the order of dvc.yaml.
-
-        Raises:
-            RecordError: one is missing or isn't what a stage writes.
-        """
-        return {stage: self.manifest(stage) for stage in self.stages}
 
     def manifest(self, stage: str) -> Manifest:
         """That of one stage.
@@ -131,11 +130,13 @@ class Record:
         """The manifest of the stage that has a path among its outputs, or a folder that it is in.
 
         Raises:
-            RecordError: as `manifests`.
+            RecordError: as `manifest`.
         """
-        for manifest in self.manifests.values():
-            if any(path == out or path.startswith(f"{out}/") for out in manifest.outputs):
-                return manifest
+        for stage, declared in self.stages.items():
+            if any(path == out or path.startswith(f"{out}/") for out in outputs(declared)):
+                manifest = self.manifest(stage)
+                if any(path == out or path.startswith(f"{out}/") for out in manifest.outputs):
+                    return manifest
         return None
 
     def lineage(self, path: str) -> Iterator[Step]:
@@ -158,8 +159,8 @@ class Record:
             yield step
             if step.maker is not None:
                 for name, material in step.maker.inputs.items():
-                    made = self.manifests.get(material.stage) if material.stage else None
-                    if material.stage and (made is None or made.left(name) != material.sha256):
+                    made = self.manifest(material.stage) if material.stage else None
+                    if made is not None and made.left(name) != material.sha256:
                         raise RecordError(
                             f"the chain of {self.name} breaks at {name}: {step.maker.stage} read another than "
                             f"{material.stage}'s manifest says that it left. `critic audit verify` tells more"
@@ -195,6 +196,24 @@ class Record:
         if not isinstance(content, dict):
             raise RecordError(f"{path} of {self.name} is no mapping")
         return content
+
+
+def named(item: str | dict[str, Any]) -> str:
+    """The path of a dependency or an output in dvc.yaml."""
+    return item if isinstance(item, str) else next(iter(item))
+
+
+def outputs(declared: dict[str, Any]) -> set[str]:
+    """The paths of all that a stage of dvc.yaml leaves."""
+    return {named(item) for part in ("outs", "metrics") for item in declared.get(part, [])}
+
+
+def _items(entry: dict[str, Any]) -> list[Any]:
+    return [item for part in ("deps", "outs") for item in entry.get(part) or []]
+
+
+def _is_item(item: Any) -> bool:
+    return isinstance(item, dict) and "path" in item
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

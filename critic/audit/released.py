@@ -7,6 +7,8 @@ A store has what was released on this machine; a release that it lacks is checke
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import bentoml
@@ -15,10 +17,16 @@ from bentoml.exceptions import NotFound
 from critic import provenance, registry
 from critic.audit.records import Record, RecordError
 from critic.audit.subjects import MODEL
-from critic.audit.verify import Finding
+from critic.audit.verify import Finding, check_chain, check_lock, check_manifest
 from critic.checkout import CheckoutError, git
+from critic.provenance import Manifest
 from critic.registry import Release
 from critic.service.packaging import NAME
+
+SERVICE = "critic.service.bento:Critic"
+"""What a Bento of this project serves, as bentofile.yaml says."""
+REWRITTEN = "bentofile.yaml"
+"""By BentoML, which keeps what it said in bento.yaml."""
 
 
 def check_releases(repository: Path) -> Iterator[Finding]:
@@ -53,12 +61,9 @@ def _check_tag(repository: Path, release: Release) -> Iterator[Finding]:
             f"its message names no Bento of {release.version}",
             "it wasn't written by `critic promote`: nothing says that this critic passed the gate",
         )
-    changed = git(
-        repository, "show", "--name-only", "--format=", release.commit, "--", "reports/decisions"
-    ).split()
-    decisions = [path for path in changed if path.endswith(".json")]
-    verdicts = [json.loads(git(repository, "show", f"{release.commit}:{path}"))["promote"] for path in decisions]
-    if verdicts != [True]:
+    added = git(repository, "show", "--name-only", "--format=", release.commit, "--", "reports/decisions").split()
+    last = max((path for path in added if path.endswith(".json")), default=None)
+    if last is None or not _lets_it_in(git(repository, "show", f"{release.commit}:{last}")):
         yield Finding(
             "release",
             tag,
@@ -67,19 +72,49 @@ def _check_tag(repository: Path, release: Release) -> Iterator[Finding]:
         )
 
 
+def _lets_it_in(decision: str) -> bool:
+    """Whether the text of a decision of the gate is to promote."""
+    try:
+        told = json.loads(decision)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("promote") is True
+
+
 def _check_record(repository: Path, release: Release) -> Iterator[Finding]:
-    """The manifests of a release's commit are those that its dvc.lock names."""
+    """What a release's commit itself says: dvc.lock, params.yaml, manifests and code, each against the others."""
     record = Record(repository, release.commit)
     where = f"{registry.ARTIFACT}@{release.version}"
+    manifests = {}
     for stage in record.stages:
         path = str(provenance.path_of(stage))
+        locked = record.locked_md5(stage, path)
         try:
-            record.manifest(stage)
+            manifests[stage] = record.manifest(stage)
         except RecordError as error:
-            yield Finding("release", where, str(error), "where this release came from can't be told", False)
-            return
-        if record.locked_md5(stage, path) != record.md5(path):
+            why = "where this release came from can't be told"
+            yield Finding("release", where, str(error), why, locked is not None)
+            continue
+        if locked != record.md5(path):
             yield Finding("release", f"{where} {path}", "dvc.lock names another", "one was changed by hand")
+    found = [finding for stage in manifests for finding in check_lock(record, stage)]
+    for manifest in manifests.values():
+        found += [*check_manifest(record, manifest), *check_chain(record, manifest, manifests)]
+        found += _check_code(record, manifest)
+    for finding in found:
+        yield replace(finding, check="release", where=f"{where} {finding.where}")
+
+
+def _check_code(record: Record, manifest: Manifest) -> Iterator[Finding]:
+    for name, digest in manifest.code.items():
+        try:
+            committed = sha256(record.read(name)).hexdigest()
+        except RecordError:
+            committed = None
+        if committed != digest and name != provenance.BESIDE:
+            yield Finding(
+                "code", name, f"{manifest.stage} ran with another", "its code isn't what made this critic"
+            )
 
 
 def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
@@ -106,6 +141,7 @@ def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
     try:
         recorded = Record(repository, release.commit).manifest("grpo").outputs[MODEL]
     except (RecordError, KeyError):
+        yield Finding("bento", str(stored.tag), "no manifest tells its files", "it can't be checked", False)
         return
     there = provenance.measure(Path(stored.path)).files
     names = there.keys() - {"model.yaml"} | recorded.files.keys()
@@ -125,28 +161,26 @@ def _check_bento(repository: Path, release: Release, bento: bentoml.Bento) -> It
     if [str(model.tag) for model in bento.info.all_models] != [f"{NAME}:{release.version}"]:
         models = ", ".join(str(model.tag) for model in bento.info.all_models) or "none"
         yield Finding("bento", str(bento.tag), f"its critic is {models}", f"it doesn't serve {release.version}")
+    if bento.info.service != SERVICE:
+        yield Finding(
+            "bento", str(bento.tag), f"it serves {bento.info.service}, and not {SERVICE}", "other code answers"
+        )
     source = Path(bento.path) / "src"
-    code = dict(_code(source))
+    there = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
     listed = git(repository, "ls-tree", "-r", "--name-only", release.commit, "--", "critic").splitlines()
-    for name in sorted(code.keys() | {*listed}):
-        there = code[name].read_bytes() if name in code else None
+    for name in sorted((there.keys() | {*listed}) - {REWRITTEN}):
+        content = there[name].read_bytes() if name in there else None
         try:
             committed = Record(repository, release.commit).read(name)
         except RecordError:
             committed = None
-        if there != committed:
+        if content != committed:
             yield Finding(
                 "bento",
                 f"{bento.tag} {name}",
                 "its code isn't that of the release's commit",
                 "it may score otherwise than was measured",
             )
-
-
-def _code(source: Path) -> Iterator[tuple[str, Path]]:
-    for path in source.glob("critic/**/*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(source).as_posix(), path
 
 
 def _check_champions(repository: Path) -> Iterator[Finding]:
@@ -161,6 +195,9 @@ def _check_champions(repository: Path) -> Iterator[Finding]:
     versions = {release.commit: release.version for release in registry.releases(repository)}
     for tag in git(repository, "tag", "--list", f"{registry.ARTIFACT}#{registry.CHAMPION}#*").split():
         commit = git(repository, "rev-list", "-n1", tag)
+        if not tag.rpartition("#")[2].isdigit():
+            yield Finding("release", tag, "its name has no number", "it puts nobody into service: delete it")
+            continue
         message = git(repository, "tag", "--list", "--format=%(contents)", tag)
         if f"{NAME}:{versions[commit]}-" not in message:
             yield Finding(

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from dvc.repo import Repo
 
 from critic import keeper, params, provenance
-from critic.audit.records import Record, RecordError
+from critic.audit.records import Record, RecordError, flat
 from critic.checkout import git
 from critic.provenance import Environment, Manifest
 
@@ -164,8 +164,10 @@ def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> V
     """
     outputs: list[Compared] = []
     apart: dict[str, None] = {}
+    untrue: list[str] = []
     for stage in stages:
         before, after = then.manifest(stage), now.manifest(stage)
+        untrue += _untrue(before, after)
         differences = differing(before.environment, after.environment)
         apart |= dict.fromkeys(differences)
         needs_gpu = then.stages[stage].get("meta", {}).get("needs") == "gpu"
@@ -178,7 +180,9 @@ def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> V
     named = f"{first.stage}: {', '.join(first.files[:_NAMED]) or first.path}" if first else None
     broken = next((output for output in outputs if output.exact and not output.is_same), None)
     outcome: Outcome
-    if first is None:
+    if untrue:
+        outcome, why = "not reproduced", f"{untrue[0]} of its record isn't what the same commit gives"
+    elif first is None:
         outcome, why = "reproduced", f"all {len(outputs)} outputs are the same to the byte"
     elif broken is not None:
         where = f"{broken.stage}: {', '.join(broken.files[:_NAMED]) or broken.path}"
@@ -216,6 +220,22 @@ def differing(then: Environment, now: Environment) -> list[str]:
         if old.get(name) != new.get(name):
             told.append(f"{name}: {old.get(name, 'as locked')}, now {new.get(name, 'as locked')}")
     return told
+
+
+def _untrue(before: Manifest, after: Manifest) -> list[str]:
+    """What a manifest says of a commit's own files, and a run of that commit says otherwise."""
+    pairs = {part: (getattr(before, part), getattr(after, part)) for part in ("command", "profile", "contract")}
+    pairs |= {f"param {key}": pair for key, pair in _both(flat(before.params), flat(after.params)).items()}
+    pairs |= {f"module {name}": pair for name, pair in _both(before.code, after.code).items()}
+    brought = [{p: m.sha256 for p, m in manifest.inputs.items() if not m.stage} for manifest in (before, after)]
+    pairs |= {f"input {path}": pair for path, pair in _both(*brought).items()}
+    fetched = {name: commit for name, commit in before.revisions.items() if commit != provenance.UNKNOWN}
+    pairs |= {f"revision {name}": (commit, after.revisions.get(name)) for name, commit in fetched.items()}
+    return [f"{before.stage}'s {what}" for what, (old, new) in pairs.items() if old != new]
+
+
+def _both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())}
 
 
 def _read_the_same(before: Manifest, after: Manifest) -> bool:

@@ -12,6 +12,7 @@ Weights are looked for in this checkout, then in all commits that git has, the n
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from critic import provenance, registry
 from critic.audit.records import Record, RecordError
 from critic.checkout import CheckoutError, git
+from critic.provenance import Manifest
 
 MODEL = "models/grpo"
 """What is released."""
@@ -139,11 +141,7 @@ def _by_weights(repository: Path, weights: str, told: str, commit: str | None = 
     """The newest record of a model with these weights, that of `commit` before all others."""
     known = [Record(repository, commit)] if commit else []
     for record in [*known, *records(repository)]:
-        try:
-            manifests = record.manifests
-        except RecordError:
-            continue
-        for manifest in reversed(manifests.values()):
+        for manifest in reversed([*_manifests(record)]):
             for path, output in manifest.outputs.items():
                 is_model = any(name.endswith(".safetensors") for name in output.files)
                 if is_model and weights_of(output.files) == weights:
@@ -152,6 +150,14 @@ def _by_weights(repository: Path, weights: str, told: str, commit: str | None = 
         f"no record of this checkout, nor of any commit that git has here, is of {told} ({weights[:19]}): fetch "
         "the branch and the tags that it was released with"
     )
+
+
+def _manifests(record: Record) -> Iterator[Manifest]:
+    """Those of a record that can be read."""
+    with suppress(RecordError):
+        for stage in record.stages:
+            with suppress(RecordError):
+                yield record.manifest(stage)
 
 
 def _by_bento(repository: Path, version: str) -> Subject:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.markup import escape
 from rich.tree import Tree
 
 from critic.audit.records import Record, flat
@@ -30,7 +31,7 @@ def as_tree(subject: Subject, *, in_full: bool = False) -> Tree:
     Args:
         in_full: whole hashes, all params and all modules.
     """
-    root = Tree(f"[b]{subject.told}[/b]  ({subject.record.name})")
+    root = Tree(f"[b]{escape(subject.told)}[/b]  ({subject.record.name})")
     materials = {step.path: step for step in subject.record.lineage(subject.path)}
     shown: set[str] = set()
 
@@ -46,7 +47,7 @@ def as_tree(subject: Subject, *, in_full: bool = False) -> Tree:
         shown.add(path)
         made = branch.add(f"stage [b]{step.maker.stage}[/b]  manifest {_hash(step.maker.sha256, in_full)}")
         for fact in facts(step.maker, in_full=in_full):
-            made.add(f"[dim]{fact}[/dim]")
+            made.add(f"[dim]{escape(fact)}[/dim]")
         for name in step.maker.inputs:
             grow(made, name)
 

@@ -9,6 +9,7 @@ SHA-256, which the manifest has. So a change of the file, of dvc.lock and of the
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from dvc_data.hashfile.state import StateNoop
 from dvc_data.hashfile.tree import Tree
 
 from critic import params, provenance
-from critic.audit.records import Record, RecordError, flat
+from critic.audit.records import Record, RecordError, flat, named, outputs
 from critic.checkout import CheckoutError, git, written
 from critic.edits import read_table
 from critic.metrics import apply_policy, measure
 from critic.provenance import Manifest, Material
+
+PREDICTIONS = "reports/predictions"
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,7 @@ def check_lock(record: Record, stage: str) -> Iterator[Finding]:
             "what is there was made by another command",
         )
     for part in ("deps", "outs"):
-        said = {_name(item) for item in declared.get(part, [])}
-        if part == "outs":
-            said |= {_name(item) for item in declared.get("metrics", [])}
+        said = outputs(declared) if part == "outs" else {named(item) for item in declared.get("deps", [])}
         for path in sorted(said ^ {item["path"] for item in entry.get(part, [])}):
             yield Finding(
                 "record",
@@ -109,6 +110,15 @@ def check_lock(record: Record, stage: str) -> Iterator[Finding]:
                 f"only one of dvc.yaml and dvc.lock has it among the {part} of {stage}",
                 f"dvc.yaml was changed since {stage} ran, or dvc.lock was by hand",
             )
+    profile = str(record.params.get("profile"))
+    keys = {str(key).replace("${profile}", profile) for key in declared.get("params", [])}
+    for key in sorted(keys ^ entry.get("params", {}).get("params.yaml", {}).keys()):
+        yield Finding(
+            "params",
+            f"dvc.lock, {stage}: {key}",
+            f"only one of dvc.yaml and dvc.lock has it among the params of {stage}",
+            f"dvc.yaml was changed since {stage} ran, or dvc.lock was by hand",
+        )
     then = flat(entry.get("params", {}).get("params.yaml", {}))
     now = flat(_selected(record.params, entry.get("params", {}).get("params.yaml", {})))
     for key in sorted(then.keys() | now.keys()):
@@ -249,9 +259,14 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
                 f"it says {_told(said, key)}, and dvc.lock {_told(locked, key)}",
                 "the manifest or dvc.lock was changed by hand",
             )
-    declared = {item["path"] for item in entry.get("deps", [])}
-    named = {*manifest.inputs} | {path for path in declared if path.startswith(provenance.CODE)}
-    for path in sorted(declared ^ named):
+    deps = {item["path"] for item in entry.get("deps", [])}
+    code = {path for path in deps if path.startswith(provenance.CODE)}
+    outs = {item["path"] for item in entry.get("outs", [])} - {where}
+    modules = {name: {path for path in code if f"{name}/".startswith(f"{path}/")} for name in manifest.code}
+    foreign = {name for name, within in modules.items() if not within} - {provenance.BESIDE}
+    unread = code - {path for within in modules.values() for path in within}
+    alone = ((deps - code) ^ {*manifest.inputs}) | (outs ^ {*manifest.outputs})
+    for path in sorted(foreign | unread | alone):
         yield Finding(
             "record",
             f"{where} {path}",
@@ -265,8 +280,8 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
             )
     own = provenance.BESIDE
     try:
-        now = provenance.measure(record.repository / own).sha256
-    except OSError:
+        now = sha256(record.read(own)).hexdigest()
+    except RecordError:
         now = None
     if manifest.code.get(own) != now:
         yield Finding("code", own, f"edited since {stage} ran", "its checks and defaults may be others", False)
@@ -356,24 +371,39 @@ def check_metrics(repository: Path) -> Iterator[Finding]:
         test = read_table(repository / "data/validated/test.parquet")
         train_mean = float(read_table(repository / "data/validated/train.parquet")["mos"].mean())
         policy = params.load(params.Evaluate, repository / params.FILE).policy
+        files = sorted((repository / PREDICTIONS).glob("*.parquet"))
+        scored = {path.stem: pd.read_parquet(path) for path in files}
+        if not isinstance(told, dict):
+            raise ValueError("it is no mapping of models to their scores")
     except (OSError, ValueError) as error:
         yield Finding(
             "metrics", "reports/metrics.json", f"it can't be checked: {error}", "no number of it is proven"
         )
         return
-    for model, scores in told.items():
-        path = repository / f"reports/predictions/{model}.parquet"
-        if not path.exists():
+    for model in sorted(told.keys() ^ scored.keys()):
+        yield Finding(
+            "metrics",
+            f"{PREDICTIONS}/{model}.parquet",
+            f"only one of it and reports/metrics.json is there for {model}",
+            f"{model} can't be checked",
+        )
+    for model, predictions in scored.items():
+        if model not in told:
+            continue
+        if sorted(predictions["id"]) != sorted(test["id"]):
             yield Finding(
-                "metrics", str(path.relative_to(repository)), "it isn't there", f"{model} can't be checked"
+                "metrics",
+                f"{PREDICTIONS}/{model}.parquet",
+                "its ids aren't those of the test split, each once",
+                f"{model} was measured on another test than the others",
             )
             continue
-        joined = test[["id", "mos"]].merge(pd.read_parquet(path)[["id", "score"]], on="id")
+        joined = test[["id", "mos"]].merge(predictions[["id", "score"]], on="id")
         answers, mos = joined["score"].to_numpy(float, na_value=np.nan), joined["mos"].to_numpy(float)
         measured = measure(apply_policy(answers, mos, policy, train_mean), mos)
         measured["coverage"] = float(np.isfinite(answers).mean())
         for name, value in measured.items():
-            said = scores.get(name, {}).get("value")
+            said = _value(told[model], name)
             if said is None and not np.isfinite(value):
                 continue
             if said is None or not isclose(said, value, rel_tol=1e-9, abs_tol=1e-9):
@@ -383,6 +413,13 @@ def check_metrics(repository: Path) -> Iterator[Finding]:
                     f"it says {said}, and the predictions give {value:.6f}",
                     "the metric isn't that of the predictions",
                 )
+
+
+def _value(scores: Any, name: str) -> float | None:
+    """A score as metrics.json has it; None if there is no number."""
+    score = scores.get(name) if isinstance(scores, dict) else None
+    value = score.get("value") if isinstance(score, dict) else None
+    return value if isinstance(value, int | float) else None
 
 
 def check_cache(repository: Path) -> Iterator[Finding]:
@@ -448,11 +485,14 @@ class _Md5:
 
     def __init__(self, folder: Path):
         self._items: dict[str, Any] = {}
-        with Repo(str(folder)) as repo:
-            repo.state = StateNoop()
-            for item in (*repo.index.deps, *repo.index.outs):
-                if item.is_in_repo and not isinstance(item, ParamsDependency):
-                    self._items[str(Path(item.fs_path).relative_to(folder.resolve()))] = item
+        try:
+            with Repo(str(folder)) as repo:
+                repo.state = StateNoop()
+                for item in (*repo.index.deps, *repo.index.outs):
+                    if item.is_in_repo and not isinstance(item, ParamsDependency):
+                        self._items[str(Path(item.fs_path).relative_to(folder.resolve()))] = item
+        except DvcException as error:
+            raise RecordError(f"DVC can't read the pipeline of {folder}: {error}") from None
 
     def of(self, path: str) -> str | None:
         item = self._items.get(path)
@@ -462,6 +502,8 @@ class _Md5:
             return str(item.get_hash().value)
         except DvcException:
             return None
+        except OSError as error:
+            raise RecordError(f"{path} can't be hashed ({error}): is there a link to nowhere in it?") from None
 
 
 def _selected(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -473,11 +515,6 @@ def _selected(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
             part = part.get(name) if isinstance(part, dict) else None
         picked[key] = part
     return picked
-
-
-def _name(item: str | dict[str, Any]) -> str:
-    """Of a dependency or an output in dvc.yaml."""
-    return item if isinstance(item, str) else next(iter(item))
 
 
 def _told(values: dict[str, Any], key: str) -> str:

@@ -76,6 +76,7 @@ Examples:
 def diff(a: str, b: str, as_json: bool) -> None:
     """Show what differs between two critics, and where their scores do."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from critic.audit import differ, subjects
@@ -102,7 +103,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
         return
     table = Table("", "where", a, b)
     for difference in found:
-        table.add_row(difference.kind, difference.where, difference.a[:40], difference.b[:40])
+        table.add_row(*map(escape, (difference.kind, difference.where, difference.a[:40], difference.b[:40])))
     console.print(table)
     for name, changes in rows.items():
         told = [f"{len(ids)} {kind} ({', '.join(ids[:3])}…)" for kind, ids in changes.items() if ids]
@@ -113,7 +114,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     )
     table = Table("edit", a, b, "gap")
     for row in moved.head(_SHOWN).itertuples():
-        table.add_row(str(row.id), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.gap:+.2f}")
+        table.add_row(escape(str(row.id)), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.gap:+.2f}")
     console.print(table)
 
 
@@ -148,19 +149,15 @@ def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
                 envelope = json.loads(statement.read_text())
             except ValueError as error:
                 raise click.ClickException(f"{statement} is no JSON: {error}") from None
-            signed = {
-                entry["name"]: entry["digest"]["sha256"]
-                for entry in attest.read_envelope(envelope, key)["subject"]
-            }
+            signed = attest.read_envelope(envelope, key)
             try:
-                subject = subjects.find(Path.cwd(), subjects.weights_of(signed))
-                recorded = next(subject.record.lineage(subject.path)).material.files
-                told = ", ".join(name for name in recorded | signed if recorded.get(name) != signed.get(name))
-                why = f"{told}: the record of {subject.record.name} has another" if told else ""
+                told = attest.differing(signed, Path.cwd())
+                why = f"{told}: the record of this checkout has another" if told else ""
             except subjects.SubjectError as error:
                 why = str(error)
             if why:
-                found.append(Finding("release", str(statement), why, "it is about another critic"))
+                means = "this record, or this critic, isn't what was signed"
+                found.insert(0, Finding("release", str(statement), why, means))
     problems = [finding for finding in found if finding.is_problem]
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in found], indent=2))
