@@ -372,7 +372,8 @@ def test_poisoned_ratings_start_a_retraining_that_the_gate_refuses(flows: Flows,
     rate_by_service(flows, study)
     watch = flows.run("watch")
     assert watch["name"] == "Started" and "300 new ratings" in watch["message"], watch
-    run = flows.runs("retrain")[0]["id"]
+    begun = ("PENDING", "RUNNING")  # not those of the schedule, days ahead
+    run = flows.wait(lambda: [r["id"] for r in flows.runs("retrain") if r["state_type"] in begun], 60)[0]
     flows.wait(lambda: flows.is_running(run, "build"), 600)
     assert flows.run("watch")["name"] == "Held back"
     assert flows.ended(run)["name"] == "Refused"
@@ -388,8 +389,8 @@ def test_a_rollback_takes_less_than_a_minute(flows: Flows) -> None:
     assert flows.run("rollback")["name"] == "Rolled back"
     assert time.monotonic() - began < 60
     assert flows.champion == "v1.0.0"
-    events = flows.api.post("/events/filter", json={"filter": {"event": {"name": ["critic.promoted"]}}})
-    assert events.raise_for_status().json()["total"] == 3
+    wanted = {"filter": {"event": {"name": ["critic.promoted"]}}}
+    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 3, 60)
 
 
 def rate_by_service(flows: Flows, study: Path) -> None:

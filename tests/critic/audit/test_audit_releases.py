@@ -104,6 +104,46 @@ def write(path: str, text: str) -> Callable[[Path], None]:
     return tamper
 
 
+def in_commit(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Change the release's commit, and have its tags and the store's critic say that it is this one."""
+
+    def tamper(home: Path) -> None:
+        checkout = home / "checkout"
+        before = git(checkout, "rev-parse", "HEAD")
+        change(checkout)
+        git(checkout, "add", "--all")
+        git(checkout, "commit", "--quiet", "--amend", "--no-edit")
+        for tag in git(checkout, "tag").split():
+            message = git(checkout, "tag", "--list", "--format=%(contents)", tag)
+            git(checkout, "tag", "--force", "-a", tag, "HEAD", "-m", message)
+        about = next((home / "bentoml").glob("models/edit_critic/*/model.yaml"))
+        about.chmod(0o644)
+        about.write_text(about.read_text().replace(before, git(checkout, "rev-parse", "HEAD")))
+
+    return tamper
+
+
+def text_of(path: str, old: str, new: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_text((folder / path).read_text().replace(old, new, 1))
+
+
+def new_file(path: str) -> Callable[[Path], None]:
+    """A file more in a Bento's code."""
+
+    def tamper(home: Path) -> None:
+        file = next((home / "bentoml").glob("bentos/edit_critic/*/src")) / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("print('mine')")
+
+    return tamper
+
+
+def other_service(home: Path) -> None:
+    about = next((home / "bentoml").glob("bentos/edit_critic/*/bento.yaml"))
+    about.chmod(0o644)
+    about.write_text(about.read_text().replace("critic.service.bento:Critic", "transformers:Critic"))
+
+
 KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a moved version": (retag("critic@v1.0.0", "edit_critic:v1.0.0-cpu-1"), "which isn't the promotion of v1.0.0"),
     "a version by hand": (retag("critic@v1.0.0", "Trust me"), "its message names no Bento of v1.0.0"),
@@ -124,6 +164,33 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a Bento's prompt": (
         write("bentos/edit_critic/*/src/critic/contracts/tiny.yaml", "\n"),
         "tiny.yaml: its code",
+    ),
+    "code that Python made of other code": (
+        new_file("critic/__pycache__/answers.cpython-311.pyc"),
+        "answers.cpython-311.pyc: its code",
+    ),
+    "a module of its own": (new_file("transformers.py"), "transformers.py: its code"),
+    "another service": (other_service, "it serves transformers:Critic"),
+    "a manifest less in the release": (
+        in_commit(lambda folder: (folder / "reports/provenance/grpo.json").unlink()),
+        "has no reports/provenance/grpo.json",
+    ),
+    "a manifest edited in the release": (
+        in_commit(text_of("reports/provenance/grpo.json", "}", "} ")),
+        "it was changed by hand",
+    ),
+    "a seed in the release": (
+        in_commit(text_of("params.yaml", "seed: 7", "seed: 8")),
+        "params.yaml seed: it is 8",
+    ),
+    "code in the release": (in_commit(text_of("critic/rewards.py", '"""', '"""\n')), "rewards.py: grpo ran with"),
+    "a decision that is no JSON": (
+        in_commit(text_of("reports/decisions/0001-promoted.json", "}", "")),
+        "its commit has no decision of the gate",
+    ),
+    "a champion without a number": (
+        lambda home: git(home / "checkout", "tag", "critic#champion#x", "HEAD^") and None,
+        "its name has no number",
     ),
 }
 

@@ -5,18 +5,21 @@ STORY=1 python -m pytest tests/critic/audit/test_tracing.py    # with a rerun of
 
 import json
 import os
+import shutil
 import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from audited import commit, dvc
 from click.testing import CliRunner
+from rich.console import Console
 
 from critic import provenance
 from critic.audit import attest, differ, subjects, trace
 from critic.audit.coverage import covered
-from critic.audit.records import RecordError
-from critic.audit.rerun import rerun
+from critic.audit.records import Record, RecordError
+from critic.audit.rerun import compare, rerun
 from critic.audit.subjects import SubjectError, find, weights_of
 from critic.audit.verify import verify
 from critic.cli import main
@@ -156,6 +159,71 @@ def test_a_signed_record_is_believed_and_a_changed_one_is_not(checkout: Path, tm
 
 
 @pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute: STORY=1; `make audit` does it for real")
+def test_a_statement_is_of_the_whole_record_and_not_of_the_weights_alone(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    statement = attest.make_statement(find(checkout, "models/grpo"))
+    assert attest.differing(statement, checkout) == ""
+    path = checkout / provenance.path_of("download")
+    content = json.loads(path.read_text())
+    content["environment"]["python"] = "2.7"
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    assert attest.differing(statement, checkout) == (
+        "download's params or environment, reports/provenance/download.json"
+    )
+
+
+def test_only_critics_are_signed_for(checkout: Path) -> None:
+    with pytest.raises(SubjectError, match="it is no critic"):
+        attest.make_statement(find(checkout, "data/sft"))
+
+
+def test_the_signed_bytes_are_those_of_dsse() -> None:
+    """As the example in DSSE's protocol.md, with this project's payload type."""
+    assert attest._to_be_signed(b"hello world") == b"DSSEv1 28 application/vnd.in-toto+json 11 hello world"
+
+
+def test_an_answer_with_markup_in_it_is_shown_as_it_is(checkout: Path, tmp_path: Path) -> None:
+    path = answer(checkout, tmp_path / "answer.json", id="cat[/b]")
+    shown = StringIO()
+    Console(file=shown, width=200).print(trace.as_tree(find(checkout, str(path))))
+    assert "cat[/b]" in shown.getvalue()
+
+
+def test_what_isnt_in_a_lineage_may_be_missing(checkout: Path) -> None:
+    (checkout / provenance.path_of("cards")).unlink()
+    assert len([*find(checkout, "models/grpo").record.lineage("models/grpo")]) > 5
+
+
+def test_a_base_in_a_folder_that_nothing_watches_is_refused(checkout: Path) -> None:
+    shutil.copytree(checkout / "assets/tiny-base", checkout / "mine")
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace("base: assets/tiny-base", "base: mine"))
+    with pytest.raises(provenance.ProvenanceError, match="the base model mine is a folder"):
+        provenance.begin("sft", checkout)
+
+
+@pytest.mark.parametrize("claim", ["seed", "code", "an input that was brought", "the contract"])
+def test_a_rerun_holds_a_record_to_what_it_claims(claim: str, checkout: Path, audited: Path) -> None:
+    """All else agrees, to the byte."""
+    path = checkout / provenance.path_of("build" if claim != "an input that was brought" else "download")
+    content = json.loads(path.read_text())
+    match claim:
+        case "seed":
+            content["params"]["seed"] = 8
+        case "code":
+            content["code"]["stages/build.py"] = "0" * 64
+        case "an input that was brought":
+            content["inputs"]["data/ratings"].update(sha256="0" * 64, files={})
+        case "the contract":
+            content["contract"]["name"] = "another"
+    manifest = provenance.Manifest.model_validate(content)
+    path.write_text(manifest.text())
+    verdict = compare(Record.of(checkout), Record.of(audited), [manifest.stage], 0.05)
+    assert verdict.outcome == "not reproduced" and "isn't what the same commit gives" in verdict.why
+
+
 def test_a_rerun_reproduces_every_byte(audited: Path, tmp_path: Path) -> None:
     verdict = rerun(audited, "HEAD", tmp_path / "again", here=True)
     assert verdict.outcome == "reproduced" and verdict.first is None and not verdict.environment

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from hashlib import md5
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,10 @@ from audited import commit, dvc
 from click.testing import CliRunner
 
 from critic import provenance
-from critic.audit.verify import Finding, verify
+from critic.audit.verify import Finding, check_metrics, verify
 from critic.checkout import git
 from critic.cli import main
+from critic.metrics import measure
 
 Tampering = Callable[[Path], None]
 
@@ -161,7 +163,79 @@ def other_weights(output: dict) -> None:
     output["sha256"] = provenance.folder_digest(output["files"])
 
 
+def in_pipeline(stage: str, change: Callable[[dict], object]) -> Tampering:
+    """Change a stage of dvc.yaml."""
+
+    def tamper(folder: Path) -> None:
+        pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+        change(pipeline["stages"][stage])
+        (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+
+    return tamper
+
+
+def without(part: str, path: str) -> Callable[[dict], object]:
+    """Take a dependency or an output out of a stage, of dvc.yaml or dvc.lock."""
+    return lambda stage: stage[part].remove(
+        next(item for item in stage[part] if item == path or (isinstance(item, dict) and item.get("path") == path))
+    )
+
+
+def other_reward_unwatched(folder: Path) -> None:
+    """The reward is edited and no longer among what GRPO reads; its manifest stays."""
+    in_pipeline("grpo", without("deps", "critic/rewards.py"))(folder)
+    in_lock("grpo", without("deps", "critic/rewards.py"))(folder)
+    edit("critic/rewards.py", lambda text: f"{text}\n")(folder)
+
+
+def predictions_dropped(folder: Path) -> None:
+    in_pipeline("evaluate", without("outs", "reports/predictions"))(folder)
+    in_lock("evaluate", without("outs", "reports/predictions"))(folder)
+
+
+def unread_reward(folder: Path) -> None:
+    """What GRPO ran with is taken out of dvc.lock and of its manifest."""
+    key = "profiles.tiny.reward"
+    in_lock("grpo", lambda entry: entry["params"]["params.yaml"].pop(key))(folder)
+    in_manifest("grpo", lambda manifest: manifest["params"]["profiles"]["tiny"].pop("reward"))(folder)
+    in_lock("grpo", lambda entry: relock(folder, entry, "reports/provenance/grpo.json"))(folder)
+
+
+def relock(folder: Path, entry: dict, path: str) -> None:
+    """Dvc.lock's hash of a file, as that is now."""
+    found = md5((folder / path).read_bytes()).hexdigest()
+    next(out for out in entry["outs"] if out["path"] == path).update(md5=found)
+
+
+def easiest_edits(folder: Path) -> None:
+    """Predictions of the few edits that the critic scored best, and their metrics."""
+    path = folder / "reports/predictions/grpo.parquet"
+    table = pd.read_parquet(path).merge(pd.read_parquet(folder / "data/validated/test.parquet")[["id", "mos"]])
+    table = table.assign(off=(table["score"] - table["mos"]).abs()).nsmallest(10, "off")
+    table[["id", "score"]].to_parquet(path)
+    metrics = json.loads((folder / "reports/metrics.json").read_text())
+    measured = measure(table["score"].to_numpy(), table["mos"].to_numpy())
+    metrics["grpo"] |= {name: {"value": float(value)} for name, value in measured.items()}
+    (folder / "reports/metrics.json").write_text(json.dumps(metrics))
+
+
 KINDS: dict[str, tuple[Tampering, str, str]] = {
+    "a module that is watched no more": (
+        other_reward_unwatched,
+        "record",
+        "reports/provenance/grpo.json critic/rewards.py",
+    ),
+    "an output that is kept no more": (
+        predictions_dropped,
+        "record",
+        "reports/provenance/evaluate.json reports/predictions",
+    ),
+    "params that were never read, it seems": (unread_reward, "params", "dvc.lock, grpo: profiles.tiny.reward"),
+    "params more in the pipeline": (
+        in_pipeline("grpo", lambda stage: stage["params"].append("gate")),
+        "params",
+        "dvc.lock, grpo: gate",
+    ),
     # the data
     "a byte of an image": (
         rows("data/validated/train.parquet", one_byte_of_an_image),
@@ -366,6 +440,49 @@ def test_a_metric_that_everything_was_made_to_fit_is_still_not_that_of_the_predi
     commit(checkout, "Nothing to see here")
     problems = [finding for finding in verify(checkout) if finding.is_problem]
     assert [(p.check, p.where) for p in problems] == [("metrics", "reports/metrics.json grpo.main_score")]
+
+
+def test_an_exam_of_the_easiest_edits_is_told(checkout: Path) -> None:
+    easiest_edits(checkout)
+    (found,) = [finding for finding in check_metrics(checkout) if finding.where.endswith("grpo.parquet")]
+    assert found.what == "its ids aren't those of the test split, each once"
+
+
+def test_a_model_that_isnt_measured_any_more_is_told(checkout: Path) -> None:
+    metrics = json.loads((checkout / "reports/metrics.json").read_text())
+    del metrics["base"]
+    (checkout / "reports/metrics.json").write_text(json.dumps(metrics))
+    (found,) = check_metrics(checkout)
+    assert found.where == "reports/predictions/base.parquet"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"grpo": []}', '{"grpo": {"plcc": 0.99}}', "{"])
+def test_metrics_of_another_shape_are_told(text: str, checkout: Path) -> None:
+    (checkout / "reports/metrics.json").write_text(text)
+    assert [*check_metrics(checkout)]
+
+
+Wrong = Callable[[Path], object]
+WRONG: dict[str, tuple[Wrong, str]] = {
+    "a command less in dvc.lock": (in_lock("sft", lambda e: e.pop("cmd")), "isn't as DVC writes it"),
+    "a path less in dvc.lock": (
+        in_lock("sft", lambda e: e["deps"][0].pop("path")),
+        "isn't as DVC writes it, at sft",
+    ),
+    "no stages": (lambda f: (f / "dvc.yaml").write_text("stages:\n"), "has no stages"),
+    "no profile": (edit("params.yaml", lambda text: text.replace("profile: tiny", "")), "DVC can't read"),
+    "a link to nowhere": (lambda f: (f / "critic/cards/.#model.md").symlink_to("ann@host"), "a link to nowhere"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cant_be_read_is_an_error_that_says_so(
+    kind: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tamper, message = WRONG[kind]
+    tamper(checkout)
+    code, said = run(checkout, monkeypatch)
+    assert code == 1 and message in said.replace("\n", " "), said
 
 
 # --- what is no tampering
