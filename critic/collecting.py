@@ -24,6 +24,9 @@ from critic.increments import EDITS, FOLDER, PAGE, RATINGS, REPORT, latest, read
 from critic.opinions import AXES, Heard, benchmark, read_store
 from critic.ratings import Study, check, plain, pool
 
+MOVED = 0.05
+"""Points by which the MOS of an edit that nobody has rated anew must move to be in an increment: a rating more
+moves all biases, and so every MOS, by less."""
 _AS_GIVEN = ("id", "source_id", "images", "instruction", "edit_type", "editor")
 _OPINION = ("mos", *(f"mos_{axis}" for axis in AXES), "ratings")
 
@@ -95,7 +98,7 @@ def examine(heard: Heard, repository: Path) -> tuple[pd.DataFrame, dict[str, Any
     rows, rated = [], {*heard.ratings["item"]}
     for edit in [*known.reset_index().to_dict("records"), *fresh.to_dict("records")]:
         row = {name: edit.get(name) for name in _AS_GIVEN} | _opinion(str(edit["id"]), ratings, study, rules)
-        least = 0.0 if edit["id"] in rated else rules.min_change
+        least = 0.0 if edit["id"] in rated else MOVED
         if edit["id"] not in known.index or _has_moved(plain(known.loc[edit["id"], "mos"]), row["mos"], least):
             rows.append(row)
     edits = pd.DataFrame(rows, columns=[*_AS_GIVEN, *_OPINION]).sort_values("id", ignore_index=True)

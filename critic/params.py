@@ -307,14 +307,12 @@ class Ratings(Section):
         min_ratings: items that others rate too, of a rater.
         min_correlation: with the others' means; less than that, surely, and a rater doesn't count.
         confidence: of that, one-sided.
-        min_change: points by which the MOS of an edit that nobody has rated anew must move to be in an increment.
     """
 
     min_raters: Count
     min_ratings: Annotated[int, Field(ge=5)]
     min_correlation: Annotated[float, Field(gt=-1, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    min_change: Annotated[float, Field(ge=0)]
 
 
 class Gate(Section):

@@ -6,9 +6,12 @@ A store has what was released on this machine; a release that it lacks is checke
 """
 
 import json
-from collections.abc import Iterator
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import bentoml
@@ -36,9 +39,10 @@ def check_releases(repository: Path) -> Iterator[Finding]:
     except CheckoutError:
         return
     for release in releases:
+        committed = _committed(repository, release.commit)
         yield from _check_tag(repository, release)
-        yield from _check_record(repository, release)
-        yield from _check_store(repository, release)
+        yield from _check_record(repository, release, committed)
+        yield from _check_store(repository, release, committed)
     yield from _check_champions(repository)
 
 
@@ -81,7 +85,15 @@ def _lets_it_in(decision: str) -> bool:
     return isinstance(told, dict) and told.get("promote") is True
 
 
-def _check_record(repository: Path, release: Release) -> Iterator[Finding]:
+def _committed(repository: Path, commit: str) -> dict[str, str]:
+    """The SHA-256 of each file of a commit."""
+    done = subprocess.run(["git", "archive", commit], cwd=repository, capture_output=True, check=True)
+    with tarfile.open(fileobj=BytesIO(done.stdout)) as files:
+        members = [(member.name, files.extractfile(member)) for member in files if member.isfile()]
+        return {name: sha256(file.read()).hexdigest() for name, file in members if file is not None}
+
+
+def _check_record(repository: Path, release: Release, committed: Mapping[str, str]) -> Iterator[Finding]:
     """What a release's commit itself says: dvc.lock, params.yaml, manifests and code, each against the others."""
     record = Record(repository, release.commit)
     where = f"{registry.ARTIFACT}@{release.version}"
@@ -100,24 +112,20 @@ def _check_record(repository: Path, release: Release) -> Iterator[Finding]:
     found = [finding for stage in manifests for finding in check_lock(record, stage)]
     for manifest in manifests.values():
         found += [*check_manifest(record, manifest), *check_chain(record, manifest, manifests)]
-        found += _check_code(record, manifest)
+        found += _check_code(manifest, committed)
     for finding in found:
         yield replace(finding, check="release", where=f"{where} {finding.where}")
 
 
-def _check_code(record: Record, manifest: Manifest) -> Iterator[Finding]:
+def _check_code(manifest: Manifest, committed: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in manifest.code.items():
-        try:
-            committed = sha256(record.read(name)).hexdigest()
-        except RecordError:
-            committed = None
-        if committed != digest and name != provenance.BESIDE:
+        if committed.get(name) != digest and name != provenance.BESIDE:
             yield Finding(
                 "code", name, f"{manifest.stage} ran with another", "its code isn't what made this critic"
             )
 
 
-def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
+def _check_store(repository: Path, release: Release, committed: Mapping[str, str]) -> Iterator[Finding]:
     """A release's critic in BentoML's store, file by file, and the code in its Bentos."""
     try:
         stored = bentoml.models.get(f"{NAME}:{release.version}")
@@ -154,10 +162,10 @@ def _check_store(repository: Path, release: Release) -> Iterator[Finding]:
         )
     for bento in bentoml.list(NAME):
         if str(bento.tag.version).startswith(f"{release.version}-"):
-            yield from _check_bento(repository, release, bento)
+            yield from _check_bento(release, bento, committed)
 
 
-def _check_bento(repository: Path, release: Release, bento: bentoml.Bento) -> Iterator[Finding]:
+def _check_bento(release: Release, bento: bentoml.Bento, committed: Mapping[str, str]) -> Iterator[Finding]:
     if [str(model.tag) for model in bento.info.all_models] != [f"{NAME}:{release.version}"]:
         models = ", ".join(str(model.tag) for model in bento.info.all_models) or "none"
         yield Finding("bento", str(bento.tag), f"its critic is {models}", f"it doesn't serve {release.version}")
@@ -167,14 +175,10 @@ def _check_bento(repository: Path, release: Release, bento: bentoml.Bento) -> It
         )
     source = Path(bento.path) / "src"
     there = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
-    listed = git(repository, "ls-tree", "-r", "--name-only", release.commit, "--", "critic").splitlines()
-    for name in sorted((there.keys() | {*listed}) - {REWRITTEN}):
-        content = there[name].read_bytes() if name in there else None
-        try:
-            committed = Record(repository, release.commit).read(name)
-        except RecordError:
-            committed = None
-        if content != committed:
+    wanted = {name for name in committed if name.startswith("critic/")}
+    for name in sorted((there.keys() | wanted) - {REWRITTEN}):
+        found = provenance.measure(there[name]).sha256 if name in there else None
+        if found != committed.get(name):
             yield Finding(
                 "bento",
                 f"{bento.tag} {name}",

@@ -10,7 +10,7 @@ from scipy.stats import kurtosis
 from critic.params import Ratings
 from critic.ratings import RatingsError, Study, alpha, pool, strays
 
-RULES = Ratings(min_raters=3, min_ratings=8, min_correlation=0.75, confidence=0.95, min_change=0.05)
+RULES = Ratings(min_raters=3, min_ratings=8, min_correlation=0.75, confidence=0.95)
 
 TABLE = np.array(
     [
