@@ -216,10 +216,13 @@ def test_its_words_are_one_token_each_in_any_row(processor: Any) -> None:
 # --- a run
 
 
+whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes half a minute more: STORY=1")
 SMALL = ["sft.batch_size=2", "sft.gradient_accumulation=2", "grpo.batch_size=4", "grpo.num_generations=4"]
 
 
-@pytest.mark.parametrize(("training", "completions"), [("sft", 4 * (24 + 2)), ("grpo", 4 * 24)])
+@pytest.mark.parametrize(
+    ("training", "completions"), [pytest.param("sft", 4 * (24 + 2), marks=whole), ("grpo", 4 * 24)]
+)
 def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_path: Path) -> None:
     """SFT's completions also end: two tokens more."""
     for name in ("assets", "params.yaml"):
