@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from bentoml.exceptions import NotFound
 from dvc.repo import Repo
 
-from critic import promotion, registry
+from critic import gate, promotion, registry
 from critic.checkout import RELEASES, CheckoutError, git, held
 from critic.gate import Decision, GateError
 from critic.params import Release as Settings
@@ -500,6 +501,18 @@ def test_a_rollback_waits_for_no_training(repository: Path, store: Store) -> Non
         assert rollback(repository, SETTINGS).version == "v1.0.0"
     with held(repository, "a promotion", RELEASES), pytest.raises(CheckoutError, match="a promotion"):
         rollback(repository, SETTINGS, "v1.1.0")
+
+
+def test_a_critic_that_was_taken_back_is_known_by_its_files(repository: Path, store: Store) -> None:
+    models = []
+    for weights in "12":
+        train(repository, weights)
+        promote(repository, yes(repository), SETTINGS)
+        outs = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]["grpo"]["outs"]
+        models += [out["md5"] for out in outs if out["path"] == "models/grpo"]
+    assert [gate._taken_back(repository, model) for model in models] == [None, None]
+    rollback(repository, SETTINGS)
+    assert [gate._taken_back(repository, model) for model in models] == [None, "v1.1.0"]
 
 
 def test_a_rollback_serves_the_bento_that_was_tried(repository: Path, store: Store) -> None:
