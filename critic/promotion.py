@@ -64,7 +64,7 @@ def promote(repository: Path, decision: Decision, settings: Settings, say: Say =
         raise ValueError("the gate refuses this critic: see the decision's reasons")
     with held(repository, "a promotion", RELEASES):
         _recover(repository, say)
-        _require_as_judged(repository, decision)
+        _require_as_judged(repository)
         _require_remotes(repository, settings)
         _require_champion(repository, decision)
         return _promote(repository, decision, settings, say)
@@ -141,7 +141,7 @@ def record_refusal(repository: Path, decision: Decision, say: Say = print) -> Pa
     """
     with held(repository, "a refusal", RELEASES):
         _recover(repository, say)
-        _require_as_judged(repository, decision)
+        _require_as_judged(repository)
         page = record(repository, decision)
         _commit_written(repository, f"Refuse a critic\n\n{decision.summary}")
         return page
@@ -373,7 +373,7 @@ def require_branch(repository: Path) -> str:
         raise CheckoutError(f"no branch is checked out in {repository}: a release is a commit on one") from None
 
 
-def _require_as_judged(repository: Path, decision: Decision) -> None:
+def _require_as_judged(repository: Path) -> None:
     """That the checkout is what the gate saw: hours of a person's thinking may lie between."""
     require_branch(repository)
     require_clean(repository)

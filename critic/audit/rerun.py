@@ -226,7 +226,9 @@ def _untrue(before: Manifest, after: Manifest) -> list[str]:
     """What a manifest says of a commit's own files, and a run of that commit says otherwise."""
     pairs = {part: (getattr(before, part), getattr(after, part)) for part in ("command", "profile", "contract")}
     pairs |= {f"param {key}": pair for key, pair in _both(flat(before.params), flat(after.params)).items()}
-    pairs |= {f"module {name}": pair for name, pair in _both(before.code, after.code).items()}
+    modules = _both(before.code, after.code)
+    del modules[provenance.BESIDE]  # an edit of it runs no stage again: `verify` tells of it
+    pairs |= {f"module {name}": pair for name, pair in modules.items()}
     brought = [{p: m.sha256 for p, m in manifest.inputs.items() if not m.stage} for manifest in (before, after)]
     pairs |= {f"input {path}": pair for path, pair in _both(*brought).items()}
     fetched = {name: commit for name, commit in before.revisions.items() if commit != provenance.UNKNOWN}

@@ -224,6 +224,14 @@ def test_a_rerun_holds_a_record_to_what_it_claims(claim: str, checkout: Path, au
     assert verdict.outcome == "not reproduced" and "isn't what the same commit gives" in verdict.why
 
 
+def test_a_later_edit_of_the_module_beside_all_stages_is_reproduced(checkout: Path, audited: Path) -> None:
+    path = checkout / provenance.path_of("build")
+    content = json.loads(path.read_text())
+    content["code"][provenance.BESIDE] = "0" * 64
+    path.write_text(provenance.Manifest.model_validate(content).text())
+    assert compare(Record.of(checkout), Record.of(audited), ["build"], 0.05).outcome == "reproduced"
+
+
 def test_a_rerun_reproduces_every_byte(audited: Path, tmp_path: Path) -> None:
     verdict = rerun(audited, "HEAD", tmp_path / "again", here=True)
     assert verdict.outcome == "reproduced" and verdict.first is None and not verdict.environment
