@@ -25,7 +25,8 @@ comma := ,
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 UV_cpu = UV_FIND_LINKS="$${UV_FIND_LINKS-$(subst $() ,$(comma),$(strip $(FIND_LINKS)))}" $(BIN)/uv
 UV_gpu = $(BIN)/uv
-INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps
+# With bytecode: containers often set PYTHONDONTWRITEBYTECODE, and each process would compile all that it imports.
+INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
 .PHONY: help setup repro serve bento flows audit test lint lock

@@ -1,4 +1,7 @@
-"""A hub of our own on the loopback, which huggingface_hub and datasets take for the real one."""
+"""What modules of all folders ask for: the pipeline at a smoke size, and a hub of our own on the loopback.
+
+huggingface_hub and datasets take the hub for the real one.
+"""
 
 import json
 import threading
@@ -17,6 +20,7 @@ import pytest
 from datasets import Dataset, Features
 from huggingface_hub import constants
 from PIL import Image
+from smoke import Project
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -113,6 +117,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Run in it the stages that you need: those that have run already stay as they are."""
+    return Project(tmp_path_factory.mktemp("smoke"))
 
 
 @pytest.fixture

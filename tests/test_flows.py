@@ -52,7 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "minibench": {
             "train_sources": SOURCES,
             "validation_sources": 4,
-            "test_sources": 200 if WHOLE else 40,
+            "test_sources": 200 if WHOLE else 16,
             "side": 112,
         }
     },
@@ -213,7 +213,7 @@ def test_a_scheduled_run_fires_by_itself(flows: Flows) -> None:
         .raise_for_status()
         .json()
     )
-    done = flows.wait(lambda: [run for run in flows.runs("watch") if run["state_type"] == "COMPLETED"], 120)
+    done = flows.wait(lambda: [run for run in flows.runs("watch") if run["state_type"] == "COMPLETED"], 300)
     flows.api.delete(f"{schedules}/{made['id']}").raise_for_status()
     assert done[0]["auto_scheduled"] and done[0]["state_name"] == "Nothing new"
 

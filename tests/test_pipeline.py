@@ -7,86 +7,25 @@ What it trains is no good; that each stage does its work, once, again and after 
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from smoke import Project
 
 from critic.edits import read_table
 from critic.prompts import load_contract
 
-ROOT = Path(__file__).parents[1]
-PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate", "cards")
-SMOKE: dict[str, dict[str, Any]] = {
-    "download": {"minibench": {"train_sources": 16, "validation_sources": 4, "test_sources": 8, "side": 112}},
-    "build": {"samples_per_edit": 2},
-    "sft": {"epochs": 1.0, "batch_size": 8},
-    "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 8},
-}
-
-
-class Project:
-    """A copy of the project in which the pipeline has run once, and how long each stage took."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in PIPELINE:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
-        params = yaml.safe_load((folder / "params.yaml").read_text())
-        for section, values in SMOKE.items():
-            params["profiles"]["tiny"][section].update(values)
-        params["evaluate"]["n_boot"] = 100
-        (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        self.dvc("init", "--no-scm")
-        self.seconds: dict[str, float] = {}
-        for stage in STAGES:
-            began = time.monotonic()
-            self.dvc("repro", "--single-item", stage)
-            self.seconds[stage] = time.monotonic() - began
-        self.hashes = self.lock()
-
-    def run(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command in a process group of its own."""
-        bin_folder = Path(sys.executable).parent
-        env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
-        return subprocess.Popen(
-            command, cwd=self.folder, env=env, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def dvc(self, *args: str) -> str:
-        process = self.run(sys.executable, "-m", "dvc", *args)
-        output, errors = process.communicate(timeout=900)
-        assert process.returncode == 0, output + errors
-        return output
-
-    def lock(self) -> dict[str, dict[str, str]]:
-        """stage -> output -> hash, from dvc.lock."""
-        stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
-        return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in stages.items()}
-
-    def status(self) -> dict[str, list[Any]]:
-        """What has changed since the last run, by stage; nothing if all is as dvc.lock says."""
-        return json.loads(self.dvc("status", "--json"))
-
-    def output_states(self, stage: str) -> set[str]:
-        """How the outputs of a stage differ from dvc.lock: "deleted", "modified"."""
-        changes = [change for change in self.status().get(stage, []) if isinstance(change, dict)]
-        return {state for change in changes for state in change.get("changed outs", {}).values()}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return Project(tmp_path_factory.mktemp("project"))
+def project(smoke: Project) -> Project:
+    """Where every stage has run."""
+    smoke.dvc("repro")
+    return smoke
 
 
 def test_every_stage_leaves_what_the_next_one_and_the_reader_need(project: Project) -> None:
@@ -162,7 +101,10 @@ def test_a_change_reruns_what_hangs_on_it(
 def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
     project: Project, stage: str
 ) -> None:
-    delay = project.seconds[stage] / 2
+    hashes = project.lock()
+    began = time.monotonic()
+    project.dvc("repro", "--single-item", "--force", stage)
+    delay = (time.monotonic() - began) / 2
     process = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage)
     time.sleep(delay)
     while process.poll() is not None:  # the machine has become faster since the first run
@@ -174,5 +116,5 @@ def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again
     assert project.output_states(stage) <= {"deleted"}
 
     project.dvc("repro", "--no-run-cache")
-    assert project.lock() == project.hashes
+    assert project.lock() == hashes
     assert project.status() == {}

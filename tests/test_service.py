@@ -28,10 +28,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from hostile import HOSTILE, Hostile
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+from smoke import Project
 from trainers import painted, reward_as_flow_grpo, train_by_trl
 
 from critic.client import Critic
@@ -44,27 +44,13 @@ from critic.service.page import WEB
 whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute more: STORY=1")
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-TINY: dict[str, dict[str, Any]] = {
-    "download": {"minibench": {"train_sources": 24, "validation_sources": 2, "test_sources": 4, "side": 112}},
-    "sft": {"epochs": 2.0},
-}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project whose pipeline has run up to SFT."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("assets", "critic", "stages", "data/ratings"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder / name)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section, values in TINY.items():
-        params["profiles"]["tiny"][section].update(values)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    for command in (["init", "--no-scm"], ["repro", "sft"]):
-        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, env=environment(folder), check=True)
-    return folder
+def project(smoke: Project) -> Path:
+    """Where the pipeline has run up to SFT."""
+    smoke.dvc("repro", "sft")
+    return smoke.folder
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -1,10 +1,6 @@
-"""A critic, an answer of it and its signed record lead back to its training rows; a forged one leads nowhere.
-
-STORY=1 python -m pytest tests/critic/audit/test_tracing.py    # with a rerun of all stages
-"""
+"""A critic, an answer of it and its signed record lead back to its training rows; a forged one leads nowhere."""
 
 import json
-import os
 import shutil
 import subprocess
 from io import StringIO
@@ -158,7 +154,6 @@ def test_a_signed_record_is_believed_and_a_changed_one_is_not(checkout: Path, tm
     assert subjects.weights_of(digests) == identify(str(checkout / "models/grpo"))
 
 
-@pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute: STORY=1; `make audit` does it for real")
 def test_a_statement_is_of_the_whole_record_and_not_of_the_weights_alone(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
