@@ -26,6 +26,10 @@ class CheckoutError(RuntimeError):
     """Nothing can be made or released in this checkout now; the message says why and what to do."""
 
 
+class CheckoutInUse(CheckoutError):
+    """Somebody else works in this checkout, or releases from it."""
+
+
 def git(repository: Path, *command: str) -> str:
     """What a command of git says.
 
@@ -49,7 +53,7 @@ def held(repository: Path, by: str, lock: Path = LOCK) -> Iterator[int]:
         by: who is told to those that come meanwhile.
 
     Raises:
-        CheckoutError: somebody else holds it.
+        CheckoutInUse: somebody else holds it.
     """
     path = repository / lock
     path.parent.mkdir(exist_ok=True)
@@ -58,7 +62,7 @@ def held(repository: Path, by: str, lock: Path = LOCK) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise CheckoutError(
+            raise CheckoutInUse(
                 f"{file.read().strip() or 'somebody else'} works in {repository}: wait for its end, or end it"
             ) from None
         file.truncate(0)

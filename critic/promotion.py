@@ -142,8 +142,13 @@ def record_refusal(repository: Path, decision: Decision, say: Say = print) -> Pa
     with held(repository, "a refusal", RELEASES):
         _recover(repository, say)
         _require_as_judged(repository)
+        known = _decisions(repository)
         page = record(repository, decision)
-        _commit_written(repository, f"Refuse a critic\n\n{decision.summary}")
+        try:
+            _commit_written(repository, f"Refuse a critic\n\n{decision.summary}")
+        except CheckoutError:
+            _remove_new(repository, known)
+            raise
         return page
 
 
@@ -295,7 +300,11 @@ def _commit_written(repository: Path, message: str) -> None:
     known = {*git(repository, "ls-files", "-z").split("\0")}
     paths = sorted(path for path in written(repository) if path in known or (repository / path).exists())
     git(repository, "add", "--", *paths)
-    git(repository, "commit", "--quiet", "-m", message, "--", *paths)
+    try:
+        git(repository, "commit", "--quiet", "-m", message, "--", *paths)
+    except CheckoutError:
+        git(repository, "reset", "--quiet", "--", *paths)
+        raise
 
 
 def _decisions(repository: Path) -> list[str]:

@@ -32,6 +32,7 @@ from prefect.states import Completed
 from prefect.types import DateTime
 
 from critic import opinions, params
+from critic.checkout import CheckoutInUse
 from critic.revisions import moved
 from critic.service.feedback import Feedback
 from critic.service.settings import Settings
@@ -139,13 +140,18 @@ def _held_back(*, drift_alone: bool) -> str | None:
     if runs := _retrainings(FlowRunFilter(state=working)):
         return f"{runs[0].name} is at it."
     recent = FlowRunFilterStartTime(after_=DateTime.now(UTC) - _AGAIN)
-    runs = _retrainings(FlowRunFilter(start_time=recent))
+    runs = [run for run in _retrainings(FlowRunFilter(start_time=recent)) if not _came_too_early(run)]
     if runs and runs[0].state_type in (StateType.FAILED, StateType.CANCELLED):
         return f"{runs[0].name} came to no end within a day: look why, and start the next one by hand."
     by_drift = FlowRunFilter(start_time=recent, tags=FlowRunFilterTags(all_=[events.DRIFTED]))
     if drift_alone and (runs := _retrainings(by_drift)):
         return f"{runs[0].name} was started for drift within a day."
     return None
+
+
+def _came_too_early(run: FlowRun) -> bool:
+    """Whether it failed for somebody who worked in the checkout: Prefect's message has the exception's name."""
+    return run.state is not None and CheckoutInUse.__name__ in (run.state.message or "")
 
 
 def _retrainings(which: FlowRunFilter) -> list[FlowRun]:

@@ -152,6 +152,29 @@ def test_a_refusal_is_committed_and_the_champion_stays(repository: Path, store: 
         promote(repository, NO, SETTINGS)
 
 
+def test_a_refusal_that_git_does_not_take_leaves_nothing(repository: Path, store: Store) -> None:
+    promote(repository, yes(repository), SETTINGS)
+    train(repository, "2")
+    before = state(repository, store)
+    hook = repository / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho not today\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(CheckoutError, match="not today"):
+        record_refusal(repository, NO)
+    assert state(repository, store) == before
+    hook.unlink()
+    assert record_refusal(repository, NO).name == "0002-refused.md"
+
+
+class Killed(BaseException):
+    """The process is gone: no handler of errors runs."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
 STEPS: dict[str, tuple[str, Exception]] = {
     "the critic's files are gone": ("fetch", PackageError("neither in DVC's cache nor in its remote")),
     "the disk is full while it is copied": ("import_critic", OSError(28, "No space left on device")),
@@ -192,12 +215,6 @@ def test_a_kill_is_taken_back_when_the_next_one_begins(
     champion = promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
     before = state(repository, store)
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object, **__: object) -> None:
-        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(f"critic.promotion.{step}", die)
@@ -341,12 +358,6 @@ def test_a_kill_in_the_push_is_settled_by_what_the_remote_has(
 ) -> None:
     before = state(repository, store)
 
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(promotion, "_push", die)
         patch.setattr(promotion, "_undo", lambda *_: None)
@@ -432,12 +443,6 @@ def test_a_rollback_that_is_killed_in_its_push_is_taken_back_and_goes_one_step(
         train(repository, weights)
         promote(repository, yes(repository), PUSHING)
 
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(promotion, "_push", die)
         patch.setattr(promotion, "_undo", lambda *_: None)
@@ -455,9 +460,6 @@ def test_a_kill_in_the_taking_back_is_taken_back_too(
     train(repository, "2")
     before = state(repository, store)
     deleted: list[str] = []
-
-    class Killed(BaseException):
-        pass
 
     def fail(*_: object) -> None:
         raise PromotionError("origin hasn't taken it")
