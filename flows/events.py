@@ -92,7 +92,7 @@ def automations(channel: str | None) -> list[Automation]:
         match_related=tagged,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
-        threshold=0,
+        threshold=1,  # fires on fewer
         within=_MISSED,
     )
     block = _block(channel) if channel else None
