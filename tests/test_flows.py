@@ -30,12 +30,15 @@ import psutil
 import pytest
 import yaml
 from panel import write_study
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from critic import registry
 from critic.checkout import git, held
+from critic.drift import SCORE_EDGES
 from critic.service.feedback import Feedback
 from critic.service.keeping import Keeper
 from critic.service.receipts import Receipt
+from flows.events import DRIFTED
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -63,6 +66,19 @@ SMALL: dict[str, dict[str, Any]] = {
 STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
 
 
+class Patient(httpx.HTTPTransport):
+    """Asks again while SQLite is busy, as Prefect's own client does."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + 60
+        while (reply := super().handle_request(request)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            if time.monotonic() > deadline:
+                break
+            reply.close()
+            time.sleep(0.5)
+        return reply
+
+
 class Flows:
     """`make flows` in a checkout of its own, and Prefect's API."""
 
@@ -72,7 +88,7 @@ class Flows:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
-        self.api = httpx.Client(base_url=url, timeout=60)
+        self.api = httpx.Client(base_url=url, timeout=60, transport=Patient())
         self.environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -129,14 +145,7 @@ class Flows:
 
     def start_run(self, flow: str, **parameters: Any) -> str:
         path = f"/deployments/{self.deployment(flow)}/create_flow_run"
-
-        def ask() -> httpx.Response | None:
-            reply = self.api.post(path, json={"parameters": parameters})
-            if reply.status_code == 503:  # SQLite is busy: Prefect's own client asks again too
-                return None
-            return reply
-
-        return self.wait(ask, 60).raise_for_status().json()["id"]
+        return self.api.post(path, json={"parameters": parameters}).raise_for_status().json()["id"]
 
     def state(self, run: str) -> dict[str, Any]:
         return self.api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
@@ -278,6 +287,50 @@ def test_nothing_new_is_nothing_to_do(flows: Flows) -> None:
     assert time.monotonic() - began < 60
 
 
+@contextmanager
+def listening(page: bytes = b"") -> Iterator[tuple[str, list[str]]]:
+    """An address on the loopback with this page, and what is posted to it."""
+    heard: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page)
+
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", heard
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_scores_that_drift_start_a_retraining_once_a_day(flows: Flows) -> None:
+    served = CollectorRegistry()
+    scores = Histogram("critic_score", "Scores.", ["mode"], buckets=SCORE_EDGES, registry=served)
+    for _ in range(500):
+        scores.labels("greedy").observe(1.1)
+    with listening(generate_latest(served)) as (address, _):
+        state = flows.run("watch", service=address)
+        assert state["name"] == "Started" and "scores: population stability index" in state["message"], state
+        (run,) = [run["id"] for run in flows.runs("retrain") if DRIFTED in run["tags"]]
+        assert flows.ended(run)["name"] == "Nothing new"
+        state = flows.run("watch", service=address)
+        assert state["name"] == "Held back" and "was started for drift" in state["message"], state
+    wanted = {"filter": {"event": {"name": [DRIFTED]}}}
+    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 1, 60)
+
+
 def test_uncommitted_changes_are_not_trained_on(flows: Flows) -> None:
     params = flows.folder / "params.yaml"
     before = params.read_text()
@@ -295,29 +348,6 @@ def test_a_cancelled_stage_ends_with_all_that_it_started(flows: Flows) -> None:
     flows.api.post(f"/flow_runs/{run}/set_state", json=cancelling).raise_for_status()
     assert flows.ended(run, 90)["type"] == "CANCELLED"
     assert not flows.processes("-m", "stages.evaluate") and not flows.processes("repro")
-
-
-@contextmanager
-def listening() -> Iterator[tuple[str, list[str]]]:
-    """An address on the loopback, and what is posted to it."""
-    heard: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_a_checkout_in_use_is_left_alone_and_a_channel_is_told(flows: Flows) -> None:
