@@ -32,7 +32,6 @@ from stages.build import rl_samples, sft_samples
 from stages.launch import stage_command
 
 ROOT = Path(__file__).parents[2]
-whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute more: STORY=1")
 KILLS = int(os.environ.get("KILLS", "1"))
 SMALL: dict[str, Any] = {
     "sft": {"batch_size": 4, "save_every": 2, "bf16": False},
@@ -126,7 +125,7 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models/sft"
 
 
-@pytest.mark.parametrize("stage", [pytest.param("sft", marks=whole), "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     stage: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
