@@ -1,4 +1,4 @@
-"""What a flow adds to a bare `dvc repro`, whatever the stages take: both on the pipeline's six stages, made empty.
+"""What a flow adds to a bare `dvc repro`, whatever the stages take: both on the pipeline's seven stages, emptied.
 
     python benchmarks/overhead.py
 
@@ -7,6 +7,7 @@ Prefect's. A flow is timed from when a worker takes it to the end of the last st
 first line on. Waiting for a worker, 10 s at most, isn't counted.
 """
 
+import argparse
 import os
 import shutil
 import socket
@@ -155,4 +156,5 @@ def wait(what: Any) -> Any:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

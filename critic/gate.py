@@ -111,7 +111,7 @@ class Decision:
         ]
         return "\n".join(
             [
-                f"# {'Promoted' if self.promote else 'Refused'}",
+                f"# {'Promote' if self.promote else 'Refuse'}",
                 "",
                 *(f"- {reason}" for reason in self.reasons),
                 "",

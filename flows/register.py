@@ -5,6 +5,7 @@
 A work pool or limit that is there already stays as somebody has set it.
 """
 
+import argparse
 import subprocess
 import sys
 
@@ -36,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -7,6 +7,7 @@ The server keeps its records in .prefect of this folder, and server.log there. W
 that answers, that one is used and none is started: as many machines as you like may have a worker each.
 """
 
+import argparse
 import shutil
 import signal
 import subprocess
@@ -133,4 +134,5 @@ def _port(url: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

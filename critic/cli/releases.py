@@ -12,7 +12,7 @@ import click
 Examples:
   critic releases
   critic releases --json
-  bentoml serve $(critic releases --bento)""",
+  bento=$(critic releases --bento) && bentoml serve $bento""",
 )
 @click.option("--bento", is_flag=True, help="Only the champion's Bento, of BentoML's store on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -188,4 +188,4 @@ def test_decisions_are_numbered_pages_and_json_beside_each_other(tmp_path: Path)
     told = json.loads(promoted.with_suffix(".json").read_text())
     assert told["promote"] and told["checks"][0]["passed"]
     page = refused.read_text()
-    assert page.startswith("# Refused") and "300 edits of 60 source images, test-1" in page and "**no**" in page
+    assert page.startswith("# Refuse\n") and "300 edits of 60 source images, test-1" in page and "**no**" in page
