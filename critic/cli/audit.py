@@ -1,6 +1,7 @@
 """`critic audit`: where a critic came from, whether its record holds, and whether it comes again."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 """Lines of a long list."""
+_IN_A_FILE = 500
+"""Columns of a file or pipe, where nothing must be cut."""
 
 
 @click.group("audit")
@@ -53,7 +56,7 @@ def trace(subject: str, full: bool, mermaid: bool, page: Path | None) -> None:
             partial.replace(page)
             click.echo(f"Wrote {page}")
             return
-        console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _IN_A_FILE)
         console.print(lineage.as_tree(found, in_full=full))
         console.print("\nTraining rows")
         for path, digest in lineage.rows(found).items():

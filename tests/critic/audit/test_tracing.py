@@ -79,6 +79,7 @@ def test_the_tree_the_chart_and_the_page_name_each_stage(checkout: Path, monkeyp
     monkeypatch.chdir(checkout)
     runner = CliRunner()
     tree = runner.invoke(main, ["audit", "trace", "models/grpo"]).output
+    assert "requirements/cpu.txt" in tree, "cut to the width of a terminal that there is none of"
     chart = runner.invoke(main, ["audit", "trace", "models/grpo", "--mermaid"]).output
     assert runner.invoke(main, ["audit", "trace", "models/grpo", "--html", "page.html"]).exit_code == 0
     for stage in ("download", "validate", "build", "sft", "grpo"):
