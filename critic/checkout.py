@@ -5,12 +5,14 @@ with held(repository, "retrain crimson-fox") as lock:
 """
 
 import fcntl
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from dvc.repo import Repo
 
 LOCK = Path("runs/checkout.lock")
@@ -69,6 +71,18 @@ def held(repository: Path, by: str, lock: Path = LOCK) -> Iterator[int]:
         file.write(f"{by} (process {os.getpid()})\n")
         file.flush()
         yield file.fileno()
+
+
+def require_at_rest(repository: Path) -> None:
+    """Raises `CheckoutInUse` while DVC works here, whose outputs are half made: it notes who writes what."""
+    notes = repository / ".dvc/tmp/rwlock"
+    try:
+        writers = json.loads(notes.read_text()).get("write", {}).values() if notes.exists() else ()
+    except ValueError:
+        raise CheckoutInUse(f"DVC is just writing {notes}: try again, or remove it if DVC doesn't run") from None
+    for pid in {writer["pid"] for writer in writers}:
+        if psutil.pid_exists(pid):
+            raise CheckoutInUse(f"DVC works in {repository} (process {pid}): wait for its end, or end it")
 
 
 def require_clean(repository: Path) -> None:

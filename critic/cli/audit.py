@@ -142,10 +142,12 @@ def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
     from critic.audit import attest, released, subjects
     from critic.audit.verify import Finding
     from critic.audit.verify import verify as check
+    from critic.checkout import require_at_rest
 
     if (statement is None) != (key is None):
         raise click.UsageError("--statement and --key go together")
     with _told():
+        require_at_rest(Path.cwd())
         found = [*check(Path.cwd()), *released.check_releases(Path.cwd())]
         if statement is not None and key is not None:
             try:

@@ -26,13 +26,14 @@ def command(dry_run: bool) -> None:
     from rich.markdown import Markdown
 
     from critic import params, promotion
-    from critic.checkout import CheckoutError, held, require_clean
+    from critic.checkout import CheckoutError, held, require_at_rest, require_clean
     from critic.gate import GateError, judge
 
     repository = Path.cwd()
     try:
         settings = params.load(params.Release, repository / params.FILE)
         with held(repository, "critic promote"):
+            require_at_rest(repository)
             if not dry_run:
                 promotion.recover(repository, click.echo)
                 require_clean(repository)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from hashlib import md5
@@ -520,6 +522,17 @@ def run(checkout: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tup
     monkeypatch.chdir(checkout)
     result = CliRunner().invoke(main, ["audit", "verify", *arguments])
     return result.exit_code, result.output
+
+
+def test_it_waits_for_a_repro_that_is_at_work(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    notes = {"read": {}, "write": {str(checkout / "models/sft"): {"pid": process.pid, "cmd": "dvc repro"}}}
+    (checkout / ".dvc/tmp").mkdir(exist_ok=True)
+    (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(notes))
+    code, told = run(checkout, monkeypatch)
+    assert code == 1 and f"DVC works in {checkout} (process {process.pid})" in told
+    process.communicate(b"\n")
+    assert run(checkout, monkeypatch)[0] == 0
 
 
 def test_the_command_says_that_the_record_holds(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
