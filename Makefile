@@ -52,7 +52,7 @@ $(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.tom
 	@$(BIN)/python requirements/torchvision_cpu.py
 	@rm -f $(VENV)/.ready-* && touch $@
 
-# One thread, for the sums of several depend on how many: the same record here and in the next clone.
+# The record names the threads: one, so that the next clone's is the same, unless you say otherwise.
 repro flows: export OMP_NUM_THREADS ?= 1
 
 repro: $(READY)  ## run the pipeline: whatever of its stages has changed

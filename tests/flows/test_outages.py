@@ -103,8 +103,8 @@ class Elsewhere:
         """What holds the GPU, on the server's disk."""
         return [*(self.home / "concurrency_leases").glob("*-*.json")]
 
-    def ended(self) -> list[str]:
-        """The states of all runs."""
+    def states(self) -> list[str]:
+        """Of all runs."""
         runs = httpx.post(f"http://127.0.0.1:{self.port}/api/flow_runs/filter", json={}).json()
         return [run["state_type"] for run in runs]
 
@@ -135,7 +135,7 @@ def test_a_run_outlives_a_restart_of_its_server_and_keeps_the_gpu(elsewhere: Els
         again = httpx.post(renew, json={})
         assert again.status_code == httpx.codes.NO_CONTENT, "the server has forgotten who holds the GPU"
         assert flow.wait(120) == 0
-        assert elsewhere.ended() == ["COMPLETED"]
+        assert elsewhere.states() == ["COMPLETED"]
     assert (elsewhere.project / "after").read_text() == "trained\n"
 
 
@@ -146,5 +146,5 @@ def test_a_run_whose_machine_is_gone_counts_as_crashed_when_its_heartbeats_cease
         wait(elsewhere.leases, 120)
         os.killpg(flow.pid, signal.SIGKILL)
         flow.wait()
-        assert elsewhere.ended() == ["RUNNING"]
-        wait(lambda: elsewhere.ended() == ["CRASHED"], 240)
+        assert elsewhere.states() == ["RUNNING"]
+        wait(lambda: elsewhere.states() == ["CRASHED"], 240)
