@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from critic import params
-from critic.ratings import Study, pool
+from critic.ratings.screening import Study, pool
 
 STUDIES, CARELESS = 200, 2
 DESIGNS = (

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from critic.bulk import score_to_file
 from critic.edits import Edit
-from critic.engines.opening import Kind, contract_of, open_engine
-from critic.pairs import Pairs, read_pairs
-from critic.scoring import Scorer
+from critic.engines.load import Kind, contract_of, open_engine
+from critic.scoring.inputs import Pairs, read_pairs
+from critic.scoring.resumable import score_to_file
+from critic.scoring.scorer import Scorer
 
 WAYS = ("transformers", "vllm", "critic score")
 

@@ -30,11 +30,11 @@ import torch
 from tqdm import tqdm
 
 from critic.edits import Edit
-from critic.engines import request
+from critic.engines.base import request
 from critic.engines.http import png, with_pictures
-from critic.engines.opening import contract_of
+from critic.engines.load import contract_of
 from critic.engines.server import vllm_server
-from critic.pairs import read_pairs
+from critic.scoring.inputs import read_pairs
 
 Ask = Callable[[httpx.AsyncClient, int], Awaitable[httpx.Response]]
 
@@ -64,7 +64,7 @@ def main() -> None:
     forms: list[dict[str, Any]] = [
         {
             "data": {"instruction": edit.instruction},
-            "files": {"source": png(edit.source), "edited": png(edit.edited)},
+            "files": {part: png(image) for part, image in zip(("source", "edited"), edit.pair, strict=True)},
         }
         for edit in edits
     ]

@@ -9,7 +9,7 @@
 
 Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
 hub and no data: weights, pictures and texts are random, the tokenizer is assets/tiny-base's. All else is the
-pipeline's own: params.yaml, `critic.training`, `arguments` of stages/sft.py and stages/grpo.py, TRL's trainers.
+pipeline's own: params.yaml, `critic.training.setup`, `arguments` of stages/sft.py and stages/grpo.py, TRL's trainers.
 The table goes to the terminal and, with all settings, to runs/train_7b/<training>.json; docs/gpu-results.md keeps
 results.
 
@@ -55,12 +55,12 @@ from trl.trainer.utils import get_peak_flops
 
 from critic import params
 from critic.checkpoints import load_processor, save_checkpoint
+from critic.data.trl_datasets import load_samples, write_samples
 from critic.edits import Edit
 from critic.prompts import Contract, load_contract
-from critic.rewards import CriticReward, compute_score
-from critic.rollouts import let_vllm_place_pictures
-from critic.samples import load_samples, write_samples
-from critic.training import adapters, join_processes, load_trainable
+from critic.training.rewards import CriticReward, compute_score
+from critic.training.rollouts import let_vllm_place_pictures
+from critic.training.setup import adapters, join_processes, load_trainable
 from stages import grpo, sft
 
 TINY_BASE = Path("assets/tiny-base")

@@ -44,6 +44,21 @@ dataset's own prompt, scores are 1..5, and the columns from `edit_type` on are o
 RAW_NAMES = {"edit_inst": "instruction", "answer": "mos"}
 """Columns of a raw table that a validated one renames."""
 
+GENERATED_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "image": COLUMNS["images"].value_type,
+    "prompt": pa.string(),
+    "mos_quality": pa.float64(),
+    "mos_alignment": pa.float64(),
+}
+"""The columns of a table of pictures made from a text prompt alone, as AGIQA-3k (arXiv 2306.04717) is."""
+
+GENERATED_AXES = {"quality": "mos_quality", "alignment": "mos_alignment"}
+"""AGIQA-3k has two mean opinion scores a picture. A critic of edits gives its one score, measured against both."""
+
+GENERATED_SCALE = (0, 5)
+"""The lowest and the highest mean opinion score of AGIQA-3k."""
+
 SPLITS = ("train", "validation", "test")
 
 TYPES = COLUMNS | {raw: COLUMNS[name] for raw, name in RAW_NAMES.items()}
@@ -60,13 +75,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """A source image, what was made of it, and the instruction that it was made by.
+    """A source image, the edited image, and the instruction.
 
-    Images are RGB. `mos` is the mean opinion score, 1..5, None where nobody rated the edit.
+    Images are RGB. `source` is None for a picture made from text alone; `instruction` is then its prompt. `mos` is
+    the mean opinion score, 1..5, None for an edit without ratings.
     """
 
     id: str
-    source: Image.Image
+    source: Image.Image | None
     edited: Image.Image
     instruction: str
     mos: float | None = None
@@ -74,6 +90,17 @@ class Edit:
     edit_type: str | None = None
     editor: str | None = None
     problem: str | None = None
+
+    @property
+    def pair(self) -> tuple[Image.Image, Image.Image]:
+        """The source and the edited image.
+
+        Raises:
+            ValueError: the edit has no source image.
+        """
+        if self.source is None:
+            raise ValueError(f"edit {self.id} has no source image: it was generated from text")
+        return self.source, self.edited
 
 
 def decode_image(image: Mapping[str, Any] | None) -> Image.Image:
@@ -118,10 +145,20 @@ def count_images(images: Any) -> int:
 def edits_from_table(table: pd.DataFrame) -> Iterator[Edit]:
     """The edits of a validated table, decoded one at a time, in its order.
 
+    A table with the columns `image` and `prompt` holds generated pictures: edits without a source.
+
     Raises:
         ImageError: a row without exactly two images, or with one that can't be decoded.
         ValueError: no column id, images or instruction.
     """
+    if {"image", "prompt"} <= {*table.columns}:
+        for number, row in enumerate(table.to_dict("records")):
+            try:
+                image = decode_image(row["image"])
+            except ImageError as error:
+                raise ImageError(f"row {number}, id {row['id']!r}, image: {error}") from error
+            yield Edit(row["id"], None, image, row["prompt"])
+        return
     missing = {"id", "images", "instruction"} - {*table.columns}
     if missing:
         raise ValueError(f"the table has no column {sorted(missing)}: give a validated table")

@@ -206,7 +206,7 @@ class Sft(Training):
 
 
 class Reward(Section):
-    """The verifiable reward, see `critic.rewards.compute_score`."""
+    """The verifiable reward, see `critic.training.rewards.compute_score`."""
 
     kind: Literal["l1", "l2", "laplace", "gaussian"]
     format_weight: Annotated[float, Field(ge=0)]
@@ -239,7 +239,7 @@ class Vllm(BaseModel):
 
 
 class Preflight(BaseModel):
-    """The rollouts' check before GRPO, see `critic.preflight`: on so many prompts, within so many nats."""
+    """The rollouts' check before GRPO, see `critic.training.rollout_check`: on so many prompts, within so many nats."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     prompts: Count
@@ -247,7 +247,7 @@ class Preflight(BaseModel):
 
 
 class Collapse(BaseModel):
-    """When GRPO gives up, see `critic.monitors.Monitor`."""
+    """When GRPO gives up, see `critic.training.collapse.Monitor`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     min_format_rate: Fraction
@@ -300,7 +300,7 @@ class Evaluate(Section):
 
 
 class Ratings(Section):
-    """Whose ratings count, and from how many on an item has a MOS (`critic.ratings`); no stage reads it.
+    """Whose ratings count, and from how many on an item has a MOS (`critic.ratings.screening`); no stage reads it.
 
     Attributes:
         min_raters: of an item.
@@ -316,7 +316,7 @@ class Ratings(Section):
 
 
 class Gate(Section):
-    """When a critic may take the champion's place (`critic.gate`); no stage reads it.
+    """When a critic may take the champion's place (`critic.release.promotion_gate`); no stage reads it.
 
     Attributes:
         margin: what the lower bound of its gain in main score must be above.
@@ -347,7 +347,7 @@ class Retrain(Section):
 
     Attributes:
         new_ratings: how many must have come.
-        drift: the population stability index from which what is served has drifted, see `critic.drift`.
+        drift: the population stability index from which what is served has drifted, see `critic.release.drift`.
         approval: whether a person must agree to a promotion.
         approval_hours: how long that person is waited for.
         stage_hours: how long a stage may take.
@@ -361,7 +361,7 @@ class Retrain(Section):
 
 
 class Release(Section):
-    """How a critic is put into service (`critic.promotion`); no stage reads it.
+    """How a critic is put into service (`critic.release.promotion`); no stage reads it.
 
     Attributes:
         variant: what its Bento runs on.

@@ -19,7 +19,6 @@ from qwen_vl_utils.vision_process import fetch_image
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic.edits import Edit
-from critic.generated import Generated
 
 Mode = Literal["reasoning", "direct"]
 Message = dict[str, Any]
@@ -100,9 +99,7 @@ class Contract:
         """SHA-256 of the contract file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def messages(
-        self, item: Edit | Generated, mode: Mode = "reasoning", *, use_problem: bool = False
-    ) -> list[Message]:
+    def messages(self, item: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> list[Message]:
         """The user's turn: the images' places, then the text.
 
         Args:
@@ -114,13 +111,13 @@ class Contract:
             ContractError: `use_problem` for an edit without one; a generated picture, and no `generated_text`.
         """
         request = self.requests[mode]
-        if isinstance(item, Generated):
+        if item.source is None:
             if self.generated_text is None:
                 raise ContractError(
                     f"contract {self.name} has no `generated_text`, so it can't judge generated pictures: "
                     "add it, choose another prompt.contract, or set download.agiqa to null"
                 )
-            text = self.generated_text.format(prompt=neutralise(item.prompt).strip(), request=request)
+            text = self.generated_text.format(prompt=neutralise(item.instruction).strip(), request=request)
         elif use_problem:
             text = neutralise((item.problem or "").replace("<image>", ""), tags=False).strip()
             if not text:
@@ -137,12 +134,12 @@ class Contract:
         )
         return str(rendered[0])
 
-    def pictures(self, item: Edit | Generated) -> list[Image.Image]:
+    def pictures(self, item: Edit) -> list[Image.Image]:
         """What to look at, in the contract's order, resized by qwen-vl-utils to whole merged patches."""
         return [self.resize(getattr(item, name)) for name in self._names(item)]
 
-    def _names(self, item: Edit | Generated) -> tuple[str, ...]:
-        return ("image",) if isinstance(item, Generated) else self.images
+    def _names(self, item: Edit) -> tuple[str, ...]:
+        return ("edited",) if item.source is None else self.images
 
     def resize(self, image: Image.Image) -> Image.Image:
         """Resize to multiples of 28 pixels within the pixel limits; a second time changes nothing.

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from critic.checkout import held
+from critic.release.checkout import held
 from flows import started
 from flows.pipeline import GPU
 
@@ -43,7 +43,7 @@ def audit(again: str | None = None) -> State[None]:
 @task
 def verify(repository: Path) -> list[str]:
     """The problems of the record, each in a line; all that is found is the table `audit`."""
-    from critic.audit.released import check_releases
+    from critic.audit.releases import check_releases
     from critic.audit.verify import verify as check
 
     found = [*check(repository), *check_releases(repository)]
@@ -59,7 +59,7 @@ def rerun(repository: Path, revision: str) -> tuple[str, str]:
     from prefect.concurrency.sync import concurrency
 
     from critic.audit.rerun import rerun as run
-    from critic.audit.subjects import revision_of
+    from critic.audit.resolve import revision_of
 
     with tempfile.TemporaryDirectory(prefix="critic-") as scratch, concurrency(GPU, strict=True):
         verdict = run(

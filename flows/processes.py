@@ -3,7 +3,7 @@
     run(["dvc", "repro", "--single-item", "sft"], say=logger.info)
 
 Whether the flow is cancelled, runs out of time, or is killed together with its worker: the command goes with it,
-and all that it has started (`critic.keeper`).
+and all that it has started (`critic.process_tree`).
 """
 
 import codecs
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from critic import keeper
+from critic import process_tree
 
 BAR_EVERY = 10.0
 """Seconds between two looks at a progress bar, which would be hundreds of lines otherwise."""
@@ -54,7 +54,7 @@ def run(
         CommandError: it didn't end with code 0.
     """
     kept = subprocess.Popen(
-        keeper.command(command),
+        process_tree.command(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -72,7 +72,7 @@ def run(
                 progress(float(bar[1]))
         code = kept.wait()
     finally:
-        keeper.end(kept)
+        process_tree.end(kept)
     if code:
         raise CommandError(f"`{shlex.join(command)}` ended with code {code}:\n" + "\n".join(last))
     return list(last)

@@ -5,7 +5,7 @@
     prefect deployment run promote/critic
     prefect deployment run rollback/critic --param to=v1.2.0
 
-Each works in the folder that it is started in, a checkout, and all but a rollback alone (`critic.checkout`). One
+Each works in the folder that it is started in, a checkout, and all but a rollback alone (`critic.release.checkout`). One
 that is killed leaves the checkout so that the next one goes on from there. What only some of them need is imported
 where they do: it takes seconds.
 """
@@ -23,15 +23,16 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from critic import opinions, params
-from critic.checkout import JOURNAL, held, require_clean, unfinished
+from critic import params
+from critic.ratings import importers
+from critic.release.checkout import JOURNAL, held, require_clean, unfinished
 from critic.service.settings import Settings
 from flows import events, started
 from flows.pipeline import Pipeline, run_pipeline
 from flows.watch import moved_revisions
 
 if TYPE_CHECKING:
-    from critic.gate import Decision
+    from critic.release.promotion_gate import Decision
 
 
 class Approval(RunInput):
@@ -92,7 +93,7 @@ def promote() -> State[Any]:
 @flow(name="rollback", on_running=[started.note])
 def rollback(to: str | None = None) -> State[None]:
     """Put the champion before this one into service again, or the version `to`, whatever else runs."""
-    from critic import promotion
+    from critic.release import promotion
 
     release = promotion.rollback(Path.cwd(), params.load(params.Release), to, get_run_logger().info)
     events.promoted(release.version, "rolled back by hand")
@@ -112,7 +113,7 @@ def _alone() -> Iterator[tuple[Path, int]]:
     repository = Path.cwd()
     with held(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
         if (repository / JOURNAL).exists():
-            from critic import promotion
+            from critic.release import promotion
 
             promotion.recover(repository, get_run_logger().info)
         require_clean(repository)
@@ -122,15 +123,16 @@ def _alone() -> Iterator[tuple[Path, int]]:
 @task
 def take_ratings(repository: Path, at_least: int) -> str | None:
     """Make an increment of the feedback store's new ratings, if there are enough: what it is, in words."""
-    from critic import collecting
+    from critic.ratings import merge
 
-    collecting.keep(repository)
-    store = Settings.model_validate({}).feedback_url.get_secret_value()
-    waiting = opinions.waiting(store, repository)
+    merge.keep(repository)
+    settings = Settings.model_validate({})
+    store = settings.feedback_url.get_secret_value()
+    waiting = importers.waiting(store, repository)
     if not waiting or waiting < at_least:
         get_run_logger().info("%d new ratings: %d are wanted.", waiting, at_least)
         return None
-    if (made := collecting.collect(store, repository)) is None:
+    if (made := merge.collect(store, repository, settings.keep_images)) is None:
         return None
     create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=f"{made.name}")
     return f"{waiting} ratings, in {made}"
@@ -139,9 +141,9 @@ def take_ratings(repository: Path, at_least: int) -> str | None:
 @task
 def judge(repository: Path) -> "Decision":
     """Compare the checkout's critic with the champion, and show the decision as a table and a page."""
-    from critic import gate
+    from critic.release import promotion_gate
 
-    decision = gate.judge(repository)
+    decision = promotion_gate.judge(repository)
     create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
     create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
     get_run_logger().info(decision.summary)
@@ -159,7 +161,7 @@ def approved(decision: "Decision", hours: float) -> "Decision":
 @task
 def conclude(repository: Path, decision: "Decision") -> State[None]:
     """Promote, or write down why not."""
-    from critic import promotion
+    from critic.release import promotion
 
     logger = get_run_logger()
     if not decision.promote:

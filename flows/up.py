@@ -31,8 +31,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from critic import keeper
-from critic.checkout import CheckoutError, held
+from critic import process_tree
+from critic.release.checkout import CheckoutError, held
 from flows import register, started
 from flows.events import TAG
 from flows.pipeline import GPU
@@ -100,9 +100,12 @@ def end_dead_runs(checkout: Path, home: Path) -> None:
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
-        keeper.command([sys.executable, "-m", "prefect", *command]), start_new_session=True, stdout=log, stderr=log
+        process_tree.command([sys.executable, "-m", "prefect", *command]),
+        start_new_session=True,
+        stdout=log,
+        stderr=log,
     )
-    ending.callback(keeper.end, process)
+    ending.callback(process_tree.end, process)
     return process
 
 

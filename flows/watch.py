@@ -31,15 +31,16 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.types import DateTime
 
-from critic import opinions, params
-from critic.checkout import CheckoutInUse
-from critic.revisions import moved
-from critic.service.feedback import Feedback
+from critic import params
+from critic.data.hub_revisions import moved
+from critic.ratings import importers
+from critic.ratings.store import Feedback
+from critic.release.checkout import CheckoutInUse
 from critic.service.settings import Settings
 from flows import events, started
 
 if TYPE_CHECKING:
-    from critic.drift import Drift
+    from critic.release.drift import Drift
 
 RETRAIN = "retrain/critic"
 CHECKSUMS = Path("data/raw/checksums.json")
@@ -62,7 +63,7 @@ def watch(service: str | None = None) -> State[None]:
     section = params.load(params.Retrain, repository / params.FILE)
     reasons = moved_revisions(repository)
     store = Settings.model_validate({}).feedback_url.get_secret_value()
-    if (waiting := opinions.waiting(store, repository)) >= section.new_ratings:
+    if (waiting := importers.waiting(store, repository)) >= section.new_ratings:
         reasons.append(f"{waiting} new ratings")
     drifts = [found for found in look_for_drift(repository, service, store) if found.is_drift(section.drift)]
     if not reasons and not drifts:
@@ -95,7 +96,7 @@ def look_for_drift(repository: Path, service: str | None, store: str) -> "list[D
     import pandas as pd
     from dvc.api import DVCFileSystem
 
-    from critic import drift, registry
+    from critic.release import drift, registry
 
     logger = get_run_logger()
     champion = registry.champion(repository)

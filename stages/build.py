@@ -21,12 +21,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from critic import params
+from critic.data.rationale_templates import write_rationale
+from critic.data.teacher import TeacherError, write_rationales
+from critic.data.teacher.journal import JournalError
+from critic.data.trl_datasets import write_samples
 from critic.edits import edits_from_table, read_table
 from critic.prompts import Contract, Mode, load_contract
-from critic.rationales import write_rationale
-from critic.samples import write_samples
-from critic.teacher import TeacherError, write_rationales
-from critic.teacher.journal import JournalError
 
 RELEASED = Path("data/validated/rationales.parquet")
 JOURNAL = Path("runs/teacher/journal.jsonl")
@@ -126,7 +126,7 @@ def sft_samples(
 def released_samples(
     path: Path, split: str, contract: Contract, *, use_problem: bool = False
 ) -> list[dict[str, Any]]:
-    """The samples of a released set (`critic.released`) for a split, each with the response that it has.
+    """The samples of a released set (`critic.data.rationale_sets`) for a split, each with the response that it has.
 
     Raises:
         NoRationales: there is no such set or it has none for the split, or the contract's text is asked for and

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from critic import provenance
-from critic.cards import Facts, data_card, model_card
+from critic.audit import manifests
+from critic.audit.cards import Facts, data_card, model_card
 
 CARDS = Path("reports/cards")
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
@@ -24,7 +24,7 @@ COLUMNS = ("id", "source_id", "mos", "edit_type", "editor")
 
 def main() -> None:
     facts = Facts(
-        manifests={stage: provenance.read(Path.cwd(), stage) for stage in STAGES},
+        manifests={stage: manifests.read(Path.cwd(), stage) for stage in STAGES},
         metrics=json.loads(Path("reports/metrics.json").read_text()),
         splits={split: read_split(Path(f"data/validated/{split}.parquet")) for split in SPLITS},
         checks=json.loads(Path("data/validation.json").read_text()),

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from critic import generated, params
-from critic.edits import write_table
-from critic.increments import FOLDER, IncrementError, merge, read_increments
-from critic.minibench import make_table
-from critic.readers import sft_set
-from critic.readers.agiqa import read_agiqa
-from critic.readers.hub import HubUnreachable, Snapshot, fetch, read_benchmark
-from critic.readers.local import read_local
-from critic.readers.rows import SourceError
+from critic import params
+from critic.data.minibench import make_table
+from critic.data.readers import rationale_sets
+from critic.data.readers.agiqa import read_agiqa
+from critic.data.readers.hub import HubUnreachable, Snapshot, fetch, read_benchmark
+from critic.data.readers.local import read_local
+from critic.data.readers.rows import SourceError
+from critic.edits import GENERATED_COLUMNS, write_table
+from critic.ratings.increments import FOLDER, IncrementError, merge, read_increments
 
 RAW = Path("data/raw")
 
@@ -46,7 +46,7 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
     """Write the folder `raw`: a table a split, rationales and agiqa if there are any, and checksums.json.
 
     Args:
-        ratings: the folder of increments (`critic.increments`).
+        ratings: the folder of increments (`critic.ratings.increments`).
         phash_distance: source images look alike up to so many differing bits.
 
     Raises:
@@ -72,12 +72,12 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
     if (given := section.rationales) is not None:
         if given.dataset is not None and given.revision is not None:
             snapshots["rationales"] = fetch(given.dataset, given.revision)
-            table = sft_set.read_snapshot(snapshots["rationales"])
+            table = rationale_sets.read_snapshot(snapshots["rationales"])
         elif given.path is not None:
-            table = sft_set.read_file(Path(given.path))
-        write_table(table, partial / "rationales.parquet", sft_set.COLUMNS)
+            table = rationale_sets.read_file(Path(given.path))
+        write_table(table, partial / "rationales.parquet", rationale_sets.COLUMNS)
     if section.agiqa is not None:
-        write_table(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", generated.COLUMNS)
+        write_table(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", GENERATED_COLUMNS)
     write_checksums(partial, snapshots, told)
     shutil.rmtree(raw, ignore_errors=True)
     os.replace(partial, raw)

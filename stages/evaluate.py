@@ -16,18 +16,17 @@ import numpy as np
 import pandas as pd
 
 from critic import params
-from critic.baselines import baseline_scores
 from critic.checkpoints import load_model, load_processor
 from critic.edits import Edit, edits_from_table, read_table
-from critic.engines import Engine
+from critic.engines.base import Engine
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
-from critic.evaluation import Evaluation, Scores, compute_metrics, measure_generated, plain
-from critic.generated import Generated, generated_from_table
-from critic.metrics import apply_policy, measure
+from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated, plain
+from critic.evaluation.metrics import apply_policy, measure
+from critic.evaluation.report import build_report
 from critic.prompts import load_contract
-from critic.report import build_report
-from critic.scoring import Scorer, predict
+from critic.scoring.judges.image_metrics import baseline_scores
+from critic.scoring.scorer import Scorer, predict
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
@@ -45,7 +44,7 @@ def main() -> None:
         critic = engine(checkpoint, name)
         predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
         if pictures is not None:
-            on_pictures[name] = score(critic, name, generated_from_table(pictures), len(pictures))
+            on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
         del critic  # before the next is made: a vLLM engine that goes takes the process's parallel state with it
     evaluation = compute_metrics(
         predictions,
@@ -85,7 +84,7 @@ def main() -> None:
         print(f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}")
 
 
-def score(critic: Engine, name: str, items: Iterable[Edit | Generated], total: int) -> pd.DataFrame:
+def score(critic: Engine, name: str, items: Iterable[Edit], total: int) -> pd.DataFrame:
     """A critic's predictions of edits or generated pictures, `total` in all."""
     prompt = params.load(params.Prompt)
     scorer = Scorer(critic, load_contract(prompt.contract), use_problem=prompt.user_text == "dataset")
@@ -115,7 +114,7 @@ def engine(checkpoint: str, name: str) -> Engine:
 
 
 def training_curve(curves: Path) -> pd.DataFrame:
-    """GRPO by step: step, reward, reward_std, completion_length (tokens), and what `critic.monitors` watches."""
+    """GRPO by step: step, reward, reward_std, completion_length (tokens), and what `critic.training.collapse` watches."""
     names = {
         "reward": "reward",
         "reward_std": "reward_std",

@@ -17,15 +17,16 @@ from trl import GRPOConfig, GRPOTrainer
 
 from critic import params
 from critic.checkpoints import load_processor
-from critic.curves import Curves
-from critic.monitors import Monitor
-from critic.preflight import Preflight, never_sampled
+from critic.data.trl_datasets import load_samples
 from critic.prompts import load_contract
-from critic.rewards import CriticReward, compute_score
-from critic.rollouts import let_vllm_place_pictures
-from critic.runs import last_checkpoint, open_run
-from critic.samples import load_samples
-from critic.training import (
+from critic.training.best_checkpoint import Validation
+from critic.training.collapse import Monitor
+from critic.training.curves import Curves
+from critic.training.resume import last_checkpoint, open_run
+from critic.training.rewards import CriticReward, compute_score
+from critic.training.rollout_check import Preflight, never_sampled
+from critic.training.rollouts import let_vllm_place_pictures
+from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
     common_arguments,
@@ -33,7 +34,6 @@ from critic.training import (
     load_trainable,
     publish,
 )
-from critic.validation import Validation
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from critic import keeper, params, provenance
+from critic import params, process_tree
+from critic.audit import manifests
 
 TRAININGS = ("sft", "grpo")
 STAGES = ("download", "validate", "build", *TRAININGS, "evaluate", "cards")
@@ -60,14 +61,14 @@ def main() -> None:
 def run(stage: str, command: Sequence[str]) -> None:
     """Run a stage's command between the two halves of its manifest, and exit as it does if it fails."""
     try:
-        begun = provenance.begin(stage, Path.cwd())
-    except provenance.ProvenanceError as error:
+        begun = manifests.begin(stage, Path.cwd())
+    except manifests.ProvenanceError as error:
         raise SystemExit(str(error)) from None
-    process = subprocess.Popen(keeper.command(command))
+    process = subprocess.Popen(process_tree.command(command))
     try:
         code = process.wait()
     finally:
-        keeper.end(process)
+        process_tree.end(process)
     if code:
         raise SystemExit(code)
     begun.finish()

@@ -12,11 +12,11 @@ from trl import SFTConfig, SFTTrainer
 
 from critic import params
 from critic.checkpoints import load_processor
-from critic.curves import Curves
+from critic.data.trl_datasets import load_samples
 from critic.prompts import load_contract
-from critic.runs import last_checkpoint, open_run
-from critic.samples import load_samples
-from critic.training import (
+from critic.training.curves import Curves
+from critic.training.resume import last_checkpoint, open_run
+from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
     common_arguments,

@@ -16,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from critic import generated, params, released
-from critic.edits import SPLITS, normalise, read_table, write_table
-from critic.expectations import describe, validate_tables
-from critic.sources import carve, group_sources
+from critic import params
+from critic.data import rationale_sets
+from critic.data.expectations import describe, validate_tables
+from critic.data.near_duplicates import carve, group_sources
+from critic.edits import GENERATED_COLUMNS, SPLITS, normalise, read_table, write_table
 
 
 class InvalidBenchmark(ValueError):
@@ -69,11 +70,13 @@ def validate(data: Path, docs: Path, section: params.Validate) -> None:
     extras, counts = {}, {}
     if rationales is not None:
         told = validation.rationales
-        table = released.finish(rationales, told, validation.facts, tables["validation"], section.phash_distance)
-        extras["rationales"] = (table, released.COLUMNS)
+        table = rationale_sets.finish(
+            rationales, told, validation.facts, tables["validation"], section.phash_distance
+        )
+        extras["rationales"] = (table, rationale_sets.COLUMNS)
         counts["rationales"] = {split: int((table["split"] == split).sum()) for split in ("train", "validation")}
     if agiqa is not None:
-        extras["agiqa"] = (agiqa, generated.COLUMNS)
+        extras["agiqa"] = (agiqa, GENERATED_COLUMNS)
         counts["agiqa"] = {"pictures": len(agiqa)}
     _write(tables, extras, validated)
     summary = {split: _summary(tables[split]) for split in SPLITS}

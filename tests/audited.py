@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from critic.checkout import git
+from critic.release.checkout import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
@@ -27,12 +27,13 @@ TRAIN = '''
 import shutil
 from hashlib import sha256
 from pathlib import Path
-from critic import params, provenance
+from critic import params
+from critic.audit import manifests
 
 def main() -> None:
     model, inputs = Path("models/{stage}"), {inputs}
     section = params.load(params.{section})
-    read = "".join(provenance.measure(Path(path)).sha256 for path in inputs)
+    read = "".join(manifests.fingerprint(Path(path)).sha256 for path in inputs)
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir(parents=True)
     weights = sha256(f"{{read}} {{params.seed()}} {{section.learning_rate}}".encode()).hexdigest()
@@ -56,7 +57,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from critic.edits import read_table
-from critic.metrics import measure
+from critic.evaluation.metrics import measure
 
 def main() -> None:
     test, metrics = read_table("data/validated/test.parquet"), {}

@@ -149,7 +149,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr("critic.readers.hub.WAITS", (0,))
+    monkeypatch.setattr("critic.data.readers.hub.WAITS", (0,))
     huggingface_hub.close_session()
     yield hub
     hub.stop()

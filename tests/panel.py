@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from critic.minibench import make_table
+from critic.data.minibench import make_table
 
 AXES = ("alignment", "fidelity", "quality")
 

@@ -32,12 +32,12 @@ import yaml
 from panel import write_study
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from critic import registry
-from critic.checkout import git, held
-from critic.drift import SCORE_EDGES
-from critic.service.feedback import Feedback
-from critic.service.keeping import Keeper
-from critic.service.receipts import Receipt
+from critic.ratings.picture_store import Keeper
+from critic.ratings.receipts import Receipt
+from critic.ratings.store import Feedback
+from critic.release import registry
+from critic.release.checkout import git, held
+from critic.release.drift import SCORE_EDGES
 from flows.events import DRIFTED
 
 ROOT = Path(__file__).parents[1]

@@ -76,8 +76,8 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
     [
         ("params.yaml", "temperature: 0.6", "temperature: 0.7", ["grpo"]),
         ("params.yaml", "n_boot: 100", "n_boot: 101", ["evaluate"]),
-        ("critic/metrics.py", '"""', '"""\n', ["evaluate"]),
-        ("critic/rewards.py", '"""', '"""\n', ["grpo"]),
+        ("critic/evaluation/metrics.py", '"""', '"""\n', ["evaluate"]),
+        ("critic/training/rewards.py", '"""', '"""\n', ["grpo"]),
     ],
     ids=["a GRPO param", "an evaluation param", "the metrics", "the reward"],
 )

@@ -37,8 +37,8 @@ from trainers import painted, reward_as_flow_grpo, train_by_trl
 from critic.client import Critic
 from critic.edits import decode_image
 from critic.engines.http import data_url
-from critic.engines.opening import contract_of
-from critic.service.feedback import Feedback
+from critic.engines.load import contract_of
+from critic.ratings.store import Feedback
 from critic.service.page import WEB
 
 whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute more: STORY=1")

@@ -19,13 +19,13 @@ from transformers import AutoProcessor
 
 from critic import params
 from critic.answers import parse_critique
+from critic.data.minibench import make_table
+from critic.data.teacher import make_request
+from critic.data.teacher.checks import complete, review
+from critic.data.trl_datasets import load_samples
 from critic.edits import decode_image, normalise, write_table
 from critic.engines.server import vllm_server
-from critic.minibench import make_table
 from critic.prompts import load_contract
-from critic.samples import load_samples
-from critic.teacher import make_request
-from critic.teacher.checks import complete, review
 from stages.build import main
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from critic.client import Critic
-from critic.trainers import TRLReward, flow_reward
+from critic.client.reward_functions import TRLReward, flow_reward
 
 TINY = Path(__file__).parents[1] / "assets/tiny-base"
 

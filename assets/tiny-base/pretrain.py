@@ -34,9 +34,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from critic.minibench.editors import DAMAGES, Editor, Outcome, carry_out, damage, random_request
-from critic.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
-from critic.rationales import word, write_rationale
+from critic.data.minibench.editors import DAMAGES, Editor, Outcome, carry_out, damage, random_request
+from critic.data.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
+from critic.data.rationale_templates import word, write_rationale
 
 HERE = Path(__file__).parent
 STATE = Path("runs/tiny-base/state.pt")

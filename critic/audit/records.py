@@ -17,9 +17,9 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.utils.serialize import parse_yaml
 
-from critic import provenance
-from critic.checkout import CheckoutError, git
-from critic.provenance import Manifest, Material, ProvenanceError
+from critic.audit import manifests
+from critic.audit.manifests import Manifest, Material, ProvenanceError
+from critic.release.checkout import CheckoutError, git
 
 
 class RecordError(ValueError):
@@ -117,9 +117,9 @@ class Record:
         Raises:
             RecordError: it is missing or isn't what a stage writes.
         """
-        path = str(provenance.path_of(stage))
+        path = str(manifests.path_of(stage))
         try:
-            return provenance.parse(self.read(path), path)
+            return manifests.parse(self.read(path), path)
         except RecordError:
             why = "`dvc repro` writes it" if self.commit is None else "it is older than manifests"
             raise RecordError(f"{self.name} has no {path}: {why}") from None

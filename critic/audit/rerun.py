@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from dvc.repo import Repo
 
-from critic import keeper, params, provenance
+from critic import params, process_tree
+from critic.audit.manifests import BESIDE, UNKNOWN, VARIABLES, Environment, Manifest, path_of
 from critic.audit.records import Record, RecordError, flat
-from critic.checkout import git
-from critic.provenance import Environment, Manifest
+from critic.release.checkout import git
 
 Outcome = Literal["reproduced", "reproduced within tolerance", "not reproduced"]
 METRICS = "reports/metrics.json"
@@ -63,7 +63,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RerunReport:
     """What a rerun says.
 
     Attributes:
@@ -110,7 +110,7 @@ def rerun(
     until: str | None = None,
     here: bool = False,
     say: Callable[[str], None] = print,
-) -> Verdict:
+) -> RerunReport:
     """Clone a revision, set up its environment, run its pipeline without any cache, and compare.
 
     Args:
@@ -134,7 +134,7 @@ def rerun(
     git(clone, "checkout", "--quiet", "--detach", str(record.commit))
     _bring(repository, clone, say)
     for stage in stages:
-        for path in (*manifests[stage].outputs, str(provenance.path_of(stage))):
+        for path in (*manifests[stage].outputs, str(path_of(stage))):
             _remove(clone / path)
     environment = dict(manifests[stages[-1]].environment.variables)
     if here:
@@ -155,7 +155,7 @@ def rerun(
     return compare(record, Record.of(clone), stages, tolerance)
 
 
-def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> Verdict:
+def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> RerunReport:
     """Two records of the same stages.
 
     Args:
@@ -200,7 +200,7 @@ def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> V
             f"{named} isn't the same to the byte, as may be in another environment or on a GPU; main scores are "
             f"up to {gap:.3f} apart, {'within' if is_near else 'more than'} the {tolerance:.3f} that are declared"
         )
-    return Verdict(outcome, named, why, tuple(outputs), scores, tolerance, tuple(apart))
+    return RerunReport(outcome, named, why, tuple(outputs), scores, tolerance, tuple(apart))
 
 
 def differing(then: Environment, now: Environment) -> list[str]:
@@ -227,11 +227,11 @@ def _untrue(before: Manifest, after: Manifest) -> list[str]:
     pairs = {part: (getattr(before, part), getattr(after, part)) for part in ("command", "profile", "contract")}
     pairs |= {f"param {key}": pair for key, pair in _both(flat(before.params), flat(after.params)).items()}
     modules = _both(before.code, after.code)
-    del modules[provenance.BESIDE]  # an edit of it runs no stage again: `verify` tells of it
+    del modules[BESIDE]  # an edit of it runs no stage again: `verify` tells of it
     pairs |= {f"module {name}": pair for name, pair in modules.items()}
     brought = [{p: m.sha256 for p, m in manifest.inputs.items() if not m.stage} for manifest in (before, after)]
     pairs |= {f"input {path}": pair for path, pair in _both(*brought).items()}
-    fetched = {name: commit for name, commit in before.revisions.items() if commit != provenance.UNKNOWN}
+    fetched = {name: commit for name, commit in before.revisions.items() if commit != UNKNOWN}
     pairs |= {f"revision {name}": (commit, after.revisions.get(name)) for name, commit in fetched.items()}
     return [f"{before.stage}'s {what}" for what, (old, new) in pairs.items() if old != new]
 
@@ -310,11 +310,11 @@ def _remove(path: Path) -> None:
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    others = {name: value for name, value in os.environ.items() if name not in provenance.VARIABLES}
-    process = subprocess.Popen(keeper.command(command), cwd=folder, env={**others, **environment})
+    others = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    process = subprocess.Popen(process_tree.command(command), cwd=folder, env={**others, **environment})
     try:
         code = process.wait()
     finally:
-        keeper.end(process)
+        process_tree.end(process)
     if code:
         raise RerunError(f"`{' '.join(command)}` failed in {folder} with code {code}: see above")

@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.markup import escape
 from rich.tree import Tree
 
+from critic.audit.manifests import Manifest, Material
 from critic.audit.records import Record, flat
-from critic.audit.subjects import Subject
-from critic.provenance import Manifest, Material
+from critic.audit.resolve import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
 ROWS = (

@@ -25,12 +25,12 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.state import StateNoop
 from dvc_data.hashfile.tree import Tree
 
-from critic import params, provenance
+from critic import params
+from critic.audit.manifests import BESIDE, CODE, UNKNOWN, Manifest, Material, fingerprint, path_of
 from critic.audit.records import Record, RecordError, flat, named, outputs
-from critic.checkout import CheckoutError, git, written
 from critic.edits import read_table
-from critic.metrics import apply_policy, measure
-from critic.provenance import Manifest, Material
+from critic.evaluation.metrics import apply_policy, measure
+from critic.release.checkout import CheckoutError, git, written
 
 PREDICTIONS = "reports/predictions"
 
@@ -71,9 +71,7 @@ def verify(repository: Path) -> list[Finding]:
         try:
             manifests[stage] = record.manifest(stage)
         except RecordError as error:
-            found.append(
-                Finding("record", str(provenance.path_of(stage)), str(error), "what it made has no record")
-            )
+            found.append(Finding("record", str(path_of(stage)), str(error), "what it made has no record"))
     found += check_files(record, manifests)
     for manifest in manifests.values():
         found += check_manifest(record, manifest)
@@ -146,7 +144,7 @@ def check_files(record: Record, manifests: dict[str, Manifest]) -> Iterator[Find
                 path = item["path"]
                 if path not in seen:
                     there = (folder / path).exists()
-                    seen[path] = (provenance.measure(folder / path), hashes.of(path)) if there else (None, None)
+                    seen[path] = (fingerprint(folder / path), hashes.of(path)) if there else (None, None)
                 found, found_md5 = seen[path]
                 yield from _check_file(stage, part, item, _with_files(manifest, manifests), found, found_md5)
 
@@ -173,8 +171,8 @@ def _check_file(
     found_md5: str | None,
 ) -> Iterator[Finding]:
     path = item["path"]
-    is_code = path.startswith(provenance.CODE)
-    check = "code" if is_code else "record" if path == str(provenance.path_of(stage)) else "data"
+    is_code = path.startswith(CODE)
+    check = "code" if is_code else "record" if path == str(path_of(stage)) else "data"
     read = part == "deps"
     if found is None:
         back = "`dvc checkout` may bring it back from the cache, and `dvc repro` makes it again"
@@ -204,7 +202,7 @@ def _check_file(
     elif lock_holds:
         yield Finding(
             "record",
-            f"{provenance.path_of(stage)}: {path}",
+            f"{path_of(stage)}: {path}",
             f"{', '.join(changed)}: the manifest says another hash, and dvc.lock this one",
             "the manifest was changed by hand, or the file was while the stage ran",
         )
@@ -221,7 +219,7 @@ def _check_file(
 
 def _changed(manifest: Manifest, part: str, path: str, found: Material) -> list[str] | None:
     """The files at a path that aren't as a manifest has them, None if all are."""
-    if part == "deps" and path.startswith(provenance.CODE):
+    if part == "deps" and path.startswith(CODE):
         now = {f"{path}/{name}": digest for name, digest in found.files.items()} or {path: found.sha256}
         then = {name: d for name, d in manifest.code.items() if name == path or name.startswith(f"{path}/")}
         names = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
@@ -235,7 +233,7 @@ def _changed(manifest: Manifest, part: str, path: str, found: Material) -> list[
 
 def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
     """A manifest against dvc.lock: the same command, params and files."""
-    stage, where = manifest.stage, str(provenance.path_of(manifest.stage))
+    stage, where = manifest.stage, str(path_of(manifest.stage))
     entry = record.lock.get(stage)
     if entry is None:
         return
@@ -260,10 +258,10 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
                 "the manifest or dvc.lock was changed by hand",
             )
     deps = {item["path"] for item in entry.get("deps", [])}
-    code = {path for path in deps if path.startswith(provenance.CODE)}
+    code = {path for path in deps if path.startswith(CODE)}
     outs = {item["path"] for item in entry.get("outs", [])} - {where}
     modules = {name: {path for path in code if f"{name}/".startswith(f"{path}/")} for name in manifest.code}
-    foreign = {name for name, within in modules.items() if not within} - {provenance.BESIDE}
+    foreign = {name for name, within in modules.items() if not within} - {BESIDE}
     unread = code - {path for within in modules.values() for path in within}
     alone = ((deps - code) ^ {*manifest.inputs}) | (outs ^ {*manifest.outputs})
     for path in sorted(foreign | unread | alone):
@@ -274,11 +272,11 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
             "one was changed by hand",
         )
     for name, commit in manifest.revisions.items():
-        if commit == provenance.UNKNOWN:
+        if commit == UNKNOWN:
             yield Finding(
                 "record", f"{where} {name}", "which commit it was isn't known", "it can't be had again for sure"
             )
-    own = provenance.BESIDE
+    own = BESIDE
     try:
         now = sha256(record.read(own)).hexdigest()
     except RecordError:
@@ -289,7 +287,7 @@ def check_manifest(record: Record, manifest: Manifest) -> Iterator[Finding]:
 
 def check_chain(record: Record, manifest: Manifest, manifests: dict[str, Manifest]) -> Iterator[Finding]:
     """Each input that a stage made, against that stage's manifest."""
-    where = str(provenance.path_of(manifest.stage))
+    where = str(path_of(manifest.stage))
     for path, material in manifest.inputs.items():
         makers = [other for other in manifests.values() if path in other.outputs]
         if material.stage is None:
@@ -341,7 +339,7 @@ def check_environment(record: Record, manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "environment", packages.lock, "it isn't there", f"the environment of {manifest.stage} is lost"
         )
-    elif provenance.measure(path).sha256 != packages.sha256:
+    elif fingerprint(path).sha256 != packages.sha256:
         yield Finding(
             "environment",
             packages.lock,
@@ -474,7 +472,7 @@ def check_git(repository: Path) -> Iterator[Finding]:
         return
     changed = {entry[3:] for entry in told.split("\0") if entry}
     record = {*written(repository), "dvc.yaml", "params.yaml"} | {
-        path for path in changed if path.startswith(provenance.CODE)
+        path for path in changed if path.startswith(CODE)
     }
     for path in sorted(changed & record):
         yield Finding("git", path, "it isn't committed as it is", "others have another record: commit it", False)

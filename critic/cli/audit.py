@@ -42,11 +42,11 @@ def trace(subject: str, full: bool, mermaid: bool, page: Path | None) -> None:
     """Show what SUBJECT was made of, back to params.yaml and raw rows."""
     from rich.console import Console
 
-    from critic.audit import subjects
+    from critic.audit import resolve
     from critic.audit import trace as lineage
 
     with _told():
-        found = subjects.find(Path.cwd(), subject)
+        found = resolve.find(Path.cwd(), subject)
         if mermaid:
             click.echo(lineage.as_mermaid(found.record, found.path), nl=False)
             return
@@ -82,13 +82,13 @@ def diff(a: str, b: str, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from critic.audit import differ, subjects
+    from critic.audit import diff, resolve
 
     with _told():
-        old, new = subjects.find(Path.cwd(), a), subjects.find(Path.cwd(), b)
-        found = [*differ.differ(old, new)]
+        old, new = resolve.find(Path.cwd(), a), resolve.find(Path.cwd(), b)
+        found = [*diff.differ(old, new)]
         try:
-            rows, scores = differ.row_gaps(old.record, new.record), differ.score_gaps(old, new)
+            rows, scores = diff.row_gaps(old.record, new.record), diff.score_gaps(old, new)
         except (FileNotFoundError, KeyError) as error:
             raise click.ClickException(f"{error}: `dvc pull` brings tables that aren't here") from None
     moved = scores[scores["gap"].abs() > 0]
@@ -139,26 +139,26 @@ def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
 
     Exit code 1: it doesn't hold, and each problem is named. Files are hashed anew, the cache's among them.
     """
-    from critic.audit import attest, released, subjects
+    from critic.audit import attestation, releases, resolve
     from critic.audit.verify import Finding
     from critic.audit.verify import verify as check
-    from critic.checkout import require_at_rest
+    from critic.release.checkout import require_at_rest
 
     if (statement is None) != (key is None):
         raise click.UsageError("--statement and --key go together")
     with _told():
         require_at_rest(Path.cwd())
-        found = [*check(Path.cwd()), *released.check_releases(Path.cwd())]
+        found = [*check(Path.cwd()), *releases.check_releases(Path.cwd())]
         if statement is not None and key is not None:
             try:
                 envelope = json.loads(statement.read_text())
             except ValueError as error:
                 raise click.ClickException(f"{statement} is no JSON: {error}") from None
-            signed = attest.read_envelope(envelope, key)
+            signed = attestation.read_envelope(envelope, key)
             try:
-                told = attest.differing(signed, Path.cwd())
+                told = attestation.differing(signed, Path.cwd())
                 why = f"{told}: the record of this checkout has another" if told else ""
-            except subjects.SubjectError as error:
+            except resolve.SubjectError as error:
                 why = str(error)
             if why:
                 means = "this record, or this critic, isn't what was signed"
@@ -196,7 +196,7 @@ def rerun(revision: str, until: str | None, here: bool, keep: Path | None, as_js
 
     from critic.audit.rerun import RerunError
     from critic.audit.rerun import rerun as run
-    from critic.audit.subjects import revision_of
+    from critic.audit.resolve import revision_of
 
     with _told(), tempfile.TemporaryDirectory(prefix="critic-") as scratch:
         clone = keep or Path(scratch) / "clone"
@@ -286,19 +286,19 @@ def export(subject: str, key: Path | None, out: Path | None) -> None:
     """
     import os
 
-    from critic.audit import attest, subjects
+    from critic.audit import attestation, resolve
 
     with _told():
-        content = attest.make_statement(subjects.find(Path.cwd(), subject))
+        content = attestation.make_statement(resolve.find(Path.cwd(), subject))
         if key is not None:
             password = os.environ.get("CRITIC_KEY_PASSWORD")
             try:
-                content = attest.sign(content, key, password.encode() if password else None)
-            except attest.SignatureError as error:
+                content = attestation.sign(content, key, password.encode() if password else None)
+            except attestation.SignatureError as error:
                 if password or "assword" not in str(error):
                     raise
                 password = click.prompt("Password of the key", hide_input=True, err=True)
-                content = attest.sign(content, key, str(password).encode())
+                content = attestation.sign(content, key, str(password).encode())
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     if out is None:
         click.echo(text, nl=False)
@@ -313,10 +313,10 @@ def export(subject: str, key: Path | None, out: Path | None) -> None:
 def _told() -> Iterator[None]:
     """What an audit can't do, without a traceback."""
     from critic import params
-    from critic.audit.attest import SignatureError
+    from critic.audit.attestation import SignatureError
     from critic.audit.records import RecordError
-    from critic.audit.subjects import SubjectError
-    from critic.checkout import CheckoutError
+    from critic.audit.resolve import SubjectError
+    from critic.release.checkout import CheckoutError
 
     try:
         yield

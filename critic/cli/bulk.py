@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from critic.bulk import Tally
+    from critic.scoring.resumable import Tally
 
 _Command = Callable[..., Any]
 

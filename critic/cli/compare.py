@@ -12,8 +12,8 @@ from critic.cli import options
 from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
 
 if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
-    from critic.dependent import Significance
-    from critic.metrics import Policy
+    from critic.evaluation.correlation_tests import Significance
+    from critic.evaluation.metrics import Policy
 
 COMPARED = [metric for metric in METRICS if metric != "coverage"]
 SMALLER_IS_BETTER = ("mae", "rmse")
@@ -74,9 +74,9 @@ def command(
     called = names or tuple(path.stem for path in predictions)
     if len({*called}) < len(called):
         raise click.UsageError(f"two critics would be called the same ({', '.join(called)}): give each a --name")
-    from critic.comparison import compare as compare_critics
-    from critic.intervals import plain
-    from critic.predictions import TableError, match, read_predictions, read_truth
+    from critic.evaluation.compare import compare as compare_critics
+    from critic.evaluation.intervals import plain
+    from critic.evaluation.score_tables import TableError, match, read_predictions, read_truth
 
     try:
         opinions = read_truth(truth, mos_column=mos_column)
@@ -103,7 +103,7 @@ def command(
 
 
 def show(found: dict[str, Any], out: Console) -> None:
-    """Print what `critic.comparison.compare` found."""
+    """Print what `critic.evaluation.compare.compare` found."""
     critics, pairs = found["critics"], found["pairs"]
     metrics = {metric: METRICS[metric].split(",")[0] for metric in pairs[0]["differences"]}
     rows = [
@@ -138,7 +138,7 @@ def show(found: dict[str, Any], out: Console) -> None:
 
 
 def _verdict(pair: dict[str, Any], metric: str) -> str:
-    from critic.intervals import SMALLEST_GROUP
+    from critic.evaluation.intervals import SMALLEST_GROUP
 
     gain = pair["differences"][metric]
     if not isfinite(gain.p):

@@ -13,7 +13,7 @@ from critic.cli.tables import METRICS, POLICIES, cell, console, show_table, writ
 if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
     import pandas as pd
 
-    from critic.metrics import Policy
+    from critic.evaluation.metrics import Policy
 
 VALUE = "value (95 % interval)"
 BY_STAGE = (
@@ -88,9 +88,9 @@ def command(
     options.check_policy(policy, train_mean)
     if html_file and train_mean is None:
         raise click.UsageError("--html shows all three policies for failed answers: give --train-mean")
-    from critic.appraisal import appraise
-    from critic.intervals import plain
-    from critic.predictions import TableError, match, read_predictions, read_truth
+    from critic.evaluation.appraisal import appraise
+    from critic.evaluation.intervals import plain
+    from critic.evaluation.score_tables import TableError, match, read_predictions, read_truth
 
     try:
         opinions = read_truth(truth, mos_column=mos_column, images=html_file is not None)
@@ -124,7 +124,7 @@ def command(
 
 
 def show(found: dict[str, Any], name: str, out: Console) -> None:
-    """Print what `critic.appraisal.appraise` found."""
+    """Print what `critic.evaluation.appraisal.appraise` found."""
     what, of = ("edits", "source images") if found["in_points"] else ("pictures", "prompts")
     edits = f"{found['edits']:,} {what}" + (f" of {found['sources']:,} {of}" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
@@ -189,7 +189,7 @@ def _show_calibration(found: dict[str, Any], out: Console) -> None:
 
 
 def _show_groups(found: dict[str, Any], out: Console) -> None:
-    from critic.intervals import SMALLEST_GROUP
+    from critic.evaluation.intervals import SMALLEST_GROUP
 
     def cells(row: dict[str, Any], *metrics: str) -> list[str]:
         return [f"{row['n']:,}", *(cell(row.get(metric), 2, signed=metric == "bias") for metric in metrics)]
@@ -228,12 +228,12 @@ def page(
     n_boot: int,
     seed: int,
 ) -> str:
-    """The report of `critic.report` on one critic, without curves of its training."""
+    """The report of `critic.evaluation.report` on one critic, without curves of its training."""
     import pandas as pd
 
-    from critic.baselines import baseline_scores
-    from critic.evaluation import compute_metrics
-    from critic.report import build_report
+    from critic.evaluation.evaluate import compute_metrics
+    from critic.evaluation.report import build_report
+    from critic.scoring.judges.image_metrics import baseline_scores
 
     predictions = {name: scores.assign(response=scores["raw"].fillna(""))}
     classic, nothing = baseline_scores(opinions), pd.DataFrame()

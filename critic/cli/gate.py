@@ -14,13 +14,15 @@ from rich.table import Table
 from tqdm import tqdm
 
 from critic.checkpoints import CheckpointError
+from critic.data.readers.rows import SourceError
 from critic.edits import Edit
-from critic.engines import Engine, Request, request
+from critic.engines.base import Engine, Request, request
 from critic.engines.http import ServerError
-from critic.engines.opening import Kind, contract_of, open_engine
+from critic.engines.load import Kind, contract_of, open_engine
 from critic.engines.server import vllm_server
-from critic.pairs import read_pairs
-from critic.parity import (
+from critic.prompts import Contract, ContractError
+from critic.scoring.inputs import read_pairs
+from critic.scoring.parity import (
     MIN_SAME_SCORE,
     MIN_SAME_TEXT,
     Outcome,
@@ -30,8 +32,6 @@ from critic.parity import (
     mixed_sizes,
     shuffled,
 )
-from critic.prompts import Contract, ContractError
-from critic.readers.rows import SourceError
 
 _SHARE = 0.4
 """Of a GPU's memory, for each vLLM beside the model in transformers."""

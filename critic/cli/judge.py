@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from critic.cli.bulk import bulk_options, finish
-from critic.judges import SCALES, Judge, JudgeError
-from critic.judges.editscore import BACKBONES, Backbone, EditScoreJudge
+from critic.scoring.judges import SCALES, Judge, JudgeError
+from critic.scoring.judges.editscore import BACKBONES, Backbone, EditScoreJudge
 
 if TYPE_CHECKING:  # what works is imported where it does: torch takes seconds, which --help needn't wait for
     from PIL import Image
 
-    from critic.pairs import Item
-    from critic.verdicts import Verdict
+    from critic.edits import Edit
+    from critic.results import Result
 
 _METRICS = {
     "psnr": "PSNR, of the edited picture against the source.",
@@ -81,11 +81,11 @@ def _score(
     limit: int | None,
     **columns: str | None,
 ) -> None:
-    from critic.bulk import OutputError, score_to_file
+    from critic.data.readers.rows import SourceError
     from critic.edits import Edit
     from critic.engines.http import ServerError
-    from critic.pairs import read_pairs
-    from critic.readers.rows import SourceError
+    from critic.scoring.inputs import read_pairs
+    from critic.scoring.resumable import OutputError, score_to_file
 
     try:
         table = replace(read_pairs(pairs, **columns), resize=resize)
@@ -93,7 +93,7 @@ def _score(
             raise SourceError(f"{pairs} has pictures that were made from text, and these judges judge edits alone")
         judge = opened()
 
-        def judge_edits(items: "Sequence[Item]") -> "list[Verdict]":
+        def judge_edits(items: "Sequence[Edit]") -> "list[Result]":
             return judge([item for item in items if isinstance(item, Edit)])
 
         tally = score_to_file(
@@ -113,7 +113,7 @@ def _score(
 def _metric(name: str) -> None:
     @_judge(name, _METRICS[name])
     def score(**given: Any) -> None:
-        from critic.judges.metrics import MetricJudge
+        from critic.scoring.judges.metrics import MetricJudge
 
         _score(lambda: MetricJudge(name), {}, _AT_ONCE, **given)
 
@@ -142,7 +142,7 @@ for _name in _METRICS:
 )
 def _viescore(model: str, key_variable: str | None, max_tokens: int, batch_size: int, **given: Any) -> None:
     from critic.engines.http import HttpEngine
-    from critic.judges import viescore
+    from critic.scoring.judges import viescore
 
     address, _, served = model.partition("#")
 
@@ -189,6 +189,6 @@ def _editscore(model: str, base: str, backbone: Backbone, **given: Any) -> None:
 @click.option("-m", "--model", required=True, help="The checkpoint: a folder with model.safetensors or model.pth.")
 @click.option("--config", required=True, help="The repository's .yaml file that the checkpoint was trained with.")
 def _editreward(model: str, config: str, **given: Any) -> None:
-    from critic.judges.editreward import EditRewardJudge
+    from critic.scoring.judges.editreward import EditRewardJudge
 
     _score(lambda: EditRewardJudge(model, config=config), {"config": config}, _AT_ONCE, **given)

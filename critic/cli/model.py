@@ -1,4 +1,4 @@
-"""Options that say which critic scores and how it is run: what `critic.engines.opening.open_engine` is given."""
+"""Options that say which critic scores and how it is run: what `critic.engines.load.open_engine` is given."""
 
 from collections.abc import Callable
 from typing import Any

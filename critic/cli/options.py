@@ -8,7 +8,7 @@ import click
 from critic.cli.tables import POLICIES
 
 if TYPE_CHECKING:
-    from critic.metrics import Policy
+    from critic.evaluation.metrics import Policy
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)

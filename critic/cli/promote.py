@@ -25,9 +25,10 @@ def command(dry_run: bool) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from critic import params, promotion
-    from critic.checkout import CheckoutError, held, require_at_rest, require_clean
-    from critic.gate import GateError, judge
+    from critic import params
+    from critic.release import promotion
+    from critic.release.checkout import CheckoutError, held, require_at_rest, require_clean
+    from critic.release.promotion_gate import GateError, judge
 
     repository = Path.cwd()
     try:

@@ -11,7 +11,7 @@ from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table, write
 
 if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
-    from critic.ranking import Lead
+    from critic.evaluation.ranking import Lead
 
 
 @click.command("rank")
@@ -43,9 +43,9 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     """
     if by in ("id", "source_id", "source"):
         raise click.UsageError(f"--by {by} has no group to rank: give a column such as editor")
-    from critic.intervals import plain
-    from critic.predictions import TableError, match, read_pairs, read_predictions
-    from critic.ranking import rank as rank_groups
+    from critic.evaluation.intervals import plain
+    from critic.evaluation.ranking import rank as rank_groups
+    from critic.evaluation.score_tables import TableError, match, read_pairs, read_predictions
 
     try:
         known = read_pairs(pairs, by)
@@ -75,7 +75,7 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
 
 
 def _verdict(lead: "Lead") -> str:
-    from critic.intervals import SMALLEST_GROUP
+    from critic.evaluation.intervals import SMALLEST_GROUP
 
     if lead.sources < SMALLEST_GROUP:
         return f"fewer than {SMALLEST_GROUP} pictures"

@@ -30,17 +30,21 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
     if (study is None) == (store is None):
         raise click.UsageError("name a file of ratings, or a feedback store with --feedback")
 
-    from critic.checkout import CheckoutError, held
-    from critic.collecting import add, examine, page
-    from critic.increments import IncrementError
-    from critic.opinions import read_store, read_study
     from critic.params import ParamsError
-    from critic.ratings import RatingsError
-    from critic.service.feedback import FeedbackError
+    from critic.ratings.importers import read_store, read_study
+    from critic.ratings.increments import IncrementError
+    from critic.ratings.merge import add, examine, page
+    from critic.ratings.screening import RatingsError
+    from critic.ratings.store import FeedbackError
+    from critic.release.checkout import CheckoutError, held
+    from critic.service.settings import Settings
 
     repository = Path.cwd()
     try:
-        heard = read_study(study, repository) if study is not None else read_store(store or "", repository)
+        if study is not None:
+            heard = read_study(study, repository)
+        else:
+            heard = read_store(store or "", repository, Settings.model_validate({}).keep_images)
         if heard.ratings.empty:
             click.echo("All of its ratings are in an increment already.")
             return

@@ -24,8 +24,9 @@ def command(bento: bool, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from critic import params, promotion, registry
-    from critic.checkout import CheckoutError, git
+    from critic import params
+    from critic.release import promotion, registry
+    from critic.release.checkout import CheckoutError, git
 
     repository = Path.cwd()
     try:

@@ -19,8 +19,9 @@ def command(to: str | None) -> None:
     Nothing is deleted: the tag critic#champion moves on, and `critic rollback --to` of the newer version takes the
     rollback back. A training that runs in the checkout isn't waited for.
     """
-    from critic import params, promotion
-    from critic.checkout import CheckoutError
+    from critic import params
+    from critic.release import promotion
+    from critic.release.checkout import CheckoutError
 
     repository = Path.cwd()
     try:

@@ -8,7 +8,7 @@ import click
 
 from critic.cli.bulk import bulk_options, finish
 from critic.cli.model import model_options
-from critic.verdicts import MODES
+from critic.results import MODES
 
 _PATH = click.Path(path_type=Path)
 

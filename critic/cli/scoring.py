@@ -14,18 +14,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from critic.bulk import OutputError, Tally, score_to_file, verdicts_to_file
 from critic.checkpoints import CheckpointError, load_processor
+from critic.data.readers.rows import SourceError
 from critic.edits import Edit, ImageError, decode_image
 from critic.engines.http import ServerError
-from critic.engines.opening import contract_of, default_dtype, identify, open_engine
-from critic.generated import Generated
-from critic.pairs import Item, Pairs, read_pairs
+from critic.engines.load import contract_of, default_dtype, identify, open_engine
 from critic.prompts import Contract, ContractError
-from critic.readers.rows import SourceError
-from critic.scale import ScaleError, on_workers
-from critic.scoring import Scorer
-from critic.verdicts import Mode, Verdict
+from critic.results import Mode, Result
+from critic.scoring.inputs import Pairs, read_pairs
+from critic.scoring.ray_workers import ScaleError, on_workers
+from critic.scoring.resumable import OutputError, Tally, results_to_file, score_to_file
+from critic.scoring.scorer import Scorer
 
 _BATCHES_AT_ONCE = 4
 """Batches that an engine is given in one call: the longer the call, the less it idles at the call's end."""
@@ -88,11 +87,11 @@ class _Critic:
 @_told()
 def score_one(
     edit: tuple[Path | None, Path | None, str | None], picture: tuple[Path | None, str | None], **how: Any
-) -> Verdict:
+) -> Result:
     """The verdict on one edit, or on one generated picture: whichever has all of its parts."""
     critic = _Critic.chosen(**how)
     item = _item(*edit, *picture)
-    if isinstance(item, Generated):
+    if item.source is None:
         _check_words(critic.contract)
     (verdict,) = critic.open()([item])
     return verdict
@@ -130,7 +129,7 @@ def score_many(
     open_judge = partial(_open_same, name, critic)
     if workers:
         judged = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
-        write = partial(verdicts_to_file, table, judged)
+        write = partial(results_to_file, table, judged)
     else:
         write = partial(score_to_file, table, open_judge, batch_size=batch_size)
     return write(out, critic.settings(name), retry_failed=retry_failed, limit=limit)
@@ -166,9 +165,9 @@ def _absolute(name: str) -> str:
 
 def _item(
     source: Path | None, edited: Path | None, instruction: str | None, image: Path | None, prompt: str | None
-) -> Item:
+) -> Edit:
     if image is not None:
-        return Generated("picture", _picture(image), prompt or "")
+        return Edit("picture", None, _picture(image), prompt or "")
     assert source is not None
     assert edited is not None
     return Edit("edit", _picture(source), _picture(edited), instruction or "")
@@ -183,7 +182,7 @@ def _picture(path: Path) -> Image.Image:
         raise ImageError(f"{path}: {error}") from None
 
 
-def show(verdict: Verdict) -> None:
+def show(verdict: Result) -> None:
     """One verdict, for people."""
     console = Console(highlight=False)
     if not verdict.ok:

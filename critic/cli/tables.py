@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from critic.metrics import Estimate
+    from critic.evaluation.metrics import Estimate
 
 METRICS = {
     "main_score": "main score, the mean of PLCC and SRCC",

@@ -19,8 +19,8 @@ import openai
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from critic.engines import GREEDY, Completion, Failed, Request, Sampling
-from critic.verdicts import Failure
+from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
+from critic.results import Failure
 
 _VLLM_LIKE = ("vllm", "sglang")
 """Servers that go on with a turn that is begun, and that take sampling defaults from the checkpoint, where

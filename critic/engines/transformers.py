@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from critic.engines import GREEDY, Completion, Failed, Request, Sampling, check_length
+from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, check_length
 
 
 @dataclass

@@ -11,7 +11,7 @@ from warnings import catch_warnings
 
 import torch
 
-from critic.engines import GREEDY, Completion, Failed, Request, Sampling, check_length
+from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, check_length
 
 
 class VllmEngine:

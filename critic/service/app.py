@@ -23,18 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from critic.service.feedback import Feedback, FeedbackError
-from critic.service.fetching import fetch
-from critic.service.guard import check_chat
-from critic.service.intake import check_json, picture_bytes, picture_format
-from critic.service.judging import Judge, Submission
-from critic.service.keeping import Keeper
-from critic.service.keys import Caller
-from critic.service.monitoring import RATINGS, count
-from critic.service.page import mount_page
-from critic.service.receipts import ForgedReceipt, Receipt, Receipts
-from critic.service.refusals import INTERNAL, Refused
-from critic.service.schemas import (
+from critic.client.schemas import (
     Batch,
     Comparison,
     Instruction,
@@ -50,8 +39,19 @@ from critic.service.schemas import (
     Scored,
     ScoredBatch,
 )
+from critic.ratings.picture_store import Keeper
+from critic.ratings.receipts import ForgedReceipt, Receipt, Receipts
+from critic.ratings.store import Feedback, FeedbackError
+from critic.results import Failure
+from critic.service.chat_filter import check_chat
+from critic.service.errors import INTERNAL, Refused
+from critic.service.fetching import fetch
+from critic.service.input_checks import check_json, picture_bytes, picture_format
+from critic.service.keys import Caller
+from critic.service.monitoring import RATINGS, count
+from critic.service.page import mount_page
+from critic.service.scoring_queue import Judge, Submission
 from critic.service.settings import Settings
-from critic.verdicts import Failure
 
 log = logging.getLogger("critic.service")
 _REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -18,14 +18,14 @@ from bentoml.models import BentoModel
 from pydantic import BaseModel, ValidationError
 
 from critic.checkpoints import CONTRACT_FILE, CheckpointError
-from critic.engines.opening import contract_of, identify
+from critic.engines.load import contract_of, identify
 from critic.prompts import ContractError
+from critic.ratings.receipts import ReceiptKeyError, Receipts
 from critic.service.app import create_app
-from critic.service.gate import Gate
 from critic.service.image import Variant, make_image
 from critic.service.keys import Keys, KeysError
+from critic.service.middleware import Gate
 from critic.service.monitoring import with_vllm
-from critic.service.receipts import ReceiptKeyError, Receipts
 from critic.service.settings import Settings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from critic.minibench import make_table
+from critic.data.minibench import make_table
 from critic.service.page import WEB, Example
 
 SEED, SOURCES, SIDE = 4, 40, 112

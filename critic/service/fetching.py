@@ -10,7 +10,7 @@ import socket
 
 import httpx
 
-from critic.service.refusals import Refused
+from critic.service.errors import Refused
 from critic.service.settings import Settings
 
 _PORT = 443

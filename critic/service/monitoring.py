@@ -5,7 +5,7 @@ import re
 import httpx
 from prometheus_client import Counter, Gauge, Histogram
 
-from critic.service.schemas import Scored
+from critic.client.schemas import Scored
 
 REQUESTS = Counter("critic_requests", "Requests, by route, HTTP status and caller.", ["route", "code", "caller"])
 SECONDS = Histogram(

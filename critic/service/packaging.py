@@ -97,7 +97,7 @@ def import_critic(folder: Path, version: str | None = None, commit: str | None =
         CheckpointError, ContractError: the folder holds no critic.
         PackageError: the store has another critic as this version.
     """
-    from critic.engines.opening import contract_of, identify  # takes seconds, and the flows import this module
+    from critic.engines.load import contract_of, identify  # takes seconds, and the flows import this module
 
     contract, weights, files = contract_of(str(folder)), identify(str(folder)), dvc_hash(folder)
     tag = f"{NAME}:{version or weights.removeprefix('sha256:')[:12]}"

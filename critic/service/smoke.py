@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pandas as pd
 
-from critic import keeper
+from critic import process_tree
 from critic.client import Critic, CriticError
 from critic.edits import Edit, edits_from_table, read_table
 
@@ -92,7 +92,7 @@ def try_bento(
         began = time.monotonic()
         with log.open("wb") as file:
             process = subprocess.Popen(
-                keeper.command(command), cwd=scratch, env=environment, stdout=file, stderr=file
+                process_tree.command(command), cwd=scratch, env=environment, stdout=file, stderr=file
             )
         try:
             _wait(address, process, log, began)
@@ -100,7 +100,7 @@ def try_bento(
             say(f"{bento} was ready after {ready:.0f} s")
             latencies, gaps = _score(address, golden, version, tolerance)
         finally:
-            keeper.end(process)
+            process_tree.end(process)
     return Smoke(ready, statistics.median(latencies), max(gaps))
 
 
@@ -127,7 +127,7 @@ def _score(
         for edit, known in golden:
             began = time.monotonic()
             try:
-                verdict = critic.score(edit.source, edit.edited, edit.instruction, id=edit.id)
+                verdict = critic.score(*edit.pair, edit.instruction, id=edit.id)
             except CriticError as error:
                 raise SmokeError(f"the Bento doesn't score {edit.id}: {error}") from None
             latencies.append(time.monotonic() - began)

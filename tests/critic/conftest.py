@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from critic.service.schemas import Batch, Comparison, Rating, Rewards
+from critic.client.schemas import Batch, Comparison, Rating, Rewards
 
 Spoil = Callable[["Handler"], None]
 

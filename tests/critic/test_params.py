@@ -8,9 +8,11 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from critic import metrics, params, rewards
+from critic import params
+from critic.evaluation import metrics
 from critic.params import SECTIONS, ParamsError, Section
 from critic.prompts import load_contract
+from critic.training import rewards
 
 OWN = Path(__file__).parents[2] / "params.yaml"
 PROFILES = ("tiny", "full", "single-gpu")

@@ -19,7 +19,6 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from critic.edits import Edit
-from critic.generated import Generated
 from critic.prompts import CONTRACTS, MODES, Contract, ContractError, Message, Mode, load_contract
 
 TESTS = Path(__file__).parents[1]
@@ -34,7 +33,7 @@ EDIT = Edit(
     instruction="make the café's door 50% darker, {then} say <hello>",
     problem="<image><image>How good is this edit?",
 )
-PICTURE = Generated("a.jpg", Image.new("RGB", (60, 90), "white"), "a café at night, {style} of <unknown>")
+PICTURE = Edit("a.jpg", None, Image.new("RGB", (60, 90), "white"), "a café at night, {style} of <unknown>")
 RESPONSES: dict[Mode, str] = {
     "reasoning": "<think>Half done, alignment 3.0.</think>\n<answer>3.25</answer>",
     "direct": "<think></think>\n<answer>3.25</answer>",
@@ -224,7 +223,7 @@ def test_a_generated_picture_has_one_place_and_its_prompt_in_the_text() -> None:
     for use_problem in (False, True):
         (message,) = contract.messages(PICTURE, "direct", use_problem=use_problem)
         assert [part["type"] for part in message["content"]] == ["image", "text"]
-        assert f"Prompt: {PICTURE.prompt}\n" in message["content"][-1]["text"]
+        assert f"Prompt: {PICTURE.instruction}\n" in message["content"][-1]["text"]
         assert message["content"][-1]["text"].endswith(contract.requests["direct"])
     (picture,) = contract.pictures(PICTURE)
     assert picture.getpixel((0, 0)) == (255, 255, 255)

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
 from prefect.runtime import flow_run
 
-from critic.gate import Decision
+from critic.release.promotion_gate import Decision
 from flows.retrain import approved
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Running
 
-from critic.checkout import held
+from critic.release.checkout import held
 from flows import started
 from flows.events import TAG
 from flows.pipeline import GPU

@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.states import Cancelled, Completed, Failed, Running
 
-from critic.checkout import held
+from critic.release.checkout import held
 from flows.events import DRIFTED
 from flows.retrain import retrain
 from flows.watch import _held_back

@@ -9,12 +9,12 @@ import pytest
 
 from critic import params
 from critic.answers import parse_critique
+from critic.data.minibench import make_table
+from critic.data.rationale_sets import COLUMNS
+from critic.data.teacher import TeacherError
+from critic.data.trl_datasets import load_samples
 from critic.edits import edits_from_table, normalise, read_table, write_table
-from critic.minibench import make_table
 from critic.prompts import Contract, Message, load_contract
-from critic.released import COLUMNS
-from critic.samples import load_samples
-from critic.teacher import TeacherError
 from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
 AXES = ("alignment", "fidelity", "quality")

@@ -15,9 +15,9 @@ import yaml
 from datasets import Features, Image, Sequence, Value
 
 from critic import params
+from critic.data.trl_datasets import load_samples
 from critic.edits import read_table
 from critic.prompts import load_contract
-from critic.samples import load_samples
 from stages import build, validate
 from stages.download import download, main
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from critic.baselines import BASELINES
-from critic.engines import GREEDY, Completion, Request, Sampling
-from critic.evaluation import compute_metrics, measure_generated
-from critic.generated import Generated
+from critic.edits import Edit
+from critic.engines.base import GREEDY, Completion, Request, Sampling
+from critic.evaluation.evaluate import compute_metrics, measure_generated
+from critic.scoring.judges.image_metrics import BASELINES
 from stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_a_generated_picture_is_scored_through_the_contract(
     (tmp_path / "params.yaml").write_text(own.replace("profile: tiny", "profile: full"))
     monkeypatch.chdir(tmp_path)
     engine = Yes()
-    picture = Generated("a.jpg", Image.new("RGB", (600, 600)), "a cat at night")
+    picture = Edit("a.jpg", None, Image.new("RGB", (600, 600)), "a cat at night")
     table = evaluate.score(engine, "grpo", [picture], 1)
     assert table[["id", "score", "status"]].values.tolist() == [["a.jpg", 4.0, "ok"]]
     (request,) = engine.asked

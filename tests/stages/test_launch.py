@@ -14,7 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from critic import params, provenance
+from critic import params
+from critic.audit import manifests
 from critic.params import Launch
 from stages import launch
 from stages.launch import STAGES, TRAININGS, LaunchError, stage_command
@@ -147,9 +148,9 @@ def launched(checkout: Path) -> "subprocess.CompletedProcess[str]":
 
 def test_a_stage_that_ends_well_leaves_its_manifest(checkout: Path) -> None:
     assert launched(checkout).returncode == 0
-    manifest = provenance.read(checkout, "download")
+    manifest = manifests.read(checkout, "download")
     assert manifest.params["seed"] == 7
-    assert manifest.outputs["data/raw"] == provenance.measure(checkout / "data/raw")
+    assert manifest.outputs["data/raw"] == manifests.fingerprint(checkout / "data/raw")
     assert manifest.code["stages/download.py"] == sha256(STAGE.encode()).hexdigest()
     assert manifest.revisions == {"a/b": "c0ffee"}
 
@@ -166,10 +167,12 @@ def test_the_same_again_leaves_the_same_bytes_and_another_line_in_the_history(ch
 
 
 def test_code_that_is_edited_while_it_runs_is_noted_as_it_was_before(checkout: Path) -> None:
-    (checkout / "stages/download.py").write_text(f"{STAGE}pathlib.Path('critic/facts.py').write_text('')\n")
+    (checkout / "stages/download.py").write_text(
+        f"{STAGE}pathlib.Path('critic/data/features.py').write_text('')\n"
+    )
     assert launched(checkout).returncode == 0
-    facts = (ROOT / "critic/facts.py").read_bytes()
-    assert provenance.read(checkout, "download").code["critic/facts.py"] == sha256(facts).hexdigest()
+    facts = (ROOT / "critic/data/features.py").read_bytes()
+    assert manifests.read(checkout, "download").code["critic/data/features.py"] == sha256(facts).hexdigest()
 
 
 @pytest.mark.parametrize("code", [1, 75])

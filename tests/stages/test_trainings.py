@@ -18,16 +18,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from critic import engines
 from critic.checkpoints import load_model, load_processor
+from critic.data.minibench import make_table
+from critic.data.trl_datasets import write_samples
 from critic.edits import edits_from_table, normalise
+from critic.engines.base import request
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
-from critic.minibench import make_table
 from critic.params import Launch, Model
 from critic.params import load as load_params
 from critic.prompts import load_contract
-from critic.samples import write_samples
 from stages.build import rl_samples, sft_samples
 from stages.launch import stage_command
 
@@ -164,7 +164,7 @@ def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
     contract, checkpoint = load_contract("tiny"), two / "models/sft"
     model = Model(base=str(checkpoint), revision=None, attn_implementation="sdpa", dtype="float32")
     edits = edits_from_table(normalise(make_table("test", sources=1, side=56, seed=7), "test"))
-    requests = [engines.request(contract, edit) for edit in edits]
+    requests = [request(contract, edit) for edit in edits]
     by_transformers = TransformersEngine(load_model(checkpoint, model), load_processor(checkpoint, contract), 24)
     by_vllm = VllmEngine(checkpoint, dtype="float32", max_tokens=24)
     assert by_vllm.complete(requests) == by_transformers.complete(requests)

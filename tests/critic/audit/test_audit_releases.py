@@ -10,11 +10,11 @@ from bentoml._internal.bento.bento import BentoStore
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models.model import ModelStore
 
-from critic import gate, registry
-from critic.audit.released import check_releases
-from critic.audit.subjects import find
-from critic.checkout import git
-from critic.gate import Decision
+from critic.audit.releases import check_releases
+from critic.audit.resolve import find
+from critic.release import promotion_gate, registry
+from critic.release.checkout import git
+from critic.release.promotion_gate import Decision
 from critic.service.packaging import build_bento, import_critic
 
 YES = Decision(True, ("The first critic.",), (), {})
@@ -52,7 +52,7 @@ class store_at:  # noqa: N801
 
 def release(checkout: Path) -> None:
     """As `critic promote` does, without the gate's and the Bento's trial."""
-    gate.record(checkout, YES)
+    promotion_gate.record(checkout, YES)
     commit(checkout, "Promote critic v1.0.0")
     head = git(checkout, "rev-parse", "HEAD")
     model = import_critic(checkout / "models/grpo", "v1.0.0", head)
@@ -160,7 +160,10 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         write("models/edit_critic/*/tokenizer.json", " "),
         "tokenizer.json: it isn't the file",
     ),
-    "a Bento's code": (write("bentos/edit_critic/*/src/critic/scoring.py", "\n"), "critic/scoring.py: its code"),
+    "a Bento's code": (
+        write("bentos/edit_critic/*/src/critic/scoring/scorer.py", "\n"),
+        "critic/scoring/scorer.py: its code",
+    ),
     "a Bento's prompt": (
         write("bentos/edit_critic/*/src/critic/contracts/tiny.yaml", "\n"),
         "tiny.yaml: its code",
@@ -183,7 +186,10 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         in_commit(text_of("params.yaml", "seed: 7", "seed: 8")),
         "params.yaml seed: it is 8",
     ),
-    "code in the release": (in_commit(text_of("critic/rewards.py", '"""', '"""\n')), "rewards.py: grpo ran with"),
+    "code in the release": (
+        in_commit(text_of("critic/training/rewards.py", '"""', '"""\n')),
+        "rewards.py: grpo ran with",
+    ),
     "a decision that is no JSON": (
         in_commit(text_of("reports/decisions/0001-promoted.json", "}", "")),
         "its commit has no decision of the gate",

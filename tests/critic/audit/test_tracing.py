@@ -11,22 +11,21 @@ from audited import commit, dvc
 from click.testing import CliRunner
 from rich.console import Console
 
-from critic import provenance
-from critic.audit import attest, differ, subjects, trace
+from critic.audit import attestation, diff, manifests, resolve, trace
 from critic.audit.coverage import covered
 from critic.audit.records import Record, RecordError
 from critic.audit.rerun import compare, rerun
-from critic.audit.subjects import SubjectError, find, weights_of
+from critic.audit.resolve import SubjectError, find, weights_of
 from critic.audit.verify import verify
 from critic.cli import main
-from critic.engines.opening import identify
+from critic.engines.load import identify
 
 ROOT = Path(__file__).parents[3]
 
 
 def answer(checkout: Path, path: Path, **changes: str) -> Path:
     """What the service says of an edit."""
-    manifest = provenance.read(checkout, "grpo")
+    manifest = manifests.read(checkout, "grpo")
     assert manifest.contract is not None
     fields = {"id": "a", "score": 3.4, "model": identify(str(checkout / "models/grpo"))}
     path.write_text(json.dumps(fields | {"contract": manifest.contract.sha256} | changes))
@@ -38,7 +37,7 @@ def test_an_answer_leads_to_the_training_rows(checkout: Path, tmp_path: Path) ->
     found = trace.rows(subject)
     assert {*found} == {*trace.ROWS}
     for path, digest in found.items():
-        assert provenance.measure(checkout / path).sha256 == digest
+        assert manifests.fingerprint(checkout / path).sha256 == digest
 
 
 def test_so_it_does_when_the_checkout_has_moved_on(checkout: Path, tmp_path: Path) -> None:
@@ -50,11 +49,11 @@ def test_so_it_does_when_the_checkout_has_moved_on(checkout: Path, tmp_path: Pat
     then, now = find(checkout, str(path)), find(checkout, "models/grpo")
     assert then.record.commit == before.record.commit and now.record.commit is None
     assert trace.rows(then) == trace.rows(now)
-    told = [(d.kind, d.where, d.a, d.b) for d in differ.differ(then, now)]
+    told = [(d.kind, d.where, d.a, d.b) for d in diff.differ(then, now)]
     assert told == [("params", "grpo profiles.tiny.grpo.learning_rate", "5e-05", "6e-05")]
-    gaps = differ.score_gaps(then, now)["gap"].abs()
+    gaps = diff.score_gaps(then, now)["gap"].abs()
     assert gaps.max() > 0 and gaps.is_monotonic_decreasing
-    assert differ.row_gaps(then.record, now.record) == {}
+    assert diff.row_gaps(then.record, now.record) == {}
 
 
 @pytest.mark.parametrize("field", ["model", "contract"])
@@ -65,7 +64,7 @@ def test_a_forged_answer_leads_nowhere(field: str, checkout: Path, tmp_path: Pat
 
 
 def test_weights_are_named_as_the_engines_name_them() -> None:
-    files = provenance.measure(ROOT / "assets/tiny-base").files
+    files = manifests.fingerprint(ROOT / "assets/tiny-base").files
     assert weights_of(files) == identify(str(ROOT / "assets/tiny-base"))
 
 
@@ -84,7 +83,7 @@ def test_the_tree_the_chart_and_the_page_name_each_stage(checkout: Path, monkeyp
     assert runner.invoke(main, ["audit", "trace", "models/grpo", "--html", "page.html"]).exit_code == 0
     for stage in ("download", "validate", "build", "sft", "grpo"):
         assert f"stage {stage}" in tree and f'(["{stage}"])' in chart
-        assert provenance.read(checkout, stage).sha256 in (checkout / "page.html").read_text()
+        assert manifests.read(checkout, stage).sha256 in (checkout / "page.html").read_text()
 
 
 def test_a_card_leads_to_manifests_and_what_they_are_of(checkout: Path) -> None:
@@ -107,16 +106,16 @@ def test_the_commit_of_a_base_is_that_which_was_fetched(
     params, hub = checkout / "params.yaml", tmp_path / "hub"
     params.write_text(params.read_text().replace("base: assets/tiny-base", "base: someone/a-base"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    begun = provenance.begin("sft", checkout)
+    begun = manifests.begin("sft", checkout)
     begun.finish()
-    assert provenance.read(checkout, "sft").revisions == {"someone/a-base": provenance.UNKNOWN}
+    assert manifests.read(checkout, "sft").revisions == {"someone/a-base": manifests.UNKNOWN}
     assert "which commit it was isn't known" in [finding.what for finding in verify(checkout)]
     model = hub / "models--someone--a-base"
     for path, text in {"refs/main": "c0ffee", "snapshots/c0ffee/config.json": "{}"}.items():
         (model / path).parent.mkdir(parents=True)
         (model / path).write_text(text)
     begun.finish()
-    assert provenance.read(checkout, "sft").revisions == {"someone/a-base": "c0ffee"}
+    assert manifests.read(checkout, "sft").revisions == {"someone/a-base": "c0ffee"}
 
 
 @pytest.mark.parametrize("change", ["a tokenizer", "no JSON"])
@@ -125,16 +124,16 @@ def test_a_signed_statement_of_something_else_is_a_problem(
 ) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     monkeypatch.chdir(checkout)
-    statement = attest.make_statement(find(checkout, "models/grpo"))
+    statement = attestation.make_statement(find(checkout, "models/grpo"))
     command = ["audit", "verify", "--statement", str(tmp_path / "s.json"), "--key", str(tmp_path / "key.pub")]
-    (tmp_path / "s.json").write_text(json.dumps(attest.sign(statement, tmp_path / "key")))
+    (tmp_path / "s.json").write_text(json.dumps(attestation.sign(statement, tmp_path / "key")))
     assert CliRunner().invoke(main, command).exit_code == 0
     if change == "no JSON":
         (tmp_path / "s.json").write_text("{")
         expected = "s.json is no JSON"
     else:
         next(s for s in statement["subject"] if s["name"] == "tokenizer.json")["digest"]["sha256"] = "0" * 64
-        (tmp_path / "s.json").write_text(json.dumps(attest.sign(statement, tmp_path / "key")))
+        (tmp_path / "s.json").write_text(json.dumps(attestation.sign(statement, tmp_path / "key")))
         expected = "tokenizer.json: the record of this checkout has another"
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1 and expected in result.output
@@ -143,41 +142,41 @@ def test_a_signed_statement_of_something_else_is_a_problem(
 def test_a_signed_record_is_believed_and_a_changed_one_is_not(checkout: Path, tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
-    statement = attest.make_statement(find(checkout, "models/grpo"))
-    envelope = attest.sign(statement, tmp_path / "ours")
-    assert attest.read_envelope(envelope, tmp_path / "ours.pub") == statement
-    with pytest.raises(attest.SignatureError, match="somebody else signed it"):
-        attest.read_envelope(envelope, tmp_path / "theirs.pub")
-    changed = attest.sign(statement | {"subject": []}, tmp_path / "ours")
-    with pytest.raises(attest.SignatureError, match="it was changed"):
-        attest.read_envelope(envelope | {"payload": changed["payload"]}, tmp_path / "ours.pub")
+    statement = attestation.make_statement(find(checkout, "models/grpo"))
+    envelope = attestation.sign(statement, tmp_path / "ours")
+    assert attestation.read_envelope(envelope, tmp_path / "ours.pub") == statement
+    with pytest.raises(attestation.SignatureError, match="somebody else signed it"):
+        attestation.read_envelope(envelope, tmp_path / "theirs.pub")
+    changed = attestation.sign(statement | {"subject": []}, tmp_path / "ours")
+    with pytest.raises(attestation.SignatureError, match="it was changed"):
+        attestation.read_envelope(envelope | {"payload": changed["payload"]}, tmp_path / "ours.pub")
     digests = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
-    assert subjects.weights_of(digests) == identify(str(checkout / "models/grpo"))
+    assert resolve.weights_of(digests) == identify(str(checkout / "models/grpo"))
 
 
 def test_a_statement_is_of_the_whole_record_and_not_of_the_weights_alone(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout)
-    statement = attest.make_statement(find(checkout, "models/grpo"))
-    assert attest.differing(statement, checkout) == ""
-    path = checkout / provenance.path_of("download")
+    statement = attestation.make_statement(find(checkout, "models/grpo"))
+    assert attestation.differing(statement, checkout) == ""
+    path = checkout / manifests.path_of("download")
     content = json.loads(path.read_text())
     content["environment"]["python"] = "2.7"
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    assert attest.differing(statement, checkout) == (
+    assert attestation.differing(statement, checkout) == (
         "download's params or environment, reports/provenance/download.json"
     )
 
 
 def test_only_critics_are_signed_for(checkout: Path) -> None:
     with pytest.raises(SubjectError, match="it is no critic"):
-        attest.make_statement(find(checkout, "data/sft"))
+        attestation.make_statement(find(checkout, "data/sft"))
 
 
 def test_the_signed_bytes_are_those_of_dsse() -> None:
     """As the example in DSSE's protocol.md, with this project's payload type."""
-    assert attest._to_be_signed(b"hello world") == b"DSSEv1 28 application/vnd.in-toto+json 11 hello world"
+    assert attestation._to_be_signed(b"hello world") == b"DSSEv1 28 application/vnd.in-toto+json 11 hello world"
 
 
 def test_an_answer_with_markup_in_it_is_shown_as_it_is(checkout: Path, tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_an_answer_with_markup_in_it_is_shown_as_it_is(checkout: Path, tmp_path:
 
 
 def test_what_isnt_in_a_lineage_may_be_missing(checkout: Path) -> None:
-    (checkout / provenance.path_of("cards")).unlink()
+    (checkout / manifests.path_of("cards")).unlink()
     assert len([*find(checkout, "models/grpo").record.lineage("models/grpo")]) > 5
 
 
@@ -196,14 +195,14 @@ def test_a_base_in_a_folder_that_nothing_watches_is_refused(checkout: Path) -> N
     shutil.copytree(checkout / "assets/tiny-base", checkout / "mine")
     params = checkout / "params.yaml"
     params.write_text(params.read_text().replace("base: assets/tiny-base", "base: mine"))
-    with pytest.raises(provenance.ProvenanceError, match="the base model mine is a folder"):
-        provenance.begin("sft", checkout)
+    with pytest.raises(manifests.ProvenanceError, match="the base model mine is a folder"):
+        manifests.begin("sft", checkout)
 
 
 @pytest.mark.parametrize("claim", ["seed", "code", "an input that was brought", "the contract"])
 def test_a_rerun_holds_a_record_to_what_it_claims(claim: str, checkout: Path, audited: Path) -> None:
     """All else agrees, to the byte."""
-    path = checkout / provenance.path_of("build" if claim != "an input that was brought" else "download")
+    path = checkout / manifests.path_of("build" if claim != "an input that was brought" else "download")
     content = json.loads(path.read_text())
     match claim:
         case "seed":
@@ -214,17 +213,17 @@ def test_a_rerun_holds_a_record_to_what_it_claims(claim: str, checkout: Path, au
             content["inputs"]["data/ratings"].update(sha256="0" * 64, files={})
         case "the contract":
             content["contract"]["name"] = "another"
-    manifest = provenance.Manifest.model_validate(content)
+    manifest = manifests.Manifest.model_validate(content)
     path.write_text(manifest.text())
     verdict = compare(Record.of(checkout), Record.of(audited), [manifest.stage], 0.05)
     assert verdict.outcome == "not reproduced" and "isn't what the same commit gives" in verdict.why
 
 
 def test_a_later_edit_of_the_module_beside_all_stages_is_reproduced(checkout: Path, audited: Path) -> None:
-    path = checkout / provenance.path_of("build")
+    path = checkout / manifests.path_of("build")
     content = json.loads(path.read_text())
-    content["code"][provenance.BESIDE] = "0" * 64
-    path.write_text(provenance.Manifest.model_validate(content).text())
+    content["code"][manifests.BESIDE] = "0" * 64
+    path.write_text(manifests.Manifest.model_validate(content).text())
     assert compare(Record.of(checkout), Record.of(audited), ["build"], 0.05).outcome == "reproduced"
 
 
@@ -236,9 +235,9 @@ def test_a_rerun_reproduces_every_byte(audited: Path, tmp_path: Path) -> None:
 def test_a_rerun_finds_what_was_forged_throughout(checkout: Path, tmp_path: Path) -> None:
     """Weights, manifest, dvc.lock and commit agree, so nothing but making it again can tell."""
     (checkout / "models/sft/model.safetensors").write_text("better weights")
-    path = checkout / provenance.path_of("sft")
+    path = checkout / manifests.path_of("sft")
     content = json.loads(path.read_text())
-    content["outputs"]["models/sft"] = provenance.measure(checkout / "models/sft").model_dump()
+    content["outputs"]["models/sft"] = manifests.fingerprint(checkout / "models/sft").model_dump()
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     dvc(checkout, "commit", "--force", "sft")
     commit(checkout, "Nothing to see here")

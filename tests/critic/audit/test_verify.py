@@ -18,11 +18,11 @@ import yaml
 from audited import commit, dvc
 from click.testing import CliRunner
 
-from critic import provenance
+from critic.audit import manifests
 from critic.audit.verify import Finding, check_metrics, verify
-from critic.checkout import git
 from critic.cli import main
-from critic.metrics import measure
+from critic.evaluation.metrics import measure
+from critic.release.checkout import git
 
 Tampering = Callable[[Path], None]
 
@@ -102,7 +102,7 @@ def in_manifest(stage: str, change: Callable[[dict], object], *, lock_too: bool 
     """Change a manifest, and dvc.lock's hash of it too for those who know how."""
 
     def tamper(folder: Path) -> None:
-        path = folder / provenance.path_of(stage)
+        path = folder / manifests.path_of(stage)
         content = json.loads(path.read_text())
         change(content)
         path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
@@ -162,7 +162,7 @@ def other_output(entry: dict) -> None:
 def other_weights(output: dict) -> None:
     """An output of a manifest, with another hash of one file and what follows from it."""
     output["files"]["model.safetensors"] = "0" * 64
-    output["sha256"] = provenance.folder_digest(output["files"])
+    output["sha256"] = manifests.folder_digest(output["files"])
 
 
 def in_pipeline(stage: str, change: Callable[[dict], object]) -> Tampering:
@@ -185,9 +185,9 @@ def without(part: str, path: str) -> Callable[[dict], object]:
 
 def other_reward_unwatched(folder: Path) -> None:
     """The reward is edited and no longer among what GRPO reads; its manifest stays."""
-    in_pipeline("grpo", without("deps", "critic/rewards.py"))(folder)
-    in_lock("grpo", without("deps", "critic/rewards.py"))(folder)
-    edit("critic/rewards.py", lambda text: f"{text}\n")(folder)
+    in_pipeline("grpo", without("deps", "critic/training/rewards.py"))(folder)
+    in_lock("grpo", without("deps", "critic/training/rewards.py"))(folder)
+    edit("critic/training/rewards.py", lambda text: f"{text}\n")(folder)
 
 
 def predictions_dropped(folder: Path) -> None:
@@ -225,7 +225,7 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
     "a module that is watched no more": (
         other_reward_unwatched,
         "record",
-        "reports/provenance/grpo.json critic/rewards.py",
+        "reports/provenance/grpo.json critic/training/rewards.py",
     ),
     "an output that is kept no more": (
         predictions_dropped,
@@ -375,19 +375,19 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "critic/contracts/tiny.yaml",
     ),
     "edited code with an old lock": (
-        edit("critic/rewards.py", lambda t: t + "\n# harmless\n"),
+        edit("critic/training/rewards.py", lambda t: t + "\n# harmless\n"),
         "code",
-        "critic/rewards.py",
+        "critic/training/rewards.py",
     ),
     "a module more": (
-        lambda f: (f / "critic/readers/extra.py").write_text("x = 1\n"),
+        lambda f: (f / "critic/data/readers/extra.py").write_text("x = 1\n"),
         "code",
-        "critic/readers/extra.py",
+        "critic/data/readers/extra.py",
     ),
     "the pipeline": (
-        edit("dvc.yaml", lambda t: t.replace("      - critic/rewards.py\n", "")),
+        edit("dvc.yaml", lambda t: t.replace("      - critic/training/rewards.py\n", "")),
         "record",
-        "dvc.lock, grpo: critic/rewards.py",
+        "dvc.lock, grpo: critic/training/rewards.py",
     ),
     # what it is said to be worth
     "a metric": (
@@ -423,12 +423,12 @@ def test_a_metric_that_everything_was_made_to_fit_is_still_not_that_of_the_predi
     metrics = json.loads(path.read_text())
     metrics["grpo"]["main_score"]["value"] = 0.999
     path.write_text(json.dumps(metrics))
-    found = provenance.measure(path).model_dump()
+    found = manifests.fingerprint(path).model_dump()
     in_manifest("evaluate", lambda m: m["outputs"].update({"reports/metrics.json": found}), lock_too=True)(
         checkout
     )
     in_manifest("cards", lambda m: m["inputs"]["reports/metrics.json"].update(found), lock_too=True)(checkout)
-    manifest = provenance.measure(checkout / provenance.path_of("evaluate"))
+    manifest = manifests.fingerprint(checkout / manifests.path_of("evaluate"))
     in_manifest(
         "cards",
         lambda m: [
@@ -473,7 +473,10 @@ WRONG: dict[str, tuple[Wrong, str]] = {
     ),
     "no stages": (lambda f: (f / "dvc.yaml").write_text("stages:\n"), "has no stages"),
     "no profile": (edit("params.yaml", lambda text: text.replace("profile: tiny", "")), "DVC can't read"),
-    "a link to nowhere": (lambda f: (f / "critic/cards/.#model.md").symlink_to("ann@host"), "a link to nowhere"),
+    "a link to nowhere": (
+        lambda f: (f / "critic/audit/cards/.#model.md").symlink_to("ann@host"),
+        "a link to nowhere",
+    ),
 }
 
 
@@ -540,10 +543,10 @@ def test_the_command_says_that_the_record_holds(checkout: Path, monkeypatch: pyt
 
 
 def test_the_command_tells_each_problem_and_what_it_means(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit("critic/rewards.py", lambda text: f"{text}\n")(checkout)
+    edit("critic/training/rewards.py", lambda text: f"{text}\n")(checkout)
     code, said = run(checkout, monkeypatch)
     assert code == 1
-    assert "problem code critic/rewards.py: edited since grpo read it" in said
+    assert "problem code critic/training/rewards.py: edited since grpo read it" in said
     assert "`dvc repro` would run grpo again" in said and "1 problem: the record doesn't hold." in said
 
 

@@ -10,11 +10,12 @@ import click
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from click.testing import Result as Outcome
 
 from critic.cli import main
 from critic.cli.evaluate import BY_COMMAND, BY_STAGE
-from critic.verdicts import Verdict
+from critic.results import Result
 
 ROOT = Path(__file__).parents[3]
 EDITS = 60
@@ -27,7 +28,7 @@ def named(name: str) -> click.Command:
     return found
 
 
-Run = Callable[..., Result]
+Run = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -52,10 +53,10 @@ def folder(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Mo
     for name, noise in (("good", 0.3), ("poor", 1.5)):
         scores = np.clip(mos + rng.normal(0, noise, EDITS), 1, 5).round(2)
         verdicts = [
-            Verdict(edit, float(score), "ok", raw=f"<answer>{score}</answer>")
+            Result(edit, float(score), "ok", raw=f"<answer>{score}</answer>")
             for edit, score in zip(study["id"], scores, strict=True)
         ]
-        verdicts[7] = Verdict("e07", None, "truncated", raw="<think>[/red] :boom:")
+        verdicts[7] = Result("e07", None, "truncated", raw="<think>[/red] :boom:")
         (tmp_path / f"{name}.jsonl").write_text("".join(f"{verdict.to_json()}\n" for verdict in verdicts))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,7 +64,7 @@ def folder(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Mo
 
 @pytest.fixture
 def run(folder: Path) -> Run:
-    def invoke(line: str) -> Result:
+    def invoke(line: str) -> Outcome:
         return CliRunner().invoke(main, [*shlex.split(line), "--n-boot", "100"])
 
     return invoke

@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from critic.generated import AXES, COLUMNS, generated_from_table
 
 from critic import cli
 from critic.cli import scoring
 from critic.edits import read_table, write_table
-from critic.engines import Completion, opening
+from critic.engines import load
 from critic.engines import transformers as local
-from critic.evaluation import measure_generated, plain
-from critic.generated import AXES, COLUMNS, generated_from_table
+from critic.engines.base import Completion
+from critic.evaluation.evaluate import measure_generated, plain
 from critic.prompts import CONTRACTS, load_contract
-from critic.scoring import Scorer, predict
+from critic.scoring.scorer import Scorer, predict
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 PICTURES = 40
@@ -78,7 +79,7 @@ def score(*arguments: object, contract: str = "words.yaml") -> Result:
 @pytest.mark.parametrize("policy", ["dropped", "worst", "train_mean"])
 def test_the_commands_give_the_figures_of_the_evaluate_stage(agiqa: Path, policy: str) -> None:
     table, contract = read_table(agiqa), load_contract("words.yaml")
-    engine = opening.open_engine("transformers", str(BASE), contract, max_tokens=4)
+    engine = load.open_engine("transformers", str(BASE), contract, max_tokens=4)
     predictions = predict(Scorer(engine, contract), generated_from_table(table), total=PICTURES, batch_size=9)
     assert 0 < predictions["score"].isna().sum() < PICTURES / 2
     how = {"train_mean": 3.2, "policy": policy, "n_boot": 100, "seed": 7}

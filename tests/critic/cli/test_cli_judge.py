@@ -18,12 +18,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from critic import cli
-from critic.baselines import BASELINES
-from critic.bulk import verdicts_to_table
 from critic.cli import judge
 from critic.engines import http
 from critic.engines.http import HttpEngine
-from critic.judges import SCALES
+from critic.scoring.judges import SCALES
+from critic.scoring.judges.image_metrics import BASELINES
+from critic.scoring.resumable import results_to_table
 
 DOCS = (Path(__file__).parents[3] / "docs/score.md").read_text(encoding="utf-8")
 
@@ -93,7 +93,7 @@ def test_a_table_is_scored_by_a_metric_and_what_failed_beside_it(pairs: Path, tm
     result = critic(name, pairs, "--out", out)
     assert result.exit_code == 1, result.output
     assert "3 scored, 1 failed" in result.output
-    table = verdicts_to_table(out)
+    table = results_to_table(out)
     assert [*table["id"]] == ["00000", "00001", "00003", "00002"]
     assert table["score"][:3].between(1, 5).all()
     assert [*table["status"]] == ["ok", "ok", "ok", "bad_input"]
@@ -132,7 +132,7 @@ def test_an_endpoint_is_asked_with_its_key_and_its_failures_are_retried(
     assert "3 x no_answer" in result.output
     handler.words = sevens
     assert "3 scored, 1 failed" in critic(*asked, "--retry-failed").output
-    table = verdicts_to_table(out)
+    table = results_to_table(out)
     assert [*table["score"][:3]] == pytest.approx([3.8] * 3)
     assert handler.keys == {"Bearer secret"}
     record = (tmp_path / "scores.run.json").read_text()

@@ -8,15 +8,17 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from click.testing import Result as Outcome
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 
 from critic import cli
 from critic.cli import scoring
-from critic.engines import Completion, opening
+from critic.engines import load
 from critic.engines import transformers as local
-from critic.verdicts import Verdict
+from critic.engines.base import Completion
+from critic.results import Result
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 NOT_FOUND = httpx.Response(404, request=httpx.Request("GET", "http://127.0.0.1"))
@@ -49,7 +51,7 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "pairs.csv"
 
 
-def critic(*arguments: object, model: Path | str = BASE) -> Result:
+def critic(*arguments: object, model: Path | str = BASE) -> Outcome:
     command = ["score", "-m", str(model), "--engine", "transformers", "--contract", "tiny", "--max-tokens", "4"]
     return CliRunner().invoke(cli.main, [*command, *map(str, arguments)], terminal_width=100)
 
@@ -69,13 +71,13 @@ def test_a_table_is_scored_into_a_file_and_what_failed_beside_it(pairs: Path, tm
     assert result.exit_code == 1
     assert "3 scored, 1 failed" in result.output
     assert f"The failures, with their reasons: {tmp_path / 'scores.failures.jsonl'}" in result.output
-    verdicts = [Verdict.from_json(line) for line in out.read_text().splitlines()]
+    verdicts = [Result.from_json(line) for line in out.read_text().splitlines()]
     assert [verdict.id for verdict in verdicts] == ["00000", "00001", "00003"]
     assert len({verdict.score for verdict in verdicts}) == 1  # the same pictures and words
     assert all(verdict.model.startswith("sha256:") and verdict.prompt_tokens > 0 for verdict in verdicts)
     (failed,) = (tmp_path / "scores.failures.jsonl").read_text().splitlines()
-    assert Verdict.from_json(failed).status == "bad_input"
-    assert "gone.png" in Verdict.from_json(failed).detail
+    assert Result.from_json(failed).status == "bad_input"
+    assert "gone.png" in Result.from_json(failed).detail
 
 
 def test_what_failed_is_scored_again_when_asked_for(pairs: Path, tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_a_model_without_a_contract_is_told_from_one_that_cant_be_found(
     def download(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(opening, "hf_hub_download", download)
+    monkeypatch.setattr(load, "hf_hub_download", download)
     command = ["score", "-m", "org/critic", str(pairs), "--out", str(tmp_path / "s.jsonl")]
     result = CliRunner().invoke(cli.main, command)
     assert result.exit_code == 1

@@ -10,7 +10,7 @@ import pytest
 from critic.cli import main
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = (".", "docs", "critic/cards")
+FOLDERS = (".", "docs", "critic/audit/cards")
 PAGES = [str(page.relative_to(ROOT)) for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
 LINE = re.compile(r"^(?: {4}|\$ )?(?:\.venv/bin/)?critic (?P<rest>[a-z-].*)$")
 END = re.compile(r"\s#\s|[|&;>)]")

@@ -29,14 +29,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from prometheus_client import REGISTRY
 
+from critic.client.schemas import Ranking, Refusal, Rewarded, Scored, ScoredBatch
 from critic.edits import decode_image
 from critic.prompts import load_contract
+from critic.ratings.store import Feedback, FeedbackError
 from critic.service import app as module
 from critic.service.app import create_app
-from critic.service.feedback import Feedback, FeedbackError
-from critic.service.gate import Gate
-from critic.service.refusals import Refused
-from critic.service.schemas import Ranking, Refusal, Rewarded, Scored, ScoredBatch
+from critic.service.errors import Refused
+from critic.service.middleware import Gate
 from critic.service.settings import Settings
 
 FAKE = Path(__file__).parent / "fake_vllm.py"
@@ -87,7 +87,7 @@ def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
     app = Gate(create_app(given, lambda: (critic, "tiny:1")), given)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("critic.service.judging.vllm_command", command)
+        patch.setattr("critic.service.scoring_queue.vllm_command", command)
         patch.setattr("critic.service.supervisor._PAUSES", (0.1,))
         thread = threading.Thread(target=server.run)
         thread.start()

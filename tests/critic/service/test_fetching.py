@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.service import fetching
+from critic.service.errors import Refused
 from critic.service.fetching import fetch, is_public
-from critic.service.refusals import Refused
 from critic.service.settings import Settings
 
 HOST = "pictures.example"

@@ -19,9 +19,9 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from critic.client.schemas import Kept, Problem, Rating, Refusal, Scored
 from critic.service.examples import WANTED, make_examples
 from critic.service.page import HEADERS, WEB, mount_page
-from critic.service.schemas import Kept, Problem, Rating, Refusal, Scored
 
 CHROMIUM = shutil.which("chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}

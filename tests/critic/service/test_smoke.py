@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from critic import keeper
+from critic import process_tree
 from critic.edits import Edit
 from critic.service import smoke
 from critic.service.smoke import SmokeError, try_bento
@@ -66,7 +66,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Try:
     """Try a stand-in that does as it is told."""
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    kept = keeper.command
+    kept = process_tree.command
 
     def attempt(tolerance: float = 0.0, **told: Any) -> smoke.Smoke:
         told = {"score": 3.5, "version": "edit_critic:v1.0.0", **told}

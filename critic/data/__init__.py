@@ -1,0 +1,1 @@
+"""From a source to the samples of the trainings: readers, minibench, checks, rationales."""

@@ -1,0 +1,76 @@
+"""The benchmark's tables, made source by source from one seed."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from critic.data.minibench.editors import EDITORS, Editor, Request, draw_edit, random_request
+from critic.data.minibench.raters import Panel
+from critic.data.minibench.scenes import Scene, random_scene, render
+
+REQUESTS_A_SOURCE = 2
+EDITS_A_REQUEST = 3
+EDITS_A_SOURCE = REQUESTS_A_SOURCE * EDITS_A_REQUEST
+
+
+def make_table(split: str, sources: int, side: int, seed: int) -> pd.DataFrame:
+    """A raw table of IE-Bench-4k's columns and minibench's own: six edits of each source image.
+
+    Args:
+        split: "train", "validation" or "test"; each has source images of its own.
+        sources: how many source images.
+        side: of the pictures, in pixels.
+        seed: the same seed gives the same bytes; raters are the same for all splits of a seed.
+    """
+    panel = Panel(np.random.default_rng([seed, 0]))
+    stream = {"train": 1, "validation": 2, "test": 3}[split]
+    rows: list[dict[str, Any]] = []
+    for number in tqdm(range(sources), desc=f"minibench {split}", unit=" sources", mininterval=2):
+        rng = np.random.default_rng([seed, stream, number])
+        scene = random_scene(rng)
+        source = {"source_id": f"{split}-{number:04d}", "file": _jpeg(render(scene, side))}
+        kinds = set[str]()
+        while len(kinds) < REQUESTS_A_SOURCE:
+            request = random_request(scene, rng)
+            if request.edit_type in kinds:
+                continue
+            kinds.add(request.edit_type)
+            for editor in rng.choice(len(EDITORS), EDITS_A_REQUEST, replace=False):
+                row = _row(scene, request, EDITORS[editor], panel, side, rng)
+                row["images"].insert(0, {"bytes": source["file"], "path": None})
+                rows.append({"id": f"{split}-{len(rows):05d}", "source_id": source["source_id"], **row})
+    return pd.DataFrame(rows)
+
+
+def _row(
+    scene: Scene, request: Request, editor: Editor, panel: Panel, side: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    outcome = editor.attempt(scene, request, rng)
+    edited = _jpeg(draw_edit(scene, request, outcome, side, rng))
+    ratings = panel.rate(outcome.overall, rng)
+    return {
+        "images": [{"bytes": edited, "path": None}],
+        "edit_inst": request.instruction,
+        "problem": f"<image><image>How good is this edit, from 1 to 5? Instruction: {request.instruction}",
+        "answer": _mean(ratings),
+        "edit_type": request.edit_type,
+        "editor": editor.name,
+        "mos_alignment": _mean(panel.rate(outcome.alignment, rng)),
+        "mos_fidelity": _mean(panel.rate(outcome.fidelity, rng)),
+        "mos_quality": _mean(panel.rate(outcome.quality, rng)),
+        "ratings": ratings,
+    }
+
+
+def _mean(ratings: np.ndarray) -> float:
+    return round(float(ratings.mean()), 4)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()

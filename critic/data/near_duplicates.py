@@ -1,0 +1,113 @@
+"""Which source images are the same picture: leaks between splits, and splits without any.
+
+    find_shared(facts, phash_distance=24)          rows whose source image is in another split too
+    groups = group_sources(facts, phash_distance=24)
+    train, validation = carve(train, groups, fraction=0.1)
+
+`facts` come from `critic.data.features.edit_facts`. Two source images look alike if their perceptual hashes
+(HASH_SIZE squared bits) differ in at most `phash_distance` bits. Of 256, a picture and its
+recompressed, resized or brightened copy differ in a few, two photographs in about half. Pictures
+without any detail look alike, whatever their colour.
+"""
+
+from collections.abc import Collection
+from hashlib import sha256
+
+import imagehash
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+from critic.data.features import HASH_SIZE
+
+
+def find_shared(facts: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
+    """For each row, a row of another split that has the same source image.
+
+    Returns:
+        split, row, id, as in `facts`, and as text, missing where there is no such row:
+        same_source_id: a row of another split that gives the same source_id.
+        same_pixels: one whose source image decodes to the same pixels.
+        looks_like: the one whose source image, of other pixels, looks most alike.
+    """
+    names = [f"{row.split} row {row.row}, id {row.id!r}" for row in facts.itertuples()]
+    named = facts.assign(name=names)
+    return facts[["split", "row", "id"]].assign(
+        same_source_id=_same(named, "source_id"),
+        same_pixels=_same(named, "pixels"),
+        looks_like=_alike(named, phash_distance),
+    )
+
+
+def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
+    """A label for each row, equal for rows whose source images are the same or look alike.
+
+    Alike is passed on: if a looks like b and b like c, all three are one group. The label is the
+    smallest source_id of the group. Every row needs a decoded source image.
+    """
+    keys = ["source_id", "pixels"]
+    sources = facts.drop_duplicates(keys)
+    same = _distances(sources["phash"]) <= phash_distance
+    for key in keys:
+        values = sources[key].to_numpy()
+        same |= values[:, None] == values
+    _, component = connected_components(same, directed=False)
+    label = sources.groupby(component)["source_id"].transform("min")
+    labels = dict(zip(zip(*(sources[key] for key in keys), strict=True), label, strict=True))
+    return [labels[row] for row in zip(*(facts[key] for key in keys), strict=True)]
+
+
+def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split a table in two, the second with about `fraction` of the groups, no group in both.
+
+    A group goes by its label's hash alone, whatever else there is, so that more groups move none of those that
+    were there. Only where all or none of them would go, the first by hash goes or the last stays.
+
+    Args:
+        groups: a label for each row of the table.
+        fraction: of the groups, between 0 and 1; at least one group stays and at least one goes.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    hashes = {label: int(sha256(label.encode()).hexdigest(), 16) / 2**256 for label in groups}
+    labels = sorted(hashes, key=hashes.__getitem__)
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} source image can't be split in two: add a validation table")
+    carved = [label for label in labels if hashes[label] < fraction] or labels[:1]
+    goes = pd.Series([*groups]).isin(carved if len(carved) < len(labels) else labels[:-1]).to_numpy()
+    return table[~goes].reset_index(drop=True), table[goes].reset_index(drop=True)
+
+
+def _same(named: pd.DataFrame, key: str) -> "pd.Series[str]":
+    firsts = named.dropna(subset=key).drop_duplicates(["split", key])[["split", key, "name"]]
+    pairs = firsts[["split", key]].merge(firsts, on=key, suffixes=("", "_there"))
+    return _partners(named, key, pairs[pairs["split"] != pairs["split_there"]])
+
+
+def _alike(named: pd.DataFrame, phash_distance: int) -> "pd.Series[str]":
+    firsts = named.dropna(subset="phash").drop_duplicates(["split", "pixels"])
+    distances = _distances(firsts["phash"])
+    split, pixels, name = (firsts[key].to_numpy() for key in ("split", "pixels", "name"))
+    elsewhere = (split[:, None] != split) & (pixels[:, None] != pixels)
+    here, there = np.nonzero(elsewhere & (distances <= phash_distance))
+    nearest = np.argsort(distances[here, there], kind="stable")
+    here, there = here[nearest], there[nearest]
+    apart = [f"{bits:.0f} of {HASH_SIZE**2} bits apart" for bits in distances[here, there]]
+    pairs = pd.DataFrame({"split": split[here], "pixels": pixels[here], "name": name[there]})
+    return _partners(named, "pixels", pairs.assign(name=pairs["name"] + ", " + apart))
+
+
+def _partners(named: pd.DataFrame, key: str, pairs: pd.DataFrame) -> "pd.Series[str]":
+    """For each row the name in the first pair that has its split and key, missing without one."""
+    pairs = pairs[["split", key, "name"]].drop_duplicates(["split", key])
+    return named[["split", key]].merge(pairs, on=["split", key], how="left")["name"]
+
+
+def _distances(phashes: "pd.Series[str]") -> NDArray[np.float32]:
+    """Hamming distances [n, n] in bits, from the products of the bits taken as -1 and 1."""
+    bits = np.array([imagehash.hex_to_hash(text).hash for text in phashes], dtype=np.float32)
+    signs: NDArray[np.float32] = 2 * bits.reshape(len(phashes), HASH_SIZE**2) - 1
+    distances: NDArray[np.float32] = np.float32(0.5) * (HASH_SIZE**2 - signs @ signs.T)
+    return distances

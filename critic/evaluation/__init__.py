@@ -1,0 +1,1 @@
+"""How good a critic is: metrics, bootstrap, tests, calibration, ranking, and the report."""

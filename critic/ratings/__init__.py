@@ -1,0 +1,1 @@
+"""Human ratings: import, screening of raters, MOS, and the increments that the pipeline trains on."""

@@ -1,0 +1,1 @@
+"""From a trained critic to the one in service: gate, registry, promotion, rollback, drift."""

@@ -1,0 +1,432 @@
+"""Pairs to score, or generated pictures, from what people have them in: a CSV, JSONL or Parquet file, or a folder.
+
+    pairs = read_pairs(Path("pairs.csv"))
+    len(pairs), pairs.ids
+    for pair in pairs:    # an Edit, or a BadPair that says what is wrong with its row
+
+Ids are in memory, and the text of a CSV; pictures are read and decoded when their pair is asked for, and not kept.
+What each form holds is in docs/score.md. It is a tool of the user's own: the paths of pictures may be absolute or
+lead out of the table's folder.
+"""
+
+import csv
+import json
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
+from pathlib import Path
+from reprlib import repr as shorten
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import load_from_disk
+from datasets.exceptions import DatasetsError
+from PIL import Image
+
+from critic.data.readers.rows import SourceError
+from critic.edits import Edit, ImageError, count_images, decode_image
+from critic.prompts import ContractError
+
+NAMES = {
+    "source": ("source",),
+    "edited": ("edited",),
+    "instruction": ("instruction", "edit_inst"),
+    "id": ("id",),
+}
+"""The parts of a pair, and the columns that they are looked for in, the last that is there. A column `images`,
+a list of two, stands for source and edited where these aren't there."""
+
+GENERATED = ("image", "prompt")
+"""The columns of a table of generated pictures, as AGIQA-3k is: it has both, and no part of a pair but an id."""
+
+TABLES = ("pairs.csv", "pairs.jsonl", "pairs.parquet")
+EXAMPLE = """a .csv, .jsonl or .parquet file of
+
+    source,edited,instruction
+    images/cat.png,images/cat-red.png,make the cat red
+
+or with the columns image,prompt for generated pictures; or a folder: of datasets' save_to_disk,
+with such a table named pairs.csv, or of files named cat_source.png, cat_edited.png and cat.txt;
+see docs/score.md"""
+
+_FILE = re.compile(r"(?P<name>.+)_(?P<part>source|edited)\.(?:png|jpe?g|webp)", re.IGNORECASE)
+_ROWS_AT_ONCE = 16
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class BadPair:
+    """A row that can't be scored, and what is wrong with it."""
+
+    id: str
+    detail: str
+
+
+class Rows(Protocol):
+    """Rows by number, each a mapping of columns to cells."""
+
+    def __getitem__(self, row: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A sized sequence of pairs, or of generated pictures, in the order of their rows; faster in that order.
+
+    Attributes:
+        where: what they were read from.
+        ids: one a pair, all different.
+        rows: a cell of a picture is the path of a file, the file's bytes, or {"bytes", "path"}.
+        folder: that paths are relative to.
+        columns: the column of each part of a pair, see `NAMES`, or of a generated picture, see `GENERATED`.
+        resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than
+            the sizes that are asked for; a picture that it refuses with a `ContractError` is that row's failure.
+    """
+
+    where: str
+    ids: Sequence[str]
+    rows: Rows
+    folder: Path
+    columns: Mapping[str, str] = field(
+        default_factory=lambda: {part: part for part in ("source", "edited", "instruction")}
+    )
+    resize: Callable[[Image.Image], Image.Image] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def generated(self) -> bool:
+        """Whether these are generated pictures."""
+        return {*GENERATED} <= {*self.columns}
+
+    def __iter__(self) -> Iterator[Edit | BadPair]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, row: int) -> Edit | BadPair:
+        """The pair, or generated picture, of a row.
+
+        Raises:
+            SourceError: the file itself can't be read any more.
+        """
+        try:
+            cells = self.rows[row]
+            parts: dict[str, Any] = {part: cells.get(name) for part, name in self.columns.items()}
+            if self.generated:
+                picture = self._picture(parts["image"], "image")
+                return Edit(self.ids[row], None, picture, _text(parts["prompt"], "prompt"))
+            if "images" in parts:
+                images = parts["images"]
+                if count_images(images) != 2:
+                    raise _BadRow(f"images has {count_images(images)} of them, not two: source and edited")
+                parts |= zip(("source", "edited"), images, strict=True)
+            return Edit(
+                id=self.ids[row],
+                source=self._picture(parts["source"], "source"),
+                edited=self._picture(parts["edited"], "edited"),
+                instruction=_text(parts["instruction"], "instruction"),
+            )
+        except _BadRow as error:
+            return BadPair(self.ids[row], str(error))
+
+    def _picture(self, cell: Any, part: str) -> Image.Image:
+        if isinstance(cell, bytes):
+            cell = {"bytes": cell}
+        if isinstance(cell, Mapping) and not cell.get("bytes"):
+            cell = cell.get("path")
+        if isinstance(cell, str) and cell:
+            part = f"{part} {cell}"
+            try:
+                cell = {"bytes": (self.folder / cell).read_bytes()}
+            except (OSError, ValueError) as error:  # ValueError: no system can have such a path
+                reason = getattr(error, "strerror", None) or error
+                raise _BadRow(
+                    f"{part} can't be read: {reason}; paths are relative to the table's folder"
+                ) from None
+        if not isinstance(cell, Mapping):
+            raise _BadRow(f"{part}: {'no picture' if not cell else f'{shorten(cell)} is no path of a file'}")
+        try:
+            image = decode_image(cell)
+            return image if self.resize is None else self.resize(image)
+        except (ImageError, ContractError) as error:
+            raise _BadRow(f"{part}: {error}") from None
+
+
+def read_pairs(
+    path: Path,
+    *,
+    source_column: str | None = None,
+    edited_column: str | None = None,
+    instruction_column: str | None = None,
+    id_column: str | None = None,
+) -> Pairs:
+    """The pairs, or generated pictures, of a file or folder; what is wrong with a row is that row's `BadPair`.
+
+    Args:
+        path: see docs/score.md.
+        source_column, edited_column, instruction_column, id_column: the columns' names, if not those of `NAMES`.
+
+    Raises:
+        SourceError: there is no such file or folder, it can't be read, a column isn't there or is there twice, or
+            two rows have one id.
+    """
+    given = {
+        "source": source_column,
+        "edited": edited_column,
+        "instruction": instruction_column,
+        "id": id_column,
+    }
+    if path.is_dir():
+        if (path / "dataset_dict.json").exists():
+            raise SourceError(f"{path} holds several splits: give the folder of one, as {path / 'train'}")
+        if (path / "state.json").exists():
+            return _read_dataset(path, given)
+        match [path / name for name in TABLES if (path / name).exists()]:
+            case []:
+                return _read_names(path, given)
+            case [path]:
+                pass
+            case tables:
+                raise SourceError(f"{' and '.join(map(str, tables))} are both there: give the one to score")
+    if not path.is_file():
+        raise SourceError(f"there is no {path}; expected {EXAMPLE}")
+    match path.suffix.lower():
+        case ".csv":
+            return _read_csv(path, given)
+        case ".jsonl":
+            return _read_jsonl(path, given)
+        case ".parquet":
+            return _read_parquet(path, given)
+    raise SourceError(f"{path} is neither a folder nor a .csv, .jsonl or .parquet file; expected {EXAMPLE}")
+
+
+class _BadRow(ValueError):
+    """What is wrong with a row."""
+
+
+@dataclass(frozen=True)
+class _TableRows:
+    """Rows of a table in memory, or mapped into it; `faults` are those that can't be read, by number."""
+
+    table: pa.Table
+    faults: Mapping[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        if row in self.faults:
+            raise _BadRow(self.faults[row])
+        return self.table.slice(row, 1).to_pylist()[0]
+
+
+@dataclass(frozen=True)
+class _JsonRows:
+    """Rows of a JSONL file, read again from where each begins."""
+
+    path: Path
+    starts: Sequence[int]
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        with self.path.open("rb") as file:
+            file.seek(self.starts[row])
+            return _object(file.readline())
+
+
+class _ParquetRows:
+    """Rows of a Parquet file, a few of which are in memory: those read on from the last one asked for."""
+
+    def __init__(self, path: Path, columns: Collection[str]):
+        self._path, self._columns = path, list(columns)
+        self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
+        groups = range(self._file.num_row_groups)
+        self._starts = [0, *accumulate(self._file.metadata.row_group(group).num_rows for group in groups)]
+        self._group, self._first = -1, 0
+        self._rows: list[dict[str, Any]] = []
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        try:
+            if group != self._group or row < self._first:
+                self._group, self._first, self._rows = group, self._starts[group], []
+                self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], self._columns)
+            while row >= self._first + len(self._rows):
+                self._first += len(self._rows)
+                self._rows = next(self._batches).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{self._path} row {row} can't be read, make the file again: {error}") from error
+        return self._rows[row - self._first]
+
+
+@dataclass(frozen=True)
+class _FolderRows:
+    """Rows of a folder of files that are named alike: the files' names by part, of each name in `names`."""
+
+    folder: Path
+    names: Sequence[str]
+    files: Mapping[str, Mapping[str, list[str]]]
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        name = self.names[row]
+        parts = {}
+        for part in ("source", "edited"):
+            match self.files[name].get(part, []):
+                case [file]:
+                    parts[part] = file
+                case []:
+                    raise _BadRow(f"there is no {name}_{part}.png, .jpg or .webp")
+                case files:
+                    raise _BadRow(f"{' and '.join(sorted(files))} are both there: leave one")
+        try:
+            return {**parts, "instruction": (self.folder / f"{name}.txt").read_text(encoding="utf-8-sig").strip()}
+        except OSError as error:
+            raise _BadRow(f"instruction {name}.txt can't be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise _BadRow(f"instruction {name}.txt is not UTF-8 text: {error}") from None
+
+
+def _read_csv(path: Path, given: Mapping[str, str | None]) -> Pairs:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            head = next(reader, [])
+            columns = _choose(head, given, path)
+            places = {name: head.index(name) for name in columns.values()}
+            cells: dict[str, list[str | None]] = {name: [] for name in places}
+            faults = {}
+            for row, line in enumerate(filter(None, reader)):
+                if len(line) > len(head):
+                    faults[row] = (
+                        f"line {reader.line_num} has {len(line)} cells and the header {len(head)}: "
+                        "put a text with commas in quotes"
+                    )
+                for name, place in places.items():
+                    cells[name].append(line[place] if place < len(line) else None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{path} is not CSV in UTF-8, after line {reader.line_num}: {error}") from None
+    table = pa.table({name: pa.array(texts, pa.large_string()) for name, texts in cells.items()})
+    ids = _ids(cells[columns["id"]] if "id" in columns else [None] * len(table), path)
+    return Pairs(str(path), ids, _TableRows(table, faults), path.parent, columns)
+
+
+def _read_jsonl(path: Path, given: Mapping[str, str | None]) -> Pairs:
+    starts, named, there = array("q"), [], dict[str, None]()
+    place, fault = 0, ""
+    id_name = given["id"] or "id"
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                starts.append(place)
+                try:
+                    cells = _object(line)
+                except _BadRow as error:
+                    cells, fault = {}, fault or f": row {len(starts) - 1} {error}"
+                there.update(dict.fromkeys(cells))
+                named.append(cells.get(id_name))
+            place += len(line)
+    if starts and not there:
+        raise SourceError(f"{path} has no line with an object{fault}; expected {EXAMPLE}")
+    columns = _choose([*there] if starts else [*chain(*NAMES.values())], given, path)
+    return Pairs(str(path), _ids(named, path), _JsonRows(path, starts), path.parent, columns)
+
+
+def _read_parquet(path: Path, given: Mapping[str, str | None]) -> Pairs:
+    try:
+        columns = _choose(pq.read_schema(path).names, given, path)
+        rows = _ParquetRows(path, columns.values())
+        if "id" in columns:
+            named = pq.read_table(path, columns=[columns["id"]])[columns["id"]].to_pylist()
+        else:
+            named = [None] * pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} is not a whole Parquet file, make it again: {error}") from error
+    return Pairs(str(path), _ids(named, path), rows, path.parent, columns)
+
+
+def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:
+    try:
+        table: pa.Table = load_from_disk(str(folder)).with_format("arrow")[:]
+    except (DatasetsError, OSError, ValueError) as error:
+        raise SourceError(f"{folder} can't be read by datasets, save it to disk again: {error}") from error
+    columns = _choose(table.column_names, given, folder)
+    named = table[columns["id"]].to_pylist() if "id" in columns else [None] * len(table)
+    rows = _TableRows(table.select([*columns.values()]))
+    return Pairs(str(folder), _ids(named, folder), rows, folder, columns)
+
+
+def _read_names(folder: Path, given: Mapping[str, str | None]) -> Pairs:
+    files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in folder.iterdir():
+        if match := _FILE.fullmatch(path.name):
+            files[match["name"]][match["part"].lower()].append(path.name)
+    if not files:
+        raise SourceError(f"{folder} holds no pairs; expected {EXAMPLE}")
+    if any(given.values()):
+        raise SourceError(f"{folder} holds files and no table: leave the names of columns out")
+    names = sorted(files)
+    return Pairs(str(folder), _ids(names, folder), _FolderRows(folder, names, files), folder)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        cells = json.loads(line)
+    except (ValueError, RecursionError) as error:  # of JSON or of its encoding
+        raise _BadRow(f"is not JSON: {error}") from None
+    if not isinstance(cells, dict):
+        raise _BadRow("is no object, {...}")
+    return cells
+
+
+def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) -> dict[str, str]:
+    """The column of each part of a pair, "images" in place of source and edited, "id" only if there is one.
+
+    Of generated pictures those of `GENERATED`.
+    """
+    names = {part: (name,) if (name := given[part]) else NAMES[part] for part in NAMES}
+    columns = {part: name for part in NAMES for name in names[part] if name in there}
+    needed = {"source", "edited", "instruction"}
+    paired = "images" in there or needed & {*columns} or any(given[part] for part in needed)
+    if {*GENERATED} <= {*there} and not paired:
+        columns |= {part: part for part in GENERATED}
+        needed = {*GENERATED}
+    elif "images" in there and not (given["source"] or given["edited"] or {"source", "edited"} <= {*columns}):
+        columns = {"images": "images"} | {part: columns[part] for part in ("instruction", "id") if part in columns}
+        needed = {"instruction"}
+    missing = [part for part in NAMES if part not in columns and (part in needed or given[part])]
+    if missing:
+        wanted = ", ".join(" or ".join(names[part]) for part in missing)
+        options = " and ".join(f"--{part}-column" for part in missing)
+        raise SourceError(
+            f"{where} has no column {wanted}; it has {', '.join(there) or 'none'}: "
+            f"say with {options} which it is, or see docs/score.md (generated pictures have image and prompt)"
+        )
+    if twice := [name for name in columns.values() if there.count(name) > 1]:
+        raise SourceError(f"{where} has the column {twice[0]} twice: rename one")
+    return columns
+
+
+def _ids(named: Iterable[Any], where: Path) -> list[str]:
+    """The rows' ids as text that UTF-8 can hold, that of a row without one its number in five digits."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(named):
+        id = f"{row:05d}" if name is None or name == "" or name != name else str(name)
+        id = id.encode("utf-8", "replace").decode()
+        if (first := rows.setdefault(id, row)) != row:
+            raise SourceError(
+                f"{where} has the id {id!r} in rows {first} and {row} (from 0): give each row its own, "
+                "or leave the column out"
+            )
+    return [*rows]
+
+
+def _text(cell: Any, part: str) -> str:
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise _BadRow(f"the {part} is empty")
+    if not isinstance(cell, str):
+        raise _BadRow(f"the {part} {shorten(cell)} is not text")
+    try:
+        cell.encode()
+    except UnicodeEncodeError as error:
+        raise _BadRow(f"the {part} is not text: {error}") from None
+    return cell

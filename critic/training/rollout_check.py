@@ -1,0 +1,117 @@
+"""The check before GRPO that the rollout engine reads what the trainer trains on.
+
+An engine that resizes pictures otherwise, or that puts them in other places of the prompt, still writes fluent
+completions, and the training learns from noise (TRL issues 6401, 6294 and 5785 are such cases). So prompts with
+two pictures of different sizes are rolled out, and compared with what transformers makes of the same samples.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOTrainer
+
+from critic.prompts import Contract
+from critic.training.rollouts import Rollout, greedy, roll_out
+
+
+class PreflightError(RuntimeError):
+    """The rollouts can't be trusted; the message names the sample and what differs."""
+
+
+class Preflight(TrainerCallback):
+    """Runs `preflight` when the training begins, once its processes hold the model."""
+
+    def __init__(
+        self, trainer: GRPOTrainer, samples: Sequence[dict[str, Any]], contract: Contract, max_logprob_gap: float
+    ):
+        self.check = partial(preflight, trainer, samples, contract, max_logprob_gap)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.check()
+
+
+def preflight(
+    trainer: GRPOTrainer, samples: Sequence[dict[str, Any]], contract: Contract, max_logprob_gap: float
+) -> None:
+    """Compare prompt ids, picture grids and greedy completions of the rollouts with transformers' own.
+
+    Args:
+        samples: `id`, `prompt` and `images`; the pictures are taken to two sizes.
+        max_logprob_gap: by how many nats, at most, a token of a greedy rollout may be less likely under
+            transformers than the likeliest token there. Other kernels and bfloat16 break ties otherwise; a
+            picture in the wrong place costs whole nats.
+
+    Raises:
+        PreflightError: something differs; training on it would be in vain.
+    """
+    samples = [{**sample, "images": _of_two_sizes(sample["images"], contract)} for sample in samples]
+    with greedy(trainer):
+        for sample, rollout in zip(samples, roll_out(trainer, samples), strict=True):
+            _compare(trainer, sample, rollout, contract, max_logprob_gap)
+
+
+def _of_two_sizes(images: Sequence[Any], contract: Contract) -> list[Any]:
+    """The pictures, the last of them squeezed to about two thirds of its width."""
+    *others, last = images
+    return [*others, contract.resize(last.resize((max(28, last.width * 2 // 3), last.height)))]
+
+
+def _compare(
+    trainer: GRPOTrainer, sample: dict[str, Any], rollout: Rollout, contract: Contract, max_gap: float
+) -> None:
+    name = f"preflight, sample {sample['id']}"
+    inputs = trainer.processing_class(
+        text=[contract.render(sample["prompt"])], images=[sample["images"]], return_tensors="pt"
+    ).to(trainer.accelerator.device)
+    expected = inputs["input_ids"][0].tolist()
+    if rollout.prompt_ids != expected:
+        place = next(
+            (i for i, (a, b) in enumerate(zip(rollout.prompt_ids, expected, strict=False)) if a != b),
+            min(len(rollout.prompt_ids), len(expected)),
+        )
+        raise PreflightError(
+            f"{name}: the engine read {len(rollout.prompt_ids)} prompt tokens where transformers has "
+            f"{len(expected)}, other ones from place {place} on: don't train with this engine, "
+            "set grpo.rollouts to transformers or try another version of TRL or vLLM"
+        )
+    if rollout.grids != inputs["image_grid_thw"].tolist():
+        raise PreflightError(
+            f"{name}: the engine's pictures are {rollout.grids} patches, transformers' "
+            f"{inputs['image_grid_thw'].tolist()}: the pixel limits differ between them"
+        )
+    gap, place = _widest_gap(trainer, inputs, rollout.completion_ids)
+    if gap > max_gap:
+        raise PreflightError(
+            f"{name}: token {place} of the engine's greedy completion is {gap:.2f} nats less likely than the best "
+            f"under transformers (grpo.preflight.max_logprob_gap is {max_gap}): the two don't see the same "
+            "pictures or don't hold the same weights"
+        )
+
+
+def _widest_gap(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], completion: list[int]) -> tuple[float, int]:
+    """How much less likely than the best one the worst token of a completion is (nats), and its place."""
+    device = inputs["input_ids"].device
+    written = torch.tensor([completion], device=device)
+    extended = dict(inputs)
+    extended["input_ids"] = torch.cat([inputs["input_ids"], written], dim=1)
+    extended["attention_mask"] = torch.ones_like(extended["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        extended["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(written)], dim=1)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        logits = trainer.model_wrapped(**extended).logits[0, -len(completion) - 1 : -1].float()
+    logits[:, list(never_sampled(trainer.processing_class))] = -torch.inf
+    logprobs = logits.log_softmax(dim=-1)
+    gaps = logprobs.max(dim=-1).values - logprobs.gather(1, written[0][:, None])[:, 0]
+    widest = int(gaps.argmax())
+    return float(gaps[widest]), widest
+
+
+def never_sampled(processor: Any) -> list[int]:
+    """The placeholders of pictures: a rollout must not sample them, since no picture would belong to them."""
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+    return list(processor.tokenizer.convert_tokens_to_ids(list(names)))

@@ -1,0 +1,77 @@
+"""AGIQA-3k in the form of its public data.csv and images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from critic.generated import COLUMNS, generated_from_table
+
+from critic.data.readers.agiqa import read_agiqa
+from critic.data.readers.rows import SourceError
+from critic.edits import read_table, write_table
+
+HEAD = "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align"
+ROWS = (
+    'AttnGAN_normal_000.jpg,"a cat, sitting",,,,0.4124,0.1,1.5,0.2',
+    "sdXL_normal_001.jpg,NA,,,anime style,3.9,0.1,4.8,0.2",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
+    (tmp_path / "data.csv").write_text("\n".join((HEAD, *ROWS)) + "\n")
+    (tmp_path / "images").mkdir()
+    for seed, name in enumerate(("AttnGAN_normal_000.jpg", "sdXL_normal_001.jpg")):
+        (tmp_path / "images" / name).write_bytes(picture(seed))
+    return tmp_path
+
+
+def test_pictures_prompts_and_both_scores_are_read(folder: Path, picture: Callable[..., bytes]) -> None:
+    table = read_agiqa(folder)
+    assert [*table] == [*COLUMNS]
+    first, second = table.to_dict("records")
+    assert first == {
+        "id": "AttnGAN_normal_000.jpg",
+        "image": {"bytes": picture(0), "path": "AttnGAN_normal_000.jpg"},
+        "prompt": "a cat, sitting",
+        "mos_quality": 0.4124,
+        "mos_alignment": 1.5,
+    }
+    assert second["prompt"] == "NA"
+
+
+def test_what_is_read_can_be_written_and_looked_at(folder: Path) -> None:
+    write_table(read_agiqa(folder), folder / "agiqa.parquet", COLUMNS)
+    pictures = list(generated_from_table(read_table(folder / "agiqa.parquet")))
+    assert [picture.prompt for picture in pictures] == ["a cat, sitting", "NA"]
+    assert pictures[0].image.size == (72, 72)
+
+
+def test_a_folder_without_a_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"there is no .*data\.csv: download\.agiqa is the folder"):
+        read_agiqa(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["name", "prompt", "mos_quality", "mos_align"])
+def test_a_missing_column_is_named_with_those_that_are_there(folder: Path, column: str) -> None:
+    (folder / "data.csv").write_text("\n".join((HEAD.replace(column, "x", 1), *ROWS)))
+    with pytest.raises(SourceError, match=rf"data\.csv has no column {column}; it has .*x"):
+        read_agiqa(folder)
+
+
+def test_a_score_in_words_is_named(folder: Path) -> None:
+    (folder / "data.csv").write_text("\n".join((HEAD, ROWS[0], ROWS[1].replace("4.8", "good"))))
+    with pytest.raises(SourceError, match=r"column mos_alignment .*row 1: 'good'"):
+        read_agiqa(folder)
+
+
+def test_an_image_that_is_nowhere_or_twice_is_named(folder: Path) -> None:
+    (folder / "sdXL_normal_001.jpg").touch()
+    with pytest.raises(
+        SourceError, match=r"row 1: the image sdXL_normal_001\.jpg is .* and .*: there must be one"
+    ):
+        read_agiqa(folder)
+    for path in folder.rglob("sdXL_normal_001.jpg"):
+        path.unlink()
+    with pytest.raises(SourceError, match=r"row 1: the image sdXL_normal_001\.jpg is nowhere in"):
+        read_agiqa(folder)

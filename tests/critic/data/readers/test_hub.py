@@ -1,0 +1,220 @@
+"""The hub's data sets, read by the real libraries from a hub on the loopback, and each way not to get them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from datasets import Features, Image, Sequence, Value
+from huggingface_hub import constants
+
+from critic.data.readers.hub import HubError, fetch, read_benchmark
+from critic.data.readers.rows import SourceError
+
+NAME = "Coobiw/IE-Bench-4k"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FEATURES = Features(
+    {
+        "images": Sequence(Image()),
+        "edit_inst": Value("string"),
+        "problem": Value("string"),
+        "answer": Value("string"),
+        "width": Value("int64"),
+    }
+)
+
+
+@pytest.fixture
+def columns(picture: Callable[..., bytes]) -> dict[str, list[Any]]:
+    """Three rows as IE-Bench-4k has them, with one column more."""
+    return {
+        "images": [[{"bytes": picture(2 * n + k), "path": f"{n}-{k}.png"} for k in (0, 1)] for n in range(3)],
+        "edit_inst": ["make it red", "remove the cat", "NA"],
+        "problem": ["<image><image>Rate this edit."] * 3,
+        "answer": ["3.75", "1", "5.00"],
+        "width": [72, 72, 72],
+    }
+
+
+@pytest.fixture
+def bench(hub: Any, columns: dict[str, list[Any]]) -> Any:
+    """A hub that has the benchmark."""
+    hub.push(NAME, FEATURES, {"train": columns, "test": {k: v[:1] for k, v in columns.items()}})
+    return hub
+
+
+def without(features: Features, columns: dict[str, list[Any]], *names: str) -> tuple[Features, dict[str, Any]]:
+    kept = {name: kind for name, kind in features.items() if name not in names}
+    return Features(kept), {name: columns[name] for name in kept}
+
+
+# --- what is read
+
+
+def test_the_splits_are_read_as_they_are_at_the_commit_of_the_revision(
+    bench: Any, columns: dict[str, list[Any]]
+) -> None:
+    snapshot = fetch(NAME, "main")
+    assert (snapshot.commit, str(snapshot)) == (COMMIT, f"{NAME} at revision main")
+    tables = dict(read_benchmark(snapshot))
+    assert [*tables] == ["train", "test"]
+    train = tables["train"]
+    assert [*train] == ["images", "edit_inst", "problem", "answer"]
+    assert [[*images] for images in train["images"]] == columns["images"]
+    assert [*train["answer"]] == [3.75, 1.0, 5.0]
+    assert [*train["edit_inst"]] == columns["edit_inst"]
+
+
+def test_images_that_are_paths_are_read_from_the_data_set(hub: Any, picture: Callable[..., bytes]) -> None:
+    row = '{"images": ["a.png", "b.png"], "edit_inst": "x", "problem": "y", "answer": 2}\n'
+    files = {f"{split}.jsonl": row.encode() for split in ("train", "test")}
+    hub.files[NAME] = files | {"a.png": picture(0), "b.png": picture(1)}
+    table = dict(read_benchmark(fetch(NAME, "main")))["train"]
+    assert [image["bytes"] for image in table["images"][0]] == [picture(0), picture(1)]
+
+
+def test_images_outside_of_the_data_set_are_not_read(hub: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    row = f'{{"images": ["{tmp_path}/secret.png"], "edit_inst": "x", "problem": "y", "answer": 2}}\n'
+    hub.files[NAME] = {f"{split}.jsonl": row.encode() for split in ("train", "test")}
+    with pytest.raises(
+        SourceError, match=rf"{NAME} at revision main, split train, row 0: .*secret\.png is outside"
+    ):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_the_token_is_that_of_the_environment(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(NAME, "main")
+    assert all("authorization" not in headers for _, _, headers in bench.requests)
+    bench.requests.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_lab")
+    fetch(NAME, "main")
+    assert [headers["authorization"] for _, _, headers in bench.requests] == ["Bearer hf_of_the_lab"]
+
+
+# --- a network that fails now and then
+
+
+def test_a_file_that_breaks_off_goes_on_where_it_was(
+    bench: Any, columns: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # of 10 MiB, which are written at once
+    path = "data/train-00000-of-00001.parquet"
+    bench.cut.add(path)
+    tables = dict(read_benchmark(fetch(NAME, "main")))
+    assert [[*images] for images in tables["train"]["images"]] == columns["images"]
+    first, second = bench.sent(path)
+    assert "range" not in first
+    assert second["range"] == f"bytes={len(bench.files[NAME][path]) // 2 // 1024 * 1024}-"
+
+
+def test_files_that_are_there_are_not_fetched_anew(bench: Any) -> None:
+    fetch(NAME, "main")
+    bench.requests.clear()
+    fetch(NAME, "main")
+    assert [path for _, path, _ in bench.requests] == [f"/api/datasets/{NAME}/revision/main"]
+
+
+def test_a_hub_out_of_order_is_asked_again(bench: Any) -> None:
+    bench.out_of_order = 1
+    assert fetch(NAME, "main").commit == COMMIT
+
+
+def test_a_commit_needs_no_hub_once_it_is_there_but_a_branch_does(bench: Any) -> None:
+    """What a branch was the last time is no answer to what it is."""
+    folder = fetch(NAME, "main").folder
+    bench.stop()
+    assert fetch(NAME, COMMIT).folder == folder
+    with pytest.raises(HubError, match="can't be reached"):
+        fetch(NAME, "main")
+
+
+# --- what can't be had
+
+
+def test_a_data_set_that_is_not_there_is_named(hub: Any) -> None:
+    with pytest.raises(
+        HubError, match=rf"^{NAME} at revision main can't be had: the hub has no such data set.*HF_TOKEN"
+    ):
+        fetch(NAME, "main")
+
+
+@pytest.mark.parametrize("revision", ["v9", "f" * 40])
+def test_a_revision_that_is_not_there_is_named(bench: Any, revision: str) -> None:
+    with pytest.raises(HubError, match=rf"^{NAME} at revision {revision} can't be had: it has no such revision"):
+        fetch(NAME, revision)
+
+
+def test_a_gated_data_set_tells_where_to_ask(bench: Any) -> None:
+    bench.gated.add(NAME)
+    with pytest.raises(HubError, match=rf"it is gated\. Ask for access on {bench.url}/datasets/{NAME}.*HF_TOKEN"):
+        fetch(NAME, "main")
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_a_hub_that_is_down_is_named(bench: Any, revision: str) -> None:
+    bench.stop()
+    with pytest.raises(HubError, match=rf"{bench.url} can't be reached.*HF_ENDPOINT"):
+        fetch(NAME, revision)
+
+
+def test_a_hub_that_stays_out_of_order_is_named(bench: Any) -> None:
+    bench.out_of_order = 100
+    with pytest.raises(HubError, match=r"is out of order \((.|\n)*503"):
+        fetch(NAME, "main")
+
+
+def test_offline_mode_is_named(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        fetch(NAME, "main")
+
+
+def test_a_name_that_is_none_is_named() -> None:
+    with pytest.raises(HubError, match="an owner/a name/main at revision main can't be had"):
+        fetch("an owner/a name/main", "main")
+
+
+@pytest.mark.parametrize("column", ["edit_inst", "problem", "answer"])
+def test_a_missing_column_is_named_with_those_that_are_there(
+    hub: Any, columns: dict[str, list[Any]], column: str
+) -> None:
+    features, kept = without(FEATURES, columns, column)
+    hub.push(NAME, features, {"train": kept, "test": kept})
+    with pytest.raises(SourceError, match=rf"split train, has no column .*{column}.*; it has images, .*width"):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_a_data_set_without_images_is_named(hub: Any, columns: dict[str, list[Any]]) -> None:
+    features, kept = without(FEATURES, columns, "images")
+    hub.push(NAME, features, {"train": kept, "test": kept})
+    with pytest.raises(HubError, match=r"split train, has no column images; it has edit_inst, "):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_a_column_of_images_that_holds_none_is_named(hub: Any, columns: dict[str, list[Any]]) -> None:
+    kept = columns | {"images": [1, 2, 3]}
+    hub.push(NAME, Features(FEATURES | {"images": Value("int64")}), {"train": kept, "test": kept})
+    with pytest.raises(HubError, match="column images must hold lists of images"):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_a_missing_split_is_named_with_those_that_are_there(hub: Any, columns: dict[str, list[Any]]) -> None:
+    hub.push(NAME, FEATURES, {"train": columns, "dev": columns})
+    with pytest.raises(HubError, match="has no split test; it has train, dev"):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_a_score_that_is_no_number_is_named_with_its_row(hub: Any, columns: dict[str, list[Any]]) -> None:
+    columns["answer"][1] = "good"
+    hub.push(NAME, FEATURES, {"train": columns, "test": columns})
+    with pytest.raises(SourceError, match=r"split train, has 1 values in column answer .*row 1: 'good'"):
+        dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_files_that_are_no_data_set_are_named(hub: Any) -> None:
+    hub.files[NAME] = {"train.parquet": b"PAR1, or not"}
+    with pytest.raises(HubError, match=f"{NAME} at revision main can't be read by datasets"):
+        dict(read_benchmark(fetch(NAME, "main")))

@@ -1,0 +1,233 @@
+"""Each way in which a benchmark can be bad is found, with its row, its column and what to do."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from critic.data.expectations import Failure, Validation, describe, validate_tables
+
+EDITS = 6
+
+
+def picture(seed: int, size: tuple[int, int] = (72, 72)) -> dict[str, Any]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def good_table(split: str, first_source: int) -> pd.DataFrame:
+    """Two edits of each of three source images."""
+    sources = [first_source + row // 2 for row in range(EDITS)]
+    return pd.DataFrame(
+        {
+            "id": [f"{split}-{row}" for row in range(EDITS)],
+            "source_id": [f"s{source}" for source in sources],
+            "images": [[picture(source), picture(100)] for source in sources],
+            "instruction": "make it red",
+            "problem": None,
+            "mos": np.linspace(1, 5, EDITS),
+            "mos_quality": np.linspace(5, 1, EDITS),
+            "ratings": [[1.0, 3.5, 5.0]] * EDITS,
+        }
+    )
+
+
+@pytest.fixture
+def tables() -> dict[str, pd.DataFrame]:
+    return {"train": good_table("train", 0), "test": good_table("test", 10)}
+
+
+def check(tables: dict[str, pd.DataFrame], docs: Path) -> Validation:
+    return validate_tables(tables, phash_distance=24, min_side=56, max_instruction_chars=100, docs=docs)
+
+
+def test_a_good_benchmark_passes(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    validation = check(tables, tmp_path)
+    assert validation.failures == []
+    assert [*validation.facts["row"]] == [*range(EDITS), *range(EDITS)]
+    assert {one["table"] for one in validation.checks} == {"train", "test", "edits", "sources"}
+    assert (tmp_path / "index.html").exists()
+
+
+def test_what_is_optional_may_be_missing(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    least = {split: table.drop(columns=["mos_quality", "ratings"]) for split, table in tables.items()}
+    assert check(least, tmp_path).failures == []
+
+
+GOOD, JPEG = picture(50), picture(51)["bytes"]
+BAD_VALUES = {
+    "a missing image": ("images", [GOOD], "two images", "1"),
+    "an image without bytes": ("images", [GOOD, None], "edited image can be decoded", "no bytes"),
+    "a truncated JPEG": ("images", [{"bytes": JPEG[:800]}, GOOD], "source image can", "truncated"),
+    "a corrupt JPEG": (
+        "images",
+        [GOOD, {"bytes": b"\xff\xd8" + JPEG[400:]}],
+        "edited image can",
+        "",
+    ),
+    "a small image": ("images", [GOOD, picture(52, (8, 90))], "edited image's shorter side", "8.0"),
+    "a thin image": ("images", [GOOD, picture(52, (60, 12060))], "at most 200 times", "201.0"),
+    "no MOS": ("mos", np.nan, "there is a MOS", None),
+    "a MOS of 7": ("mos", 7.0, "from 1 to 5", "7.0"),
+    "an endless MOS": ("mos", np.inf, "from 1 to 5", "inf"),
+    "a MOS in words": ("mos", "good", "is a number", "good"),
+    "a sub-score of 0": ("mos_quality", 0.0, "from 1 to 5", "0.0"),
+    "an empty instruction": ("instruction", " \n", "not empty", ""),
+    "no instruction": ("instruction", None, "not empty", ""),
+    "a long instruction": ("instruction", "red " * 30, "at most 100", "red red"),
+    "a rating of 6": ("ratings", [1.0, 6.0, np.nan], "every rating", "6.0, nan"),
+    "fewer ratings": ("ratings", [1.0, 2.0], "as many ratings", "2.0"),
+}
+
+
+@pytest.mark.parametrize(("column", "value", "expected", "found"), BAD_VALUES.values(), ids=BAD_VALUES)
+def test_a_bad_value_is_found(
+    tables: dict[str, pd.DataFrame],
+    tmp_path: Path,
+    column: str,
+    value: Any,
+    expected: str,
+    found: str | None,
+) -> None:
+    values: list[Any] = [*tables["test"][column]]
+    values[3] = value
+    bad = tables["test"].assign(**{column: values})
+    failures = check(tables | {"test": bad}, tmp_path).failures
+    assert {(one.split, one.row, one.id) for one in failures} == {("test", 3, "test-3")}
+    failure = next(one for one in failures if expected in one.expected)
+    raw_names = {"mos": "answer", "instruction": "edit_inst"}
+    assert failure.column == raw_names.get(column, column)
+    assert failure.found is None if found is None else found in str(failure.found)
+    assert failure.fix
+
+
+def test_an_id_given_twice_names_both_rows(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    tables["test"].at[1, "id"] = "train-4"
+    failures = check(tables, tmp_path).failures
+    assert [(one.split, one.row, one.column) for one in failures] == [
+        ("train", 4, "id"),
+        ("test", 1, "id"),
+    ]
+
+
+def test_a_source_image_in_two_splits_names_all_its_rows(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    images: Any = tables["train"].at[2, "images"]
+    tables["test"].at[1, "images"] = images
+    failures = check(tables, tmp_path).failures
+    assert [(one.split, one.row, one.found) for one in failures] == [
+        ("train", 2, "test row 1, id 'test-1'"),
+        ("train", 3, "test row 1, id 'test-1'"),
+        ("test", 1, "train row 2, id 'train-2'"),
+    ]
+    assert {one.fix for one in failures} == {"keep all edits of a source image in one split"}
+
+
+@pytest.mark.parametrize("column", ["images", "instruction", "problem", "mos"])
+def test_a_missing_column_is_told_before_any_row(
+    tables: dict[str, pd.DataFrame], tmp_path: Path, column: str
+) -> None:
+    validation = check(tables | {"test": tables["test"].drop(columns=column)}, tmp_path)
+    (failure,) = validation.failures
+    assert (failure.split, failure.row, failure.expected) == ("test", None, "the column is there")
+    assert validation.facts.empty
+
+
+def test_an_empty_table_is_told(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    (failure,) = check(tables | {"train": tables["train"][:0]}, tmp_path).failures
+    assert (failure.split, failure.expected) == ("train", "the table has rows")
+
+
+# --- what comes beside a benchmark
+
+
+def rationales(first_source: int) -> pd.DataFrame:
+    """A released set of two rows."""
+    turns = [{"role": "user", "content": "Rate it."}, {"role": "assistant", "content": "<answer>4</answer>"}]
+    images = [[picture(first_source + row), picture(100)] for row in range(2)]
+    return pd.DataFrame({"id": ["r0", "r1"], "images": images, "messages": [turns, turns]})
+
+
+def agiqa() -> pd.DataFrame:
+    """Two generated pictures."""
+    names = ["a.jpg", "b.jpg"]
+    pictures = {"id": names, "image": [picture(1), picture(2)], "prompt": ["a cat", "a dog"]}
+    return pd.DataFrame(pictures | {"mos_quality": [0.0, 5.0], "mos_alignment": [2.5, 3.0]})
+
+
+def check_beside(
+    tables: dict[str, pd.DataFrame], docs: Path, rationales: pd.DataFrame | None, agiqa: pd.DataFrame | None
+) -> Validation:
+    limits = {"phash_distance": 24, "min_side": 56, "max_instruction_chars": 100}
+    return validate_tables(tables, rationales, agiqa, **limits, docs=docs)
+
+
+def test_a_good_set_and_good_pictures_pass(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    validation = check_beside(tables, tmp_path, rationales(0), agiqa())
+    assert validation.failures == []
+    assert [*validation.rationales["id"]] == ["r0", "r1"]
+    assert {"rationales", "agiqa"} < {one["table"] for one in validation.checks}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("id", "r0", "same id"),
+        ("images", [GOOD], "two images"),
+        ("images", [GOOD, {"bytes": JPEG[:800]}], "edited image can be decoded"),
+        ("images", [picture(10), GOOD], "the test split has no source image"),
+        ("messages", [{"role": "user", "content": "Rate it."}], "one turn of the user, then one of the assistant"),
+        (
+            "messages",
+            [{"role": "user", "content": ""}, {"role": "assistant", "content": "<answer>9</answer>"}],
+            "<answer> with a score from 1 to 5",
+        ),
+    ],
+)
+def test_a_bad_rationale_is_found(
+    tables: dict[str, pd.DataFrame], tmp_path: Path, column: str, value: Any, expected: str
+) -> None:
+    bad = rationales(0)
+    bad.at[1, column] = value
+    failures = check_beside(tables, tmp_path, bad, None).failures
+    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    assert (failure.split, failure.column) == ("rationales", column)
+    assert failure.fix
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("id", "a.jpg", "same id"),
+        ("prompt", " ", "the prompt is not empty"),
+        ("image", {"bytes": JPEG[:800], "path": None}, "the image image can be decoded"),
+        ("mos_quality", 5.5, "from 0 to 5"),
+        ("mos_alignment", np.nan, "there is a MOS"),
+    ],
+)
+def test_a_bad_picture_is_found(
+    tables: dict[str, pd.DataFrame], tmp_path: Path, column: str, value: Any, expected: str
+) -> None:
+    bad = agiqa()
+    bad.at[1, column] = value
+    failures = check_beside(tables, tmp_path, None, bad).failures
+    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    assert (failure.split, failure.column) == ("agiqa", column)
+
+
+def test_the_description_groups_rows_and_shortens() -> None:
+    failures = [
+        Failure("test", row, f"t{row}", "answer", "7.0" * 50, "the score is from 1 to 5", "correct it")
+        for row in range(12)
+    ]
+    first, *rows, more, fix = describe(failures, rows_a_check=3).splitlines()
+    assert first == "answer: expected that the score is from 1 to 5; not so in"
+    assert len(rows) == 3
+    assert rows[0].startswith("    test row 0, id 't0': 7.07.0")
+    assert rows[0].endswith("...")
+    assert (more, fix) == ("    and 9 rows more", "    -> correct it")

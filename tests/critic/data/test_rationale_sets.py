@@ -1,0 +1,154 @@
+"""A released SFT set: what is wrong with one, and what becomes of a good one."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from critic.answers import is_well_formed, parse_critique
+from critic.data.features import edit_facts
+from critic.data.rationale_sets import COLUMNS, complete, fault, finish, rationale_facts
+
+DISTANCE = 24
+REASONED = "<think>Half done.</think>\n<answer>3.25</answer>"
+
+
+def encode(seed: int, kind: str = "PNG") -> dict[str, Any]:
+    coarse = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(coarse).resize((80, 80), Image.Resampling.BICUBIC).save(file, kind)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture
+def edits() -> dict[str, pd.DataFrame]:
+    """A benchmark: sources 0 and 1 in train, 10 in validation, 20 in test."""
+    splits = {"train": (0, 1), "validation": (10,), "test": (20,)}
+    return {
+        split: pd.DataFrame(
+            {
+                "id": [f"{split}-{seed}" for seed in seeds],
+                "source_id": [f"s{seed}" for seed in seeds],
+                "images": [[encode(seed), encode(100 + seed)] for seed in seeds],
+                "instruction": [f"edit {seed}" for seed in seeds],
+                "mos": 3.0,
+            }
+        )
+        for split, seeds in splits.items()
+    }
+
+
+def raw(*sources: int, response: str = REASONED, kind: str = "PNG") -> pd.DataFrame:
+    """A set of one row a source image, edited as the benchmark's."""
+    turns = [{"role": "user", "content": "Rate it."}, {"role": "assistant", "content": response}]
+    return pd.DataFrame(
+        {
+            "id": [f"r{seed}" for seed in sources],
+            "images": [[encode(seed, kind), encode(100 + seed)] for seed in sources],
+            "messages": [turns] * len(sources),
+        }
+    )
+
+
+def finished(table: pd.DataFrame, edits: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    benchmark = edit_facts(edits)
+    facts = rationale_facts(table, benchmark, DISTANCE)
+    return finish(table, facts, benchmark, edits["validation"], DISTANCE)
+
+
+# --- what is wrong
+
+
+def test_a_good_set_has_no_fault(edits: dict[str, pd.DataFrame]) -> None:
+    facts = rationale_facts(raw(0, 10, 30), edit_facts(edits), DISTANCE)
+    assert [*facts["id"]] == ["r0", "r10", "r30"]
+    assert {*facts["split"]} == {"rationales"}
+    assert facts[["turns", "fault", "in_test", "source_error", "edited_error"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_source_image_of_the_test_split_is_found_even_in_another_file(
+    edits: dict[str, pd.DataFrame], kind: str
+) -> None:
+    facts = rationale_facts(raw(0, 20, kind=kind), edit_facts(edits), DISTANCE)
+    assert pd.isna(facts["in_test"][0])
+    assert facts["in_test"][1].startswith("test row 0, id 'test-20'")
+
+
+@pytest.mark.parametrize("roles", ["user", "assistant, user", "system, user, assistant", "user, assistant, user"])
+def test_other_turns_than_one_of_each_are_told(edits: dict[str, pd.DataFrame], roles: str) -> None:
+    table = raw(0)
+    table.at[0, "messages"] = [{"role": role, "content": REASONED} for role in roles.split(", ")]
+    facts = rationale_facts(table, edit_facts(edits), DISTANCE)
+    assert [*facts["turns"]] == [roles]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [REASONED, "<answer>4</answer>", "<think></think><answer>**1.00**/5</answer>", f"\n {REASONED} \n"],
+)
+def test_a_response_to_learn_from_has_no_fault(response: str) -> None:
+    assert fault(response) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        ("", "no answer"),
+        ("3.75", "no answer: 3.75"),
+        ("<think>Half done.<answer>3</answer>", "no answer"),
+        ("<answer>good</answer>", "not a number: good"),
+        ("<answer>7.5</answer>", "out of range: 7.5"),
+        ("<answer>3</answer><answer>4</answer>", "ambiguous: 4"),
+        ("It is fair. <answer>3</answer>", "more than reasoning and an answer: It is fair."),
+        (f"{REASONED} I am sure.", "more than reasoning and an answer"),
+    ],
+)
+def test_a_response_that_cannot_be_learnt_from_is_told(response: str, told: str) -> None:
+    assert (fault(response) or "").startswith(told)
+
+
+@given(st.text())
+def test_a_response_without_fault_is_well_formed_and_has_a_score(response: str) -> None:
+    for text in (response, f"<answer>{response}</answer>", f"<think>{response}</think><answer>3</answer>"):
+        if fault(text) is None:
+            assert is_well_formed(complete(text))
+            assert parse_critique(complete(text)).score is not None
+
+
+# --- what becomes of it
+
+
+def test_a_row_goes_where_its_source_image_is(edits: dict[str, pd.DataFrame]) -> None:
+    """Else SFT would learn from edits that its validation loss, and GRPO's curve, are measured on."""
+    table = finished(raw(0, 10, 30), edits)
+    assert [*table] == [*COLUMNS]
+    assert [*table["split"]] == ["train", "validation", "train"]
+    assert [*finished(raw(0, 10, kind="JPEG"), edits)["split"]] == ["train", "validation"]
+
+
+def test_the_turns_and_the_mode_are_told_apart(edits: dict[str, pd.DataFrame]) -> None:
+    table = pd.concat([raw(0), raw(1, response="<answer>4</answer>\n")], ignore_index=True)
+    first, second = finished(table, edits).to_dict("records")
+    assert (first["mode"], first["problem"], first["response"]) == ("reasoning", "Rate it.", REASONED)
+    assert (second["mode"], second["response"]) == ("direct", "<think></think>\n<answer>4</answer>")
+
+
+def test_the_instruction_is_the_sets_own_or_that_of_the_edit_with_the_same_pictures(
+    edits: dict[str, pd.DataFrame],
+) -> None:
+    assert [*finished(raw(0, 1), edits)["instruction"]] == ["edit 0", "edit 1"]
+    given = raw(0, 1).assign(instruction=["its own", None])
+    assert [*finished(given, edits)["instruction"]] == ["its own", "edit 1"]
+    assert finished(raw(0, kind="JPEG"), edits)["instruction"].isna().all()
+
+
+def test_two_instructions_for_the_same_pictures_are_none(edits: dict[str, pd.DataFrame]) -> None:
+    train = edits["train"]
+    edits["train"] = pd.concat([train, train[:1].assign(id="again", instruction="another")], ignore_index=True)
+    assert pd.isna(finished(raw(0), edits)["instruction"][0])

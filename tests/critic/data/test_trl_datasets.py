@@ -1,0 +1,122 @@
+"""The trainings' samples come back from Parquet as they went in, with their pictures ready for the model."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from critic.data.trl_datasets import load_samples, write_samples
+from critic.edits import Edit, decode_image
+from critic.prompts import Contract, load_contract
+
+ANSWER = "<think>Clean, quality 5.0.</think>\n<answer>4.25</answer>"
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def contract() -> Contract:
+    return load_contract("tiny")
+
+
+def picture(seed: int, width: int, height: int) -> dict[str, Any]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+IMAGES = [[picture(1, 60, 60), picture(2, 90, 40)], [picture(3, 112, 112), picture(4, 700, 30)]]
+
+
+def prompt(contract: Contract, number: int) -> list[dict[str, Any]]:
+    blank = Image.new("RGB", (56, 56))
+    return contract.messages(Edit(f"train-{number}", blank, blank, f"paint it <{number}> times, naïvely"))
+
+
+@pytest.fixture
+def sft(contract: Contract) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"train-{number}",
+            "mode": mode,
+            "prompt": prompt(contract, number),
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}],
+            "images": IMAGES[number],
+        }
+        for number, mode in enumerate(["reasoning", "direct"])
+    ]
+
+
+@pytest.fixture
+def rl(contract: Contract) -> list[dict[str, Any]]:
+    return [
+        {"id": f"train-{n}", "prompt": prompt(contract, n), "images": IMAGES[n], "mos": mos}
+        for n, mos in enumerate([1.0, 3.7333])
+    ]
+
+
+def test_sft_samples_come_back_and_render_the_same(
+    sft: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    write_samples(sft, tmp_path / "train.parquet")
+    back = load_samples(tmp_path / "train.parquet", contract)
+    assert back.column_names == ["id", "mode", "prompt", "completion", "images"]
+    assert len(back) == 2
+    for sample, given in zip(back, sft, strict=True):
+        assert (sample["id"], sample["mode"]) == (given["id"], given["mode"])
+        assert sample["completion"] == given["completion"]
+        assert [part["type"] for part in sample["prompt"][0]["content"]] == ["image", "image", "text"]
+        assert contract.render(sample["prompt"]) == contract.render(given["prompt"])
+
+
+def test_rl_samples_come_back_with_their_mos_and_no_completion(
+    rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    write_samples(rl, tmp_path / "train.parquet")
+    back = load_samples(tmp_path / "train.parquet", contract)
+    assert back.column_names == ["id", "prompt", "images", "mos"]
+    assert back["mos"][:] == [1.0, 3.7333]
+    assert [contract.render(sample["prompt"]) for sample in back] == [contract.render(s["prompt"]) for s in rl]
+
+
+@pytest.mark.parametrize("name", ["tiny", "ie-critic"])
+def test_pictures_are_resized_as_the_contract_says(name: str, rl: list[dict[str, Any]], tmp_path: Path) -> None:
+    contract = load_contract(name)
+    write_samples(rl, tmp_path / "train.parquet")
+    for sample, files in zip(load_samples(tmp_path / "train.parquet", contract), IMAGES, strict=True):
+        expected = [contract.resize(decode_image(file)) for file in files]
+        assert [image.size for image in sample["images"]] == [image.size for image in expected]
+        for image, other in zip(sample["images"], expected, strict=True):
+            assert image.mode == "RGB"
+            assert np.array_equal(image, other)
+
+
+def test_other_columns_can_be_looked_at_without_the_pictures(
+    rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    write_samples([sample | {"images": [{"bytes": b"no picture", "path": None}]} for sample in rl], tmp_path / "t")
+    back = load_samples(tmp_path / "t", contract)
+    assert back.select_columns("id")[:] == {"id": ["train-0", "train-1"]}
+    with pytest.raises(ValueError, match="JPEG, PNG, WEBP"):
+        back[0]
+
+
+def test_the_same_samples_give_the_same_bytes(sft: list[dict[str, Any]], tmp_path: Path) -> None:
+    for name in ("once", "twice"):
+        write_samples(sft, tmp_path / name)
+    assert (tmp_path / "once").read_bytes() == (tmp_path / "twice").read_bytes()
+
+
+def test_a_file_that_is_made_again_is_read_again(
+    rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    for mos in (2.0, 4.0):
+        write_samples([sample | {"mos": mos} for sample in rl], tmp_path / "train.parquet")
+        assert load_samples(tmp_path / "train.parquet", contract)["mos"][:] == [mos, mos]

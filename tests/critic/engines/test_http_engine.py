@@ -1,0 +1,279 @@
+"""Whatever a server does, each request ends in what it wrote or in a named failure."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from critic.edits import Edit
+from critic.engines.base import Completion, Sampling, request
+from critic.engines.http import HttpEngine, ServerError
+from critic.prompts import load_contract
+from critic.scoring.scorer import Scorer
+
+CONTRACT = load_contract("tiny")
+ANSWER = "Fine.</think>\n<answer>3.50</answer>"
+Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
+
+
+def send(handler: BaseHTTPRequestHandler, body: str, status: int = 200) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body.encode())))
+    handler.end_headers()
+    handler.wfile.write(body.encode())
+
+
+def completion(finish: str = "stop", **message: str | None) -> Reply:
+    body = {
+        "choices": [{"message": {"role": "assistant", **message}, "finish_reason": finish}],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 9},
+    }
+    return lambda handler, _: send(handler, json.dumps(body))
+
+
+def status(code: int) -> Reply:
+    return lambda handler, _: send(handler, '{"error": {"message": "as you like it"}}', code)
+
+
+def hang(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+    handler.server.stop.wait(20)  # type: ignore[attr-defined]
+
+
+def drop(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+    handler.connection.close()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each completion with the next of `replies`, the last one again and again."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = [completion(content=ANSWER)]
+        self.owner, self.models = "someone", ["critic"]
+        self.bodies: list[dict[str, Any]] = []
+        self.at_a_time, self.most = 0, 0
+        self.stop, self.lock = threading.Event(), threading.Lock()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the server's."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        models = [{"id": name, "object": "model", "owned_by": self.server.owner} for name in self.server.models]
+        send(self, json.dumps({"object": "list", "data": models}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            replies = self.server.replies
+            reply = replies.pop(0) if len(replies) > 1 else replies[0]
+            self.server.at_a_time += 1
+            self.server.most = max(self.server.most, self.server.at_a_time)
+        try:
+            with suppress(OSError):
+                reply(self, body)
+        finally:
+            with self.server.lock:
+                self.server.at_a_time -= 1
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.stop.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def engine(server: Server, **settings: Any) -> HttpEngine:
+    return HttpEngine(server.address, **{"max_tokens": 80, "timeout": 0.5, "max_retries": 0, **settings})
+
+
+def edit(number: int = 0) -> Edit:
+    pictures = [Image.new("RGB", (56, side), (9 * number, 50, 200)) for side in (56, 84)]
+    return Edit(str(number), *pictures, "make it blue")
+
+
+# --- what is asked
+
+
+def test_the_conversation_and_its_pictures_are_sent_as_the_contract_makes_them(server: Server) -> None:
+    asked = request(CONTRACT, edit())
+    (outcome,) = engine(server).complete([asked])
+    assert outcome == Completion(ANSWER, 9, True, 30)
+    (body,) = server.bodies
+    (message,) = body["messages"]
+    *pictures, text = message["content"]
+    assert text == asked.messages[0]["content"][-1]
+    for part, picture in zip(pictures, asked.pictures, strict=True):
+        data = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
+        assert Image.open(BytesIO(data)).tobytes() == picture.tobytes()
+    settings = {key: value for key, value in body.items() if key != "messages"}
+    assert settings == {"model": "critic", "max_tokens": 80, "temperature": 0.0, "top_p": 1.0}
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+def test_the_checkpoints_own_defaults_are_overruled_where_a_server_takes_them(server: Server, owner: str) -> None:
+    server.owner = owner
+    engine(server).complete([request(CONTRACT, edit())])
+    assert (server.bodies[0]["repetition_penalty"], server.bodies[0]["top_k"]) == (1.0, -1)
+
+
+def test_samples_are_drawn_by_their_seeds(server: Server) -> None:
+    Scorer(engine(server), CONTRACT, mode="average", samples=3, temperature=0.7)([edit()])
+    assert len({body["seed"] for body in server.bodies}) == 3
+    assert {body["temperature"] for body in server.bodies} == {0.7}
+
+
+def test_order_is_kept_and_so_many_requests_are_made_at_a_time(server: Server) -> None:
+    def echo(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        server.stop.wait(0.02)
+        completion(content=body["messages"][0]["content"][-1]["text"])(handler, body)
+
+    server.replies = [echo]
+    edits = [Edit(str(n), edit().source, edit().edited, f"make {n}") for n in range(20)]
+    outcomes = engine(server, concurrency=4).complete([request(CONTRACT, one) for one in edits])
+    assert [o.text.split(".")[0] for o in outcomes if isinstance(o, Completion)] == [
+        f"Edit: make {n}" for n in range(20)
+    ]
+    assert 1 < server.most <= 4
+
+
+def test_first_tokens_probabilities_are_read(server: Server) -> None:
+    likely = [{"token": "3", "logprob": -0.1}, {"token": "4", "logprob": -2.4}]
+    body = {
+        "choices": [
+            {
+                "message": {"content": "3"},
+                "finish_reason": "length",
+                "logprobs": {"content": [{"token": "3", "logprob": -0.1, "top_logprobs": likely}]},
+            }
+        ]
+    }
+    server.replies = [lambda handler, _: send(handler, json.dumps(body))]
+    (outcome,) = engine(server).complete([request(CONTRACT, edit())], Sampling(max_tokens=1, top_logprobs=20))
+    assert isinstance(outcome, Completion) and outcome.logprobs == {"3": -0.1, "4": -2.4}
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 20)
+
+
+def test_expected_scores_are_asked_only_of_servers_that_go_on_with_a_turn(server: Server) -> None:
+    scorer = Scorer(engine(server), CONTRACT, "expected")
+    with pytest.raises(ServerError, match="take another mode"):
+        scorer([edit()])
+    server.owner = "vllm"
+    Scorer(engine(server), CONTRACT, "expected")([edit()])
+    *_, last = server.bodies
+    assert last["messages"][-1]["role"] == "assistant" and last["continue_final_message"] is True
+
+
+# --- what comes of it
+
+BROKEN: dict[str, tuple[Reply, str]] = {
+    "drops the connection": (drop, "unreachable"),
+    "hangs": (hang, "timed_out"),
+    "500": (status(500), "server_error"),
+    "503": (status(503), "server_error"),
+    "429": (status(429), "server_error"),
+    "400": (status(400), "refused"),
+    "403": (status(403), "refused"),
+    "no JSON": (lambda handler, _: send(handler, "<html>"), "garbled"),
+    "other JSON": (lambda handler, _: send(handler, '{"score": 5}'), "garbled"),
+    "no choices": (lambda handler, _: send(handler, '{"choices": []}'), "garbled"),
+    "a number for a text": (
+        lambda handler, _: send(handler, '{"choices": [{"message": {"content": 5}}]}'),
+        "garbled",
+    ),
+    "nothing": (completion(content=""), "empty"),
+    "no content": (completion(content=None), "empty"),
+    "cut off": (completion("length", content="Half do"), "truncated"),
+    "words": (completion(content="</think><answer>good</answer>"), "not_a_number"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_reply_is_a_named_failure_and_never_a_score(server: Server, what: str) -> None:
+    reply, expected = BROKEN[what]
+    server.replies = [reply]
+    (verdict,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert (verdict.score, verdict.status) == (None, expected)
+    assert verdict.detail
+
+
+def test_others_are_scored_beside_broken_ones(server: Server) -> None:
+    server.replies = [reply for reply, _ in BROKEN.values()] + [completion(content=ANSWER)]
+    edits = [edit(number) for number in range(len(BROKEN) + 3)]
+    verdicts = Scorer(engine(server, concurrency=1), CONTRACT)(edits)
+    assert [verdict.status for verdict in verdicts] == [expected for _, expected in BROKEN.values()] + ["ok"] * 3
+
+
+@pytest.mark.parametrize("reply", [status(500), status(429), drop, hang])
+def test_what_may_pass_is_tried_again(server: Server, reply: Reply) -> None:
+    server.replies = [reply, completion(content=ANSWER)]
+    (verdict,) = Scorer(engine(server, max_retries=1), CONTRACT)([edit()])
+    assert verdict.score == 3.5
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": ANSWER},
+        {"content": "<think>" + ANSWER},
+        {"content": "\n<answer>3.50</answer>", "reasoning_content": "Fine."},
+        {"content": "\n<answer>3.50</answer>", "reasoning": "Fine."},
+        {"content": None, "reasoning_content": ANSWER},
+        {"content": "", "reasoning": "<think>" + ANSWER},
+    ],
+)
+def test_the_answer_is_found_wherever_a_server_puts_it(server: Server, message: dict[str, str | None]) -> None:
+    server.replies = [completion(**message)]
+    (verdict,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert (verdict.score, verdict.reasoning) == (3.5, "Fine.")
+
+
+# --- servers that can't be used at all
+
+
+def test_a_server_that_isnt_there_is_an_error_at_once() -> None:
+    with pytest.raises(ServerError, match="doesn't tell what it serves"):
+        HttpEngine("http://127.0.0.1:9/v1", max_tokens=80, max_retries=0)
+
+
+def test_a_model_that_isnt_served_is_named_with_those_that_are(server: Server) -> None:
+    server.models = ["critic", "other"]
+    with pytest.raises(ServerError, match=r"serves critic, other, not None: name one of these"):
+        engine(server)
+    with pytest.raises(ServerError, match=r"serves critic, other, not theirs"):
+        engine(server, model="theirs")
+    assert engine(server, model="other").name == "other"
+
+
+def test_a_key_that_isnt_there_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRITIC_KEY", raising=False)
+    with pytest.raises(ServerError, match="environment variable CRITIC_KEY"):
+        engine(server, api_key_variable="CRITIC_KEY")

@@ -1,0 +1,25 @@
+"""vLLM in this process: what it does otherwise than transformers, and must not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from critic.data.minibench import make_table
+from critic.edits import edits_from_table, normalise
+from critic.engines.base import Completion, Sampling, request
+from critic.engines.vllm import VllmEngine
+from critic.prompts import load_contract
+
+BASE = Path(__file__).parents[3] / "assets/tiny-base"
+
+
+def test_more_samples_are_drawn_by_their_seeds_than_one_step_can_read_prompts_of() -> None:
+    """256 prompts at a time are more tokens than a step takes; one read in two chunks ended vLLM on a CPU."""
+    contract = load_contract("tiny")
+    edits = edits_from_table(normalise(make_table("test", sources=2, side=112, seed=7), "test"))
+    asked = [request(contract, edit) for edit in edits]
+    samples = [replace(asked[n % len(asked)], seed=n) for n in range(256)]
+    engine = VllmEngine(BASE, dtype="float32", max_tokens=4, batch_size=256)
+    sampling = Sampling(temperature=2.0)
+    together = engine.complete(samples, sampling)
+    assert sum(c.prompt_tokens for c in together if isinstance(c, Completion)) > 2 * 4096
+    assert engine.complete(samples[:8], sampling) == together[:8]

@@ -1,0 +1,86 @@
+"""Weighted statistics: the same as scipy's on the rows written out as often as they were drawn."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from critic.evaluation import bootstrap
+from critic.evaluation.bootstrap import Array
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> tuple[Array, Array, Array]:
+    """x, y [rows], full of ties, and w [3, rows]."""
+    rows = draw(st.integers(1, 12))
+    tied = st.integers(-8, 8).map(lambda eighths: eighths / 8)
+    x, y = (draw(hnp.arrays(np.float64, rows, elements=tied)) for _ in range(2))
+    w = draw(hnp.arrays(np.float64, (3, rows), elements=st.integers(0, 4)))
+    return x, y, w
+
+
+def written_out(values: Array, counts: Array) -> Array:
+    return np.repeat(values, counts.astype(int))
+
+
+@given(samples())
+def test_correlations_equal_scipy_on_the_rows_written_out(
+    sample: tuple[Array, Array, Array],
+) -> None:
+    x, y, w = sample
+    pearson, spearman = bootstrap.pearson(x, y, w), bootstrap.spearman(x, y, w)
+    kendall = bootstrap.kendall(x, y, w)
+    for i, counts in enumerate(w):
+        a, b = written_out(x, counts), written_out(y, counts)
+        if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
+            assert pearson[i] == spearman[i] == kendall[i] == 0
+        else:
+            assert pearson[i] == pytest.approx(stats.pearsonr(a, b).statistic, abs=1e-12)
+            assert spearman[i] == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+            assert kendall[i] == pytest.approx(stats.kendalltau(a, b).statistic, abs=1e-12)
+
+
+@given(samples())
+def test_mean_and_spread_equal_numpy_on_the_rows_written_out(
+    sample: tuple[Array, Array, Array],
+) -> None:
+    x, _, w = sample
+    for counts, mean, spread in zip(w, bootstrap.mean(x, w), bootstrap.spread(x, w), strict=True):
+        rows = written_out(x, counts)
+        if len(rows):
+            assert mean == pytest.approx(rows.mean(), abs=1e-12)
+            assert spread == pytest.approx(rows.std(), abs=1e-12)
+        else:
+            assert np.isnan(mean)
+            assert np.isnan(spread)
+
+
+def test_a_constant_has_no_spread_at_all_though_its_mean_is_rounded() -> None:
+    ramp = np.arange(7, dtype=np.float64)
+    rounded = 3.1 + 1e-15 * ramp
+    w = np.ones((1, 7))
+    for constant in (np.full(7, 3.1), rounded.astype(np.float64)):
+        assert bootstrap.spread(constant, w) == 0
+        assert bootstrap.pearson(constant, ramp, w) == 0
+
+
+def test_a_draw_takes_whole_groups_as_many_as_there_are() -> None:
+    groups = ["sky", "dog", "sky", "car", "sky"]
+    w = bootstrap.draw(groups, rows=5, n_boot=200, seed=0)
+    assert (w[0] == 1).all()
+    assert (w[:, 0] == w[:, 2]).all() and (w[:, 0] == w[:, 4]).all()
+    assert (w[:, 0] + w[:, 1] + w[:, 3] == 3).all()
+    assert w[1:, :4].mean(axis=0) == pytest.approx(np.ones(4), abs=0.2)
+
+
+def test_draws_depend_on_the_seed_and_on_nothing_else() -> None:
+    one, same, other = (bootstrap.draw(None, 20, 10, seed) for seed in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_groups_must_have_one_label_a_row() -> None:
+    with pytest.raises(ValueError, match=r"one label for each of 3 rows, not \[2\]"):
+        bootstrap.draw(["a", "b"], rows=3, n_boot=1, seed=0)
