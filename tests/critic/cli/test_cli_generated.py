@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from critic.generated import AXES, COLUMNS, generated_from_table
 
 from critic import cli
 from critic.cli import scoring
-from critic.edits import read_table, write_table
+from critic.edits import GENERATED_AXES, GENERATED_COLUMNS, edits_from_table, read_table, write_table
 from critic.engines import load
 from critic.engines import transformers as local
 from critic.engines.base import Completion
@@ -60,7 +59,7 @@ def agiqa(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Mon
             "mos_alignment": rng.uniform(0, 5, PICTURES),
         }
     )
-    write_table(table, tmp_path / "agiqa.parquet", COLUMNS)
+    write_table(table, tmp_path / "agiqa.parquet", GENERATED_COLUMNS)
     words = (CONTRACTS / "tiny.yaml").read_text() + '\ngenerated_text: "Picture: {prompt}. {request}"\n'
     (tmp_path / "words.yaml").write_text(words)
     monkeypatch.chdir(tmp_path)
@@ -80,7 +79,7 @@ def score(*arguments: object, contract: str = "words.yaml") -> Result:
 def test_the_commands_give_the_figures_of_the_evaluate_stage(agiqa: Path, policy: str) -> None:
     table, contract = read_table(agiqa), load_contract("words.yaml")
     engine = load.open_engine("transformers", str(BASE), contract, max_tokens=4)
-    predictions = predict(Scorer(engine, contract), generated_from_table(table), total=PICTURES, batch_size=9)
+    predictions = predict(Scorer(engine, contract), edits_from_table(table), total=PICTURES, batch_size=9)
     assert 0 < predictions["score"].isna().sum() < PICTURES / 2
     how = {"train_mean": 3.2, "policy": policy, "n_boot": 100, "seed": 7}
     by_stage = measure_generated({"base": predictions}, table, **how)["base"]  # type: ignore[arg-type]
@@ -89,7 +88,7 @@ def test_the_commands_give_the_figures_of_the_evaluate_stage(agiqa: Path, policy
     assert result.exit_code == 1, result.output
     assert f"{predictions['score'].notna().sum()} scored" in result.output
     boot = ("--policy", policy, "--train-mean", 3.2, "--n-boot", 100, "--seed", 7)
-    for axis, column in AXES.items():
+    for axis, column in GENERATED_AXES.items():
         result = critic(
             "eval", "agiqa.jsonl", "--against", agiqa, "--mos-column", column, *boot, "--json", "f.json"
         )

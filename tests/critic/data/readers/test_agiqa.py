@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from critic.generated import COLUMNS, generated_from_table
 
 from critic.data.readers.agiqa import read_agiqa
 from critic.data.readers.rows import SourceError
-from critic.edits import read_table, write_table
+from critic.edits import GENERATED_COLUMNS, edits_from_table, read_table, write_table
 
 HEAD = "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align"
 ROWS = (
@@ -41,8 +40,8 @@ def test_pictures_prompts_and_both_scores_are_read(folder: Path, picture: Callab
 
 
 def test_what_is_read_can_be_written_and_looked_at(folder: Path) -> None:
-    write_table(read_agiqa(folder), folder / "agiqa.parquet", COLUMNS)
-    pictures = list(generated_from_table(read_table(folder / "agiqa.parquet")))
+    write_table(read_agiqa(folder), folder / "agiqa.parquet", GENERATED_COLUMNS)
+    pictures = list(edits_from_table(read_table(folder / "agiqa.parquet")))
     assert [picture.prompt for picture in pictures] == ["a cat, sitting", "NA"]
     assert pictures[0].image.size == (72, 72)
 
