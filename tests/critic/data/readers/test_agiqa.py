@@ -27,7 +27,7 @@ def folder(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
 
 def test_pictures_prompts_and_both_scores_are_read(folder: Path, picture: Callable[..., bytes]) -> None:
     table = read_agiqa(folder)
-    assert [*table] == [*COLUMNS]
+    assert [*table] == [*GENERATED_COLUMNS]
     first, second = table.to_dict("records")
     assert first == {
         "id": "AttnGAN_normal_000.jpg",
