@@ -3,20 +3,19 @@
     python benchmarks/train_7b.py sft                            # one GPU of 80 GB, LoRA: profile single-gpu
     python benchmarks/train_7b.py grpo
     torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
-    python benchmarks/train_7b.py sft --set sft.batch_size=8 model.attn_implementation=flash_attention_2
-    python benchmarks/train_7b.py grpo --set grpo.rollouts=transformers grpo.gradient_accumulation=4
+    python benchmarks/train_7b.py sft --set sft.lora=null model.attn_implementation=flash_attention_2
+    python benchmarks/train_7b.py grpo --set grpo.use_vllm=false grpo.gradient_accumulation_steps=4
     python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
 
 Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
-hub and no data: weights, pictures and texts are random, the tokenizer is assets/tiny-base's. All else is the
-pipeline's own: params.yaml, `critic.training.setup`, `arguments` of stages/sft.py and stages/grpo.py, TRL's trainers.
-The table goes to the terminal and, with all settings, to runs/train_7b/<training>.json; docs/gpu-results.md keeps
-results.
+hub and no data: weights, pictures and texts are random, and the tokenizer is that of assets/tiny-base. Everything
+else is the pipeline's: params.yaml, `critic.training.setup`, `arguments` of stages/sft.py and stages/grpo.py,
+TRL's trainers. The table goes to the terminal and, with all settings, to runs/train_7b/<training>.json;
+docs/gpu-results.md keeps results.
 
-MFU is the model's FLOPs over what the GPUs could do in that time at their peak. The FLOPs are those of the
-formulas in `forward_flops`, `update_flops` and `rollout_flops`, for all tokens but padding. What gradient
-checkpointing computes a second time doesn't count, nor does the pass that compares the trainer's probabilities
-with vLLM's.
+MFU is the model's FLOPs divided by the peak FLOPs of the GPUs in that time. `forward_flops`, `update_flops` and
+`rollout_flops` give the FLOPs, for all tokens except padding. The recomputation of gradient checkpointing doesn't
+count, nor does the pass that compares the trainer's probabilities with vLLM's.
 """
 
 import argparse
@@ -88,13 +87,13 @@ VISION_7B = {
     "out_hidden_size": 3584,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-"""The shape in config.json of Qwen/Qwen2.5-VL-7B-Instruct on the hub. The defaults of Qwen2_5_VLConfig won't do:
-they have the 72B's language model and a vision tower of hidden size 3584. A test holds that the weights add up to
-8,292,166,656, the 16,584,333,312 bytes that the hub's index of the bfloat16 weights names."""
+"""The shape in config.json of Qwen/Qwen2.5-VL-7B-Instruct on the hub. The defaults of Qwen2_5_VLConfig are
+others: the 72B's language model and a vision tower of hidden size 3584. A test checks that there are 8,292,166,656
+weights, which are the 16,584,333,312 bytes in the hub's index of the bfloat16 weights."""
 
 
 class BenchmarkError(ValueError):
-    """This can't be timed as asked; the message says what to change."""
+    """The benchmark can't run like this; the message says what to change."""
 
 
 # --- the arithmetic
@@ -102,11 +101,11 @@ class BenchmarkError(ValueError):
 
 @dataclass(frozen=True)
 class Weights:
-    """How many weights there are to pass through.
+    """Numbers of weights in a forward pass.
 
     Attributes:
         language: for each token.
-        head: for each token whose logits are asked for.
+        head: for each token with logits.
         vision: for each patch.
         merger: for each square of patches that becomes one token.
         adapters: LoRA's, for each token; 0 without.
@@ -129,7 +128,7 @@ class Batch:
 
 
 class Flops(NamedTuple):
-    """Of one forward pass: the language model's weights, its attention, the adapters and the vision tower."""
+    """FLOPs of a forward pass: the language model's weights, its attention, the adapters and the vision tower."""
 
     weights: float
     attention: float
@@ -148,9 +147,9 @@ def config_of(shape: str) -> Qwen2_5_VLConfig:
 
 
 def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights:
-    """Counted on a model without memory: of the trained one, ZeRO-3 leaves a process but parts.
+    """Count the weights on a model without memory, because ZeRO-3 shards the trained one.
 
-    Count before the trainer's arguments are made; from then on ZeRO-3 splits any new model.
+    Call this before the trainer's arguments are made; after that, ZeRO-3 shards every new model.
     """
 
     def count(module: torch.nn.Module) -> int:
@@ -176,13 +175,13 @@ def forward_flops(
     """A forward pass by PaLM's formula (arXiv 2204.02311, appendix B), for language model and vision tower apart.
 
     With N weights, L layers, H heads of size Q and T tokens that attend to each other, PaLM counts 6N + 12 L H Q T
-    a token for forward and backward; forward alone is a third. T counts what the causal mask hides, too. In the
-    vision tower T is the picture in some layers, and in the others a window, smaller at the edges.
+    per token for forward and backward; forward alone is a third. T includes tokens that the causal mask hides. In
+    the vision tower, T is the picture in some layers and a window in the others, smaller at the edges.
 
     Args:
         tokens: that go through the language model.
-        pairs: a token and one that it attends to, itself too: T^2 for a whole sequence.
-        scored: tokens whose logits are asked for.
+        pairs: pairs of a token and one that it attends to, itself included: T^2 for a whole sequence.
+        scored: tokens with logits.
         grids: time (1), height and width of each picture in patches.
     """
     text, vision = config.text_config, config.vision_config
@@ -202,15 +201,15 @@ def forward_flops(
 
 
 def _squares(length: int, part: int) -> int:
-    """The sum of squares of the parts that a length is cut into, the last one shorter."""
+    """The sum of squared lengths of the parts of a length; the last part may be shorter."""
     return length // part * part**2 + (length % part) ** 2
 
 
 def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, section: params.Training) -> float:
     """Forward and backward over a batch.
 
-    Backward costs a forward pass for the gradient of what went in, and another for the gradient of the weights.
-    A frozen language model is spared the latter, a frozen vision tower both; LoRA freezes both.
+    Backward costs a forward pass for the gradients of the inputs, and another for the gradients of the weights. A
+    frozen language model needs no second one, a frozen vision tower neither; LoRA freezes both.
     """
     lengths = [sum(pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
     pairs = sum(length**2 for length in lengths)
@@ -224,7 +223,7 @@ def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, secti
 
 
 def rollout_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, group: int) -> float:
-    """Writing the batch's completions: a pass over each prompt, once a group, and one over each completion."""
+    """Generation of a batch's completions: a pass over each prompt, once per group, and over each completion."""
     prompts = forward_flops(
         config, weights, sum(batch.prompts), sum(length**2 for length in batch.prompts), 0, batch.grids
     )
@@ -237,11 +236,11 @@ def rollout_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, grou
 
 
 def load_sections(profile: str, changes: Sequence[str]) -> dict[type[params.Section], Any]:
-    """The sections of a profile of params.yaml, some of its values changed ("sft.batch_size=4", in YAML).
+    """Load the sections of a profile of params.yaml with changed values ("sft.lora=null", in YAML).
 
     Raises:
-        ParamsError: no such profile, key or value.
-        BenchmarkError: a change that is none.
+        ParamsError: there is no such profile or key, or a value is wrong.
+        BenchmarkError: a change has no key or value.
     """
     params.load(params.Launch, profile=profile)
     content = yaml.safe_load(params.FILE.read_text(encoding="utf-8"))
@@ -252,7 +251,9 @@ def load_sections(profile: str, changes: Sequence[str]) -> dict[type[params.Sect
         for folder in folders:
             part = part.setdefault(folder, {}) if isinstance(part, dict) else None
         if not folders or not value or not isinstance(part, dict):
-            raise BenchmarkError(f"--set {change}: give a section's key and its value, such as sft.batch_size=4")
+            raise BenchmarkError(
+                f"--set {change}: give a section's key and its value, such as sft.per_device_train_batch_size=4"
+            )
         part[name] = yaml.safe_load(value)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
@@ -278,7 +279,7 @@ def make_base(shape: str, model: params.Model, contract: Contract, seed: int) ->
 def make_samples(
     path: Path, number: int, tokens: int | None, sides: tuple[int, int], contract: Contract, words: list[str]
 ) -> None:
-    """Write random samples: two pictures, an instruction, and a completion of so many tokens or, for RL, a MOS."""
+    """Write random samples: two pictures, an instruction, and a completion of `tokens` or, for RL, a MOS."""
     rng = np.random.default_rng(0)
 
     def text(length: int) -> str:
@@ -310,7 +311,7 @@ def make_samples(
 
 
 def one_token_words(processor: Any) -> list[str]:
-    """Words, with the space before them, that the tokenizer has whole: n of them in a row are n tokens."""
+    """Words, each with a leading space, that are one token: n of them in a row are n tokens."""
     tokenizer = processor.tokenizer
     texts = (tokenizer.decode([token]) for token in range(len(tokenizer)))
     return [text for text in texts if text[:1] == " " and text[1:].isalpha() and len(tokenizer.encode(text)) == 1]
@@ -320,7 +321,7 @@ def one_token_words(processor: Any) -> list[str]:
 
 
 class Clock(TrainerCallback):
-    """Notes when each step has ended, its work on the GPU too, and the memory in use then."""
+    """Records when each step ends, with its work on the GPU, and the memory in use."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -336,14 +337,14 @@ class Clock(TrainerCallback):
 
 
 def now() -> float:
-    """Seconds, once the GPU has done what it was given."""
+    """Seconds on the clock, after the GPU finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class _Metered:
-    """A trainer that keeps the masks and grids of each micro-batch, to be looked at when it is over."""
+    """A trainer that keeps the masks and grids of each micro-batch for the statistics."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -361,7 +362,7 @@ class MeteredSft(_Metered, SFTTrainer):
 
 
 class MeteredGrpo(_Metered, GRPOTrainer):
-    """TRL's, metered, and its rollouts timed, in seconds a step."""
+    """TRL's, metered, with the time of its rollouts, in seconds per step."""
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         began = now()
@@ -415,10 +416,11 @@ def make_trainer(
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Train for some steps; what the last of them took.
+    """Train for some steps and measure them, without the warm-up.
 
     Raises:
-        BenchmarkError: no GPU for the 7B, one of unknown speed, or another number of processes than `launch` says.
+        BenchmarkError: there is no GPU for the 7B, or one of unknown speed, or the number of processes
+            isn't that of `launch`.
         ParamsError: as `load_sections`.
     """
     sections = load_sections(given.profile or {"7b": "single-gpu", "tiny": "tiny"}[given.shape], given.set)
@@ -426,23 +428,29 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     peak = peak_flops(given, model.dtype)
     join_processes(launch)
     state = PartialState()
-    if state.num_processes != (asked := launch.machines * launch.processes):
+    if state.num_processes != (asked := launch.nnodes * launch.nproc_per_node):
         raise BenchmarkError(
-            f"launch asks for {asked} processes, and this is {state.num_processes}: start it with "
-            f"`torchrun --nproc-per-node {launch.processes}`, or --set launch.processes={state.num_processes}"
+            f"launch asks for {asked} processes, and this is {state.num_processes}: start it with `torchrun "
+            f"--nproc-per-node {launch.nproc_per_node}`, or --set launch.nproc_per_node={state.num_processes}"
         )
     steps = given.warmup + given.steps
     tokens = given.completion_tokens
     if given.training == "sft":
-        section = sections[params.Sft] = sections[params.Sft].model_copy(update={"epochs": 1.0})
+        section = sections[params.Sft] = sections[params.Sft].model_copy(update={"num_train_epochs": 1.0})
         group = 1
     else:
-        update = {"steps": steps, "max_completion_tokens": tokens}
+        update = {"max_steps": steps, "max_completion_length": tokens}
         section = sections[params.Grpo] = sections[params.Grpo].model_copy(update=update)
         group = section.num_generations
     contract = load_contract(sections[params.Prompt].contract)
     base = make_base(given.shape, model, contract, seed)
-    number = steps * section.batch_size * section.gradient_accumulation * state.num_processes // group
+    number = (
+        steps
+        * section.per_device_train_batch_size
+        * section.gradient_accumulation_steps
+        * state.num_processes
+        // group
+    )
     samples = RUN / f"{given.training}.parquet"
     if state.is_main_process:
         words = one_token_words(load_processor(base, contract))
@@ -476,8 +484,8 @@ def figures(
     group: int,
     peak: float | None,
 ) -> dict[str, Any]:
-    """What the steps after the warm-up took, of all processes together; memory is that of the fullest."""
-    batches = [batch_of(seen) for seen in trainer.seen[warmup * section.gradient_accumulation :]]
+    """Figures of the steps after the warm-up, over all processes; memory is the largest of a process."""
+    batches = [batch_of(seen) for seen in trainer.seen[warmup * section.gradient_accumulation_steps :]]
     mine = {
         "prompts": sum(sum(batch.prompts) for batch in batches),
         "completions": sum(sum(batch.completions) for batch in batches),
@@ -510,42 +518,42 @@ def figures(
 
 
 def peak_flops(given: argparse.Namespace, dtype: str) -> float | None:
-    """FLOPs a second that a GPU can do: as given, or TRL's figure for its name; None on a CPU.
+    """Peak FLOP/s of a GPU: as given, or TRL's figure for its name; None on a CPU.
 
     Raises:
-        BenchmarkError: no GPU for the 7B, or one that TRL doesn't know.
+        BenchmarkError: there is no GPU for the 7B, or TRL doesn't know it.
     """
     if not torch.cuda.is_available():
         if given.shape == "7b":
-            raise BenchmarkError("there is no GPU here for the 7B: --shape tiny runs anywhere")
+            raise BenchmarkError("there is no GPU here for the 7B: --shape tiny runs on any machine")
         return None
     name = torch.cuda.get_device_name()
     known = given.peak_tflops * 1e12 if given.peak_tflops else get_peak_flops(name, dtype)
     if known is None:
-        raise BenchmarkError(f"the peak of {name} in {dtype} isn't known: give its dense TFLOP/s as --peak-tflops")
+        raise BenchmarkError(f"the peak of {name} in {dtype} is unknown: set its dense TFLOP/s by --peak-tflops")
     return known
 
 
 def peak_memory() -> float:
-    """GiB that PyTorch had allocated on the GPU at most, or without a GPU the process's resident memory."""
+    """Peak GiB that PyTorch allocated on the GPU, or without a GPU the process's peak resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown."""
+    """The result as a Markdown table."""
     measured = result["measured"]
     rows = [
         (f"{result['training']} on", f"{result['processes']} x {result['device']}"),
         ("---", "---:"),
-        ("seconds a step", f"{measured['seconds_per_step']:.2f}"),
-        ("of them rollouts", f"{measured['rollout_seconds_per_step']:.2f}"),
-        ("prompt tokens a step", f"{measured['prompt_tokens_per_step']:,.0f}"),
-        ("completion tokens a step", f"{measured['completion_tokens_per_step']:,.0f}"),
-        ("tokens a second", f"{measured['tokens_per_second']:,.0f}"),
-        ("tokens a second of rollouts", _shown("{:,.0f}", measured["rollout_tokens_per_second"])),
-        ("model TFLOPs a step", f"{measured['model_tflops_per_step']:,.2f}"),
+        ("seconds per step", f"{measured['seconds_per_step']:.2f}"),
+        ("of these, rollouts", f"{measured['rollout_seconds_per_step']:.2f}"),
+        ("prompt tokens per step", f"{measured['prompt_tokens_per_step']:,.0f}"),
+        ("completion tokens per step", f"{measured['completion_tokens_per_step']:,.0f}"),
+        ("tokens per second", f"{measured['tokens_per_second']:,.0f}"),
+        ("tokens per second of rollouts", _shown("{:,.0f}", measured["rollout_tokens_per_second"])),
+        ("model TFLOPs per step", f"{measured['model_tflops_per_step']:,.2f}"),
         ("MFU", _shown("{:.1%}", measured["mfu"])),
         ("MFU without rollouts", _shown("{:.1%}", measured["mfu_of_updates"])),
         ("peak memory, GiB", f"{measured['peak_memory_gib']:.1f}"),
@@ -569,23 +577,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("training", choices=("sft", "grpo"))
     parser.add_argument(
-        "--shape", choices=("7b", "tiny"), default="7b", help="of the model; tiny: the tiny base's"
+        "--shape", choices=("7b", "tiny"), default="7b", help="model size (default: 7b); tiny: assets/tiny-base"
     )
-    parser.add_argument("--profile", help="of params.yaml; single-gpu is the 7b's default, tiny the tiny's")
+    parser.add_argument("--profile", help="profile of params.yaml (default: single-gpu; for --shape tiny: tiny)")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
-        help="change values of the profile, such as sft.lora=null sft.batch_size=2 sft.liger=false",
+        help="change values of the profile, such as sft.lora=null sft.use_liger_kernel=false",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=5, help="that are timed (default: 5)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1 (default: 2)")
-    parser.add_argument("--completion-tokens", type=int, help="of every sample (default: 512; tiny: 48)")
+    parser.add_argument("--steps", type=int, default=5, help="steps to measure (default: 5)")
+    parser.add_argument("--warmup", type=int, default=2, help="unmeasured steps before, at least 1 (default: 2)")
+    parser.add_argument("--completion-tokens", type=int, help="of each sample (default: 512; tiny: 48)")
     parser.add_argument(
-        "--sides", type=int, nargs=2, metavar=("LEAST", "MOST"),
-        help="pixels of a picture's sides, drawn between (default: 768 1024; tiny: 84 112). The prompt contract's "
-        "pixel limits apply after it",
+        "--sides", type=int, nargs=2, metavar=("MIN", "MAX"),
+        help="range of a picture's sides in pixels (default: 768 1024; tiny: 84 112). The prompt contract's pixel "
+        "limits apply afterwards",
     )  # fmt: skip
     parser.add_argument(
-        "--peak-tflops", type=float, help="dense, of one GPU (default: what TRL knows of its name)"
+        "--peak-tflops", type=float, help="dense peak of one GPU (default: TRL's figure for its name)"
     )
     given = parser.parse_args(arguments)
     if min(given.steps, given.warmup) < 1:
@@ -605,7 +613,7 @@ def main() -> None:
         print(table(result))
         file = RUN / f"{given.training}.json"
         file.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"\nwith its settings: {file}")
+        print(f"\nwith all settings: {file}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ save_checkpoint(model, processor, contract, Path("models/grpo"))
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from critic.files import replacing_folder
 from critic.params import Model
 from critic.prompts import Contract
 
@@ -19,7 +19,7 @@ CONTRACT_FILE = "contract.yaml"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that can't be used as asked; the message says what to do."""
+    """A checkpoint can't be used; the message says what to do."""
 
 
 def load_processor(
@@ -28,19 +28,19 @@ def load_processor(
     """The checkpoint's processor with the contract's chat template and pixel limits.
 
     Raises:
-        CheckpointError: no such checkpoint, or one that was made under another contract.
+        CheckpointError: there is no such checkpoint, or it was trained with another contract.
     """
     recorded = Path(folder) / CONTRACT_FILE
     if recorded.exists() and recorded.read_text(encoding="utf-8") != contract.text:
         raise CheckpointError(
-            f"{folder} was made under another prompt contract than {contract.name} version {contract.version}: "
+            f"{folder} was trained with another prompt contract than {contract.name} version {contract.version}: "
             f"set prompt.contract to {recorded}, or train it again"
         )
     try:
         processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
-    processor.tokenizer.padding_side = "left"  # GRPOTrainer pads prompts so, and takes the processor to as well
+    processor.tokenizer.padding_side = "left"  # GRPOTrainer expects this of the processor
     processor.chat_template = contract.chat_template
     processor.tokenizer.chat_template = contract.chat_template
     processor.image_processor.size = {
@@ -51,10 +51,10 @@ def load_processor(
 
 
 def load_model(folder: str | os.PathLike[str], model: Model, revision: str | None = None) -> PreTrainedModel:
-    """The checkpoint's model, in the dtype and with the attention that `model` asks for.
+    """The checkpoint's model, with the dtype and the attention implementation of `model`.
 
     Raises:
-        CheckpointError: no such checkpoint, or flash-attn is asked for and not installed.
+        CheckpointError: there is no such checkpoint, or flash-attn isn't installed.
     """
     try:
         return AutoModelForImageTextToText.from_pretrained(
@@ -75,15 +75,15 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
 
 
 def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, contract: Contract, folder: Path) -> None:
-    """Write weights, processor and contract to `folder`, whole or not at all, without anything volatile."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    (partial / CONTRACT_FILE).write_text(contract.text, encoding="utf-8")
-    config = partial / "config.json"
-    fields = json.loads(config.read_text())
-    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    """Write weights, processor and contract to `folder`, whole or not at all; equal weights give equal bytes.
+
+    Raises:
+        OutputError: the folder can't be written.
+    """
+    with replacing_folder(folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        (partial / CONTRACT_FILE).write_text(contract.text, encoding="utf-8")
+        config = partial / "config.json"
+        fields = json.loads(config.read_text())
+        config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")

@@ -1,23 +1,29 @@
-"""params.yaml, typed: the only configuration there is.
+"""params.yaml, typed: the only configuration of the pipeline and the flows.
 
     section = params.load(params.Grpo)
     section.learning_rate, params.seed()
 
-The file holds `profile`, `seed`, shared sections at the top level, and under `profiles.<name>` the sections
-that scale and hardware decide. A section is its shared part and the active profile's part put together. The
-whole file is checked at every load, all its profiles too, so that a slip is found before hours of training.
+The file holds `profile`, `seed`, shared sections at the top level, and under `profiles.<name>` the sections that
+depend on scale and hardware. A section is its shared part, updated with the active profile's part. Every load
+checks the whole file, all profiles included, so that an error is found before hours of training.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from critic.reward_kinds import require_kind
 
 FILE = Path("params.yaml")
+READERS = Path(__file__).parent / "data/readers"
 
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -25,10 +31,18 @@ class ParamsError(ValueError):
     """params.yaml cannot be used; the message names the file, the key and the fix."""
 
 
-class Section(BaseModel):
-    """A section of params.yaml. Its name in the file is the class's in lower case."""
+class Part(BaseModel):
+    """Keys and values of params.yaml: no unknown key, no conversion of types, no change after the load."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+_Part = TypeVar("_Part", bound=Part)
+
+
+class Section(Part):
+    """A section of params.yaml. Its name in the file is the class's in lower case."""
+
     name: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -37,7 +51,7 @@ class Section(BaseModel):
 
 
 class Prompt(Section):
-    """Which prompt contract (a name in critic/contracts, or a path), and whose user text."""
+    """The prompt contract (a name in critic/contracts, or a path) and the source of its user text."""
 
     contract: str
     user_text: Literal["contract", "dataset"]
@@ -52,35 +66,9 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"]
 
 
-class Minibench(BaseModel):
-    """How many source images each split of the benchmark that makes itself has, and their side in pixels."""
+class Rationales(Part):
+    """A published SFT set: `dataset` at `revision` on the hub, or the file `path`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    train_sources: Count
-    validation_sources: Count
-    test_sources: Count
-    side: Annotated[int, Field(ge=56)]
-
-
-class Hub(BaseModel):
-    """A data set on the hub and the revision that is read: a commit stays, a branch or tag may move."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    dataset: str
-    revision: str
-
-
-class Local(BaseModel):
-    """A benchmark on this machine: a folder of <split>.csv or <split>.parquet, or a file of all splits."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    path: str
-
-
-class Rationales(BaseModel):
-    """A released SFT set: `dataset` at `revision` on the hub, or the file `path`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     dataset: str | None = None
     revision: str | None = None
     path: str | None = None
@@ -93,27 +81,53 @@ class Rationales(BaseModel):
 
 
 class Download(Section):
-    """Where the benchmark comes from, `source` naming the part that is read, and what is read beside it.
+    """Where the benchmark comes from: `source` names a module of critic/data/readers, and the part that it reads.
 
-    `rationales` is a released SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images.
+    `rationales` is a published SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images; both are optional.
+    The other parts have the names of readers.
     """
 
-    source: Literal["minibench", "hub", "local"]
-    minibench: Minibench | None = None
-    hub: Hub | None = None
-    local: Local | None = None
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any] | None]
+
+    source: str
     rationales: Rationales | None = None
     agiqa: str | None = None
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> Self:
-        if getattr(self, self.source) is None:
+        modules = {file.stem for file in READERS.glob("[!_]*.py")}
+        sources = sorted(modules - {*type(self).model_fields})
+        if unknown := [name for name in self.__pydantic_extra__ if name not in sources]:
+            known = ", ".join([*type(self).model_fields, *sources])
+            raise ValueError(f"unknown key {', '.join(unknown)} (known: {known})")
+        if self.source not in sources:
+            raise ValueError(f"source must be one of {', '.join(sources)}, not {self.source!r}")
+        if self.__pydantic_extra__.get(self.source) is None:
             raise ValueError(f"source {self.source} needs a part {self.source}")
         return self
 
+    def settings(self, model: type[_Part]) -> _Part:
+        """The part that `source` names.
+
+        Args:
+            model: the reader's own, `Settings` of its module.
+
+        Raises:
+            ParamsError: the part has an unknown key, a missing one or a wrong type.
+        """
+        try:
+            return model(**(self.__pydantic_extra__[self.source] or {}))
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(['download', self.source, *map(str, found['loc'])])}: {_message(model, found)}"
+                for found in error.errors()
+            ]
+        raise ParamsError("\n".join(f"{FILE}: {problem}" for problem in problems))
+
 
 class Validate(Section):
-    """What a benchmark must be like; `validation_fraction` is carved from train where there is no split."""
+    """Limits that a benchmark must keep, and the share of train that becomes a missing validation split."""
 
     phash_distance: Annotated[int, Field(ge=0)]
     min_side: Count
@@ -122,11 +136,11 @@ class Validate(Section):
 
 
 class Build(Section):
-    """Where the rationales of SFT come from, and the mix of its samples.
+    """The source of SFT's rationales, and the mix of its samples.
 
-    `rationales`: worded from the sub-`scores`, anew for each sample; written once an edit by the `teacher`; or the
-    `released` set as it is, which has its own mix. Of the others `samples_per_edit` are made, and
-    a `direct_fraction` of all asks for a score without reasoning.
+    `rationales: scores` words a new rationale from the sub-scores for each sample; `teacher` asks the teacher for
+    one per edit; `released` takes the published set unchanged, with its own mix. The first two make
+    `samples_per_edit` samples, and a `direct_fraction` of all samples asks for a score without reasoning.
     """
 
     rationales: Literal["scores", "teacher", "released"]
@@ -134,19 +148,18 @@ class Build(Section):
     direct_fraction: Fraction
 
 
-class Prices(BaseModel):
-    """What a teacher's tokens cost, in US dollars a million."""
+class Prices(Part):
+    """Prices of a teacher's tokens, in US dollars per million."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
+    input: NonNegative
+    output: NonNegative
 
 
 class Teacher(Section):
-    """Who writes the rationales where `build.rationales` is `teacher`, and what is kept of them.
+    """The model that writes the rationales if `build.rationales` is `teacher`, and which of them are kept.
 
-    `sampling` goes into the request as it is, under the names that the server knows. The API key itself is in the
-    environment variable `api_key_variable`.
+    `sampling` goes into the request unchanged, so its keys are the server's. The environment variable
+    `api_key_variable` holds the API key.
     """
 
     base_url: str
@@ -160,153 +173,144 @@ class Teacher(Section):
     tolerance: Positive
     min_chars: Count
     max_chars: Count
-    min_kept: Fraction
+    min_acceptance_rate: Fraction
     usd_per_million_tokens: Prices | None
 
 
-class Lora(BaseModel):
-    """Low-rank adapters on every linear layer of the language model, merged into the weights at the end."""
+class Lora(Part):
+    """LoRA adapters on every linear layer of the language model, merged into the weights at the end (PEFT)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    rank: Count
-    alpha: Count
-    dropout: Fraction
+    r: Count
+    lora_alpha: Count
+    lora_dropout: Fraction
 
 
 class Launch(Section):
-    """On how many processes, one a GPU, the trainings run; DeepSpeed shards by `zero_stage`, null for none."""
+    """The processes of the trainings, one per GPU (torchrun), and the ZeRO stage, null without DeepSpeed."""
 
-    machines: Count
-    processes: Count
+    nnodes: Count
+    nproc_per_node: Count
     zero_stage: Literal[2, 3] | None
 
 
 class Training(Section):
-    """What both trainings have; `save_every` so many steps a checkpoint is kept to resume from."""
+    """What both trainings have. `transformers.TrainingArguments` gets all keys except `freeze_vision` and `lora`.
+
+    `warmup_steps` below 1 is a share of all steps. A checkpoint to resume from is kept every `save_steps` steps.
+    """
 
     learning_rate: Positive
-    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"]
-    weight_decay: Annotated[float, Field(ge=0)]
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"]
+    weight_decay: NonNegative
     max_grad_norm: Positive
-    warmup_fraction: Fraction
-    batch_size: Count
-    gradient_accumulation: Count
+    warmup_steps: NonNegative
+    per_device_train_batch_size: Count
+    gradient_accumulation_steps: Count
     gradient_checkpointing: bool
     bf16: bool
-    liger: bool
+    use_liger_kernel: bool
     freeze_vision: bool
     lora: Lora | None
-    save_every: Count
+    save_steps: Count
 
 
 class Sft(Training):
-    """Supervised fine-tuning on chain-of-thought and direct-scoring samples; `batch_size` counts samples."""
+    """Supervised fine-tuning on reasoning and direct-scoring samples (TRL's SFTConfig)."""
 
-    epochs: Positive
+    num_train_epochs: Positive
 
 
 class Reward(Section):
-    """The verifiable reward, see `critic.training.rewards.compute_score`."""
+    """The verifiable reward: arguments of `critic.training.rewards.compute_score`."""
 
-    kind: Literal["l1", "l2", "laplace", "gaussian"]
-    format_weight: Annotated[float, Field(ge=0)]
+    kind: Annotated[str, AfterValidator(require_kind)]
+    format_weight: NonNegative
     strict_format: bool
     r_min: Fraction
     diff_at_rmin: Positive
     use_floor: bool
 
 
-class Vllm(BaseModel):
-    """vLLM rollouts: beside the trainer on its GPUs, or on a server (`trl vllm-serve`) at `server_url`.
+class RolloutCheck(Part):
+    """The check before GRPO's first step, see `critic.training.rollout_check`: how many prompts, and nats."""
 
-    With `sleep` a vLLM beside the trainer gives its memory back during the update.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    mode: Literal["colocate", "server"]
-    gpu_memory_utilization: Fraction
-    tensor_parallel_size: Count
-    sleep: bool
-    server_url: str | None
-
-    @model_validator(mode="after")
-    def _knows_its_server(self) -> Self:
-        if (self.mode == "server") != (self.server_url is not None):
-            raise ValueError("server_url goes with mode server, and is null with mode colocate")
-        if self.sleep and self.mode == "server":
-            raise ValueError("sleep goes with mode colocate: a server keeps its memory")
-        return self
-
-
-class Preflight(BaseModel):
-    """The rollouts' check before GRPO, see `critic.training.rollout_check`: on so many prompts, within so many nats."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     prompts: Count
     max_logprob_gap: Positive
 
 
-class Collapse(BaseModel):
-    """When GRPO gives up, see `critic.training.collapse.Monitor`."""
+class Collapse(Part):
+    """When GRPO stops, see `critic.training.collapse.Monitor`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     min_format_rate: Fraction
-    min_score_entropy: Annotated[float, Field(ge=0)]
+    min_score_entropy: NonNegative
     patience: Count
 
 
 class Grpo(Training):
-    """Group-relative policy optimisation; `batch_size` counts completions, a device and a step.
+    """Group-relative policy optimisation (TRL's GRPOConfig); `per_device_train_batch_size` counts completions.
 
-    `rollouts` says what samples the completions. `vllm` is read with `rollouts: vllm` alone.
+    Every `eval_steps` steps the critic scores `max_eval_samples` edits of the validation split.
+    With `use_vllm`, vLLM generates the rollouts: beside the trainer on its GPUs (`vllm_mode: colocate`), or on the
+    server (`trl vllm-serve`) at `vllm_server_base_url`. `vllm_enable_sleep_mode` frees a colocated vLLM's memory
+    during the update.
     """
 
-    steps: Count
+    max_steps: Count
     num_generations: Annotated[int, Field(ge=2)]
     temperature: Positive
     top_p: Annotated[float, Field(gt=0, le=1)]
-    max_completion_tokens: Count
-    beta: Annotated[float, Field(ge=0)]
+    max_completion_length: Count
+    beta: NonNegative
     num_iterations: Count
-    epsilon_low: Positive
+    epsilon: Positive
     epsilon_high: Positive
     delta: Positive
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
     scale_rewards: Literal["group", "batch", "none"]
-    validation_every: Count
-    validation_edits: Count
-    rollouts: Literal["transformers", "vllm"]
-    vllm: Vllm | None
-    preflight: Preflight
+    eval_steps: Count
+    max_eval_samples: Count
+    use_vllm: bool
+    vllm_mode: Literal["colocate", "server"] | None = None
+    vllm_gpu_memory_utilization: Fraction | None = None
+    vllm_tensor_parallel_size: Count | None = None
+    vllm_enable_sleep_mode: bool | None = None
+    vllm_server_base_url: str | None = None
+    rollout_check: RolloutCheck
     collapse: Collapse
 
     @model_validator(mode="after")
     def _has_what_its_rollouts_need(self) -> Self:
-        if self.rollouts == "vllm" and self.vllm is None:
-            raise ValueError("rollouts: vllm needs a part vllm")
+        needed = ("mode", "gpu_memory_utilization", "tensor_parallel_size", "enable_sleep_mode")
+        missing = [f"vllm_{key}" for key in needed if getattr(self, f"vllm_{key}") is None]
+        if self.use_vllm and missing:
+            raise ValueError(f"use_vllm: true needs {', '.join(missing)}")
+        if (self.vllm_mode == "server") != (self.vllm_server_base_url is not None):
+            raise ValueError("vllm_server_base_url goes with vllm_mode: server, and is null otherwise")
+        if self.vllm_enable_sleep_mode and self.vllm_mode == "server":
+            raise ValueError("vllm_enable_sleep_mode goes with vllm_mode: colocate; a server keeps its memory")
         return self
 
 
 class Evaluate(Section):
-    """How critics are scored and measured."""
+    """How the critics are run on the test split and measured. A failed answer counts by `failure_policy`."""
 
     engine: Literal["vllm", "transformers"]
-    max_completion_tokens: Count
+    max_tokens: Count
     batch_size: Count
-    policy: Literal["dropped", "worst", "train_mean"]
+    failure_policy: Literal["dropped", "worst", "train_mean"]
     n_boot: Annotated[int, Field(ge=100)]
     gpu_memory_utilization: Fraction | None
     tensor_parallel_size: Count
 
 
 class Ratings(Section):
-    """Whose ratings count, and from how many on an item has a MOS (`critic.ratings.screening`); no stage reads it.
+    """Which raters count, and which items get a MOS (`critic.ratings.screening`); no stage reads it.
 
     Attributes:
-        min_raters: of an item.
-        min_ratings: items that others rate too, of a rater.
-        min_correlation: with the others' means; less than that, surely, and a rater doesn't count.
-        confidence: of that, one-sided.
+        min_raters: fewest raters of an item with a MOS.
+        min_ratings: fewest items of a rater that others rated too.
+        min_correlation: with the others' means; a rater whose correlation is significantly lower doesn't count.
+        confidence: of that test, one-sided.
     """
 
     min_raters: Count
@@ -316,19 +320,19 @@ class Ratings(Section):
 
 
 class Gate(Section):
-    """When a critic may take the champion's place (`critic.release.promotion_gate`); no stage reads it.
+    """When a critic may replace the champion (`critic.release.promotion_gate`); no stage reads it.
 
     Attributes:
-        margin: what the lower bound of its gain in main score must be above.
-        confidence: of that bound, one-sided, and of the falls below.
+        margin: the lower bound of its gain in main score must be above this.
+        confidence: of that bound and of the drops below, one-sided.
         n_boot: resamples of source images.
-        min_main_score: of any critic that is put into service.
-        min_coverage: share of the test split that it must give a score.
-        coverage_margin: how far that may be below the champion's.
-        type_margin: how far the main score of an edit type may fall; a fall counts where it is sure to be larger.
-        length_factor: tokens of an answer, on average, to the champion's: with weights of one size they are what
-            an answer costs and how long it takes.
-        size_factor: bytes of the critic's files to the champion's.
+        min_main_score: lowest main score of a critic in service.
+        min_coverage: smallest share of the test split with a score.
+        coverage_margin: largest drop of that share below the champion's.
+        type_margin: largest drop of an edit type's main score; only a significantly larger one counts.
+        length_factor: largest ratio of its mean tokens per answer to the champion's; in models of one size, they
+            decide cost and latency.
+        size_factor: largest ratio of the size of its files to the champion's.
     """
 
     margin: float
@@ -337,52 +341,52 @@ class Gate(Section):
     min_main_score: Annotated[float, Field(ge=-1, le=1)]
     min_coverage: Fraction
     coverage_margin: Fraction
-    type_margin: Annotated[float, Field(ge=0)]
+    type_margin: NonNegative
     length_factor: Annotated[float, Field(ge=1)]
     size_factor: Annotated[float, Field(ge=1)]
 
 
 class Retrain(Section):
-    """When the flows train the critic anew; no stage reads it.
+    """When the flows retrain the critic; no stage reads it.
 
     Attributes:
-        new_ratings: how many must have come.
-        drift: the population stability index from which what is served has drifted, see `critic.release.drift`.
-        approval: whether a person must agree to a promotion.
-        approval_hours: how long that person is waited for.
-        stage_hours: how long a stage may take.
+        new_ratings: number of ratings since the last training that starts a new one.
+        psi_threshold: population stability index that counts as drift, see `critic.release.drift`.
+        approval: whether a person must approve a promotion.
+        approval_timeout_hours: how long a promotion waits for the approval.
+        stage_timeout_hours: longest time for one stage.
     """
 
     new_ratings: Count
-    drift: Positive
+    psi_threshold: Positive
     approval: bool
-    approval_hours: Positive
-    stage_hours: Positive
+    approval_timeout_hours: Positive
+    stage_timeout_hours: Positive
 
 
 class Release(Section):
     """How a critic is put into service (`critic.release.promotion`); no stage reads it.
 
     Attributes:
-        variant: what its Bento runs on.
-        golden: how many edits of the test split a new Bento must score as `evaluate` did.
-        tolerance: points that each of these scores may be off.
-        max_latency: seconds that they may take one by one, the median.
-        push: the git remote that releases go to; null keeps them here.
+        variant: the hardware that its Bento runs on.
+        smoke_edits: number of edits of the test split that a new Bento must score as `evaluate` did.
+        tolerance: largest difference of each of these scores, in points.
+        max_latency: largest median time per edit, one edit at a time, in seconds.
+        push: the git remote that gets releases; null keeps them here.
     """
 
     variant: Literal["cpu", "gpu"]
-    golden: Count
+    smoke_edits: Count
     tolerance: Annotated[float, Field(ge=0, le=4)]
     max_latency: Positive
     push: str | None
 
 
 class Audit(Section):
-    """What a rerun (`critic.audit.rerun`) must come to; no stage reads it.
+    """What a rerun (`critic.audit.rerun`) must reproduce; no stage reads it.
 
     Attributes:
-        tolerance: how far a main score, -1..1, may be off where the same bytes can't be asked for.
+        tolerance: largest difference of a main score, -1..1, where equal bytes can't be expected.
     """
 
     tolerance: Annotated[float, Field(ge=0, le=2)]
@@ -393,11 +397,48 @@ SECTIONS: tuple[type[Section], ...] = (
     Retrain, Release, Audit,
 )  # fmt: skip
 
+_RENAMED = {
+    "launch.machines": "nnodes",
+    "launch.processes": "nproc_per_node",
+    "teacher.min_kept": "min_acceptance_rate",
+    "training.lr_schedule": "lr_scheduler_type",
+    "training.warmup_fraction": "warmup_steps",
+    "training.batch_size": "per_device_train_batch_size",
+    "training.gradient_accumulation": "gradient_accumulation_steps",
+    "training.liger": "use_liger_kernel",
+    "training.save_every": "save_steps",
+    "training.lora.rank": "r",
+    "training.lora.alpha": "lora_alpha",
+    "training.lora.dropout": "lora_dropout",
+    "sft.epochs": "num_train_epochs",
+    "grpo.steps": "max_steps",
+    "grpo.max_completion_tokens": "max_completion_length",
+    "grpo.epsilon_low": "epsilon",
+    "grpo.validation_every": "eval_steps",
+    "grpo.validation_edits": "max_eval_samples",
+    "grpo.rollouts": "use_vllm (true or false)",
+    "grpo.vllm": "vllm_mode, vllm_gpu_memory_utilization, vllm_tensor_parallel_size, vllm_enable_sleep_mode and "
+    "vllm_server_base_url",
+    "grpo.preflight": "rollout_check",
+    "evaluate.max_completion_tokens": "max_tokens",
+    "evaluate.policy": "failure_policy",
+    "retrain.drift": "psi_threshold",
+    "retrain.approval_hours": "approval_timeout_hours",
+    "retrain.stage_hours": "stage_timeout_hours",
+    "release.golden": "smoke_edits",
+}
+"""Old key of a section -> its name now. The keys of `training` are those of `sft` and of `grpo`."""
+
 _Section = TypeVar("_Section", bound=Section)
 
 
 def load(section: type[_Section], file: Path | None = None, *, profile: str | None = None) -> _Section:
-    """One section of params.yaml, the values of a profile, the active one by default, over the shared ones.
+    """Load one section of params.yaml: the shared values, updated with those of a profile.
+
+    Args:
+        section: one of `SECTIONS`.
+        file: params.yaml of the current folder by default.
+        profile: the active one by default.
 
     Raises:
         ParamsError: the file is missing or not YAML, or any section of any profile has an unknown key, a missing
@@ -405,19 +446,19 @@ def load(section: type[_Section], file: Path | None = None, *, profile: str | No
     """
     file = file or FILE
     content = _read(file)
-    sections, problems = {}, []
+    sections: dict[str, list[Section]] = {}
+    problems: dict[str, None] = {}  # in order, each once
     for name in content["profiles"]:
         sections[name], found = _check(content, name)
-        problems += [problem for problem in found if problem not in problems]
-    if problems:
-        raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
+        problems |= dict.fromkeys(found)
+    _require_none(problems, file)
     if (profile := profile or content["profile"]) not in sections:
         raise ParamsError(f"{file}: profiles has no {profile!r}, only {', '.join(sections)}")
     return next(s for s in sections[profile] if isinstance(s, section))
 
 
 def seed(file: Path | None = None) -> int:
-    """The seed that everything random starts from.
+    """The seed of everything random.
 
     Raises:
         ParamsError: as `load`.
@@ -435,6 +476,7 @@ def profile(file: Path | None = None) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """The file's values, checked down to the names of sections."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -444,27 +486,31 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ParamsError(f"{file} must hold keys and values")
     sections = {section.name for section in SECTIONS}
-    profiles, profile = content.get("profiles"), content.get("profile")
-    known = list(profiles) if isinstance(profiles, dict) else []
-    problems = [f"{k}: unknown key" for k in content if k not in {"profile", "seed", "profiles", *sections}]
-    problems += _not_mappings({k: content[k] for k in sections & set(content)}, "")
-    if profile not in known:
-        problems.append(f"profile: {profile!r} is not one of those under profiles: {', '.join(known) or 'none'}")
-    if isinstance(profiles, dict):
-        problems += _not_mappings(profiles, "profiles.")
-        for name, parts in profiles.items():
-            if isinstance(parts, dict):
-                problems += [f"profiles.{name}.{key}: unknown key" for key in parts if key not in sections]
-                problems += _not_mappings(parts, f"profiles.{name}.")
-    if isinstance(content.get("seed"), bool) or not isinstance(content.get("seed"), int):
-        problems.append(f"seed: must be an integer, not {content.get('seed')!r}")
-    if problems:
-        raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
+    profiles, active, seed = (content.get(key) for key in ("profiles", "profile", "seed"))
+    problems = [f"{key}: unknown key" for key in content if key not in {"profile", "seed", "profiles", *sections}]
+    problems += _not_mappings({key: content[key] for key in sections & set(content)}, "")
+    if not isinstance(profiles, dict):
+        profiles = {}
+    if active not in list(profiles):
+        problems.append(f"profile: {active!r} is not one of those under profiles: {', '.join(profiles) or 'none'}")
+    problems += _not_mappings(profiles, "profiles.")
+    for name, parts in profiles.items():
+        if isinstance(parts, dict):
+            problems += [f"profiles.{name}.{key}: unknown key" for key in parts if key not in sections]
+            problems += _not_mappings(parts, f"profiles.{name}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        problems.append(f"seed: must be an integer, not {seed!r}")
+    _require_none(problems, file)
     return content
 
 
+def _require_none(problems: Iterable[str], file: Path) -> None:
+    if problems:
+        raise ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
+
+
 def _not_mappings(parts: dict[str, Any], where: str) -> list[str]:
-    """What is wrong with parts of the file that should each hold keys and values."""
+    """An error for each part that isn't a mapping with text keys."""
     return [
         f"{where}{name}: must hold keys and values, not {part!r}"
         for name, part in parts.items()
@@ -473,7 +519,7 @@ def _not_mappings(parts: dict[str, Any], where: str) -> list[str]:
 
 
 def _check(content: dict[str, Any], profile: str) -> tuple[list[Section], list[str]]:
-    """A profile's sections, and what is wrong with those that could not be made."""
+    """The valid sections of a profile, and an error for each wrong value of the others."""
     sections: list[Section] = []
     problems: list[str] = []
     for section in SECTIONS:
@@ -483,43 +529,48 @@ def _check(content: dict[str, Any], profile: str) -> tuple[list[Section], list[s
             sections.append(section(**{**shared, **own}))
         except ValidationError as error:
             for found in error.errors():
-                key = str(found["loc"][0]) if found["loc"] else ""
-                where = section.name if key in shared and key not in own else f"profiles.{profile}.{section.name}"
-                name = ".".join([where, *map(str, found["loc"])])
-                known = f" (known: {', '.join(_keys(section, found['loc']))})" if "extra" in found["type"] else ""
-                message = "unknown key" if known else found["msg"]
-                given = "" if found["type"] in ("missing", "extra_forbidden") else f", not {found['input']!r}"
-                problems.append(f"{name}: {message}{given if key else ''}{known}")
+                place = [str(part) for part in found["loc"]]
+                is_shared = bool(place) and place[0] in shared and place[0] not in own
+                name = ".".join([section.name if is_shared else f"profiles.{profile}.{section.name}", *place])
+                problems.append(f"{name}: {_message(section, found)}")
     if not problems:
         problems = [f"profiles.{profile}.{problem}" for problem in _mismatches(*sections)]
     return sections, problems
 
 
 def _mismatches(*sections: Section) -> list[str]:
-    """What is wrong between sections that are right each by itself."""
+    """An error for each value that doesn't go with one of another section."""
     grpo = next(section for section in sections if isinstance(section, Grpo))
     launch = next(section for section in sections if isinstance(section, Launch))
-    processes = launch.machines * launch.processes
-    completions = grpo.batch_size * grpo.gradient_accumulation * processes
+    processes = launch.nnodes * launch.nproc_per_node
+    completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps * processes
     problems = []
     if completions % grpo.num_generations:
         problems.append(
-            f"grpo: a step has {completions} completions (batch_size {grpo.batch_size} x gradient_accumulation "
-            f"{grpo.gradient_accumulation} x {processes} processes of launch), which must be a multiple of "
-            f"num_generations, {grpo.num_generations}"
+            f"grpo: a step has {completions} completions (per_device_train_batch_size "
+            f"{grpo.per_device_train_batch_size} x gradient_accumulation_steps {grpo.gradient_accumulation_steps} "
+            f"x {processes} processes of launch), which must be a multiple of num_generations, "
+            f"{grpo.num_generations}"
         )
-    colocated = grpo.vllm if grpo.rollouts == "vllm" and grpo.vllm and grpo.vllm.mode == "colocate" else None
-    if colocated and processes % colocated.tensor_parallel_size:
+    size = grpo.vllm_tensor_parallel_size
+    if grpo.use_vllm and grpo.vllm_mode == "colocate" and size and processes % size:
         problems.append(
-            f"grpo.vllm.tensor_parallel_size: {colocated.tensor_parallel_size} does not divide the {processes} "
-            "processes of launch"
+            f"grpo.vllm_tensor_parallel_size: {size} does not divide the {processes} processes of launch"
         )
     return problems
 
 
-def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys that there are beside an unknown one at `place` in a section."""
+def _message(model: type[BaseModel], found: ErrorDetails) -> str:
+    """What is wrong with a value; for an unknown key, its new name if it was renamed, else the known keys."""
+    place = [str(part) for part in found["loc"]]
+    if found["type"] == "missing" or not place:
+        return found["msg"]
+    if found["type"] != "extra_forbidden":
+        return f"{found['msg']}, not {found['input']!r}"
+    for base in model.__mro__:
+        if new := _RENAMED.get(".".join([base.__name__.lower(), *place])):
+            return f"unknown key: it is now called {new}"
     for part in place[:-1]:
-        optional = model.model_fields[str(part)].annotation
-        model = next(kind for kind in get_args(optional) if issubclass(kind, BaseModel))
-    return list(model.model_fields)
+        kind: Any = model.model_fields[part].annotation
+        model = next(part for part in get_args(kind) or [kind] if issubclass(part, BaseModel))
+    return f"unknown key (known: {', '.join(model.model_fields)})"

@@ -1,8 +1,8 @@
-"""The prompt contract: the one place that turns an edit, or a generated picture, into what the model reads.
+"""The prompt contract: the one place that turns an edit, or a generated picture, into a prompt.
 
-A contract is a YAML file in `critic/contracts/` (or any path): the user's text, the order of the images, the
-chat template with the think-prefill, and the pixel limits. It is chosen by `prompt.contract` in params.yaml,
-hashed, and stored with every model. SFT, GRPO, every engine and the service render through it.
+A contract is a YAML file in `critic/contracts/` (or at any path): the user's text, the order of the images, the
+chat template with the think-prefill, and the pixel limits. `prompt.contract` in params.yaml names it; every model
+keeps it. SFT, GRPO, every engine and the service render prompts with it.
 """
 
 import hashlib
@@ -69,17 +69,21 @@ def _check_fields(name: str, text: str, field: str) -> None:
 
 
 class ContractError(ValueError):
-    """A contract file that cannot be used; the message names the file and the fix."""
+    """A contract file can't be used; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A prompt contract as read from its file.
+    """A prompt contract.
 
-    `images` orders "source" and "edited"; `user_text` has the fields `{instruction}` and `{request}`;
-    `generated_text`, for pictures that were generated from a text, `{prompt}` and `{request}`, or is None;
-    `requests` holds the wording of each mode; `prefill` is what the chat template writes at the start of the
-    assistant's turn; `min_pixels` and `max_pixels` bound each image's area; `text` is the file itself.
+    Attributes:
+        images: "source" and "edited" in the order of the prompt.
+        user_text: the user's text, with the fields `{instruction}` and `{request}`.
+        generated_text: that for pictures generated from a text, with `{prompt}` and `{request}`, or None.
+        requests: mode to its wording.
+        prefill: the start of the assistant's turn, which the chat template writes.
+        min_pixels, max_pixels: limits of each image's area.
+        text: the file's content.
     """
 
     name: str
@@ -100,15 +104,15 @@ class Contract:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def messages(self, item: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> list[Message]:
-        """The user's turn: the images' places, then the text.
+        """The user's turn: the places of the images, then the text.
 
         Args:
-            item: what to judge; its instruction or prompt is untrusted and made harmless.
+            item: the edit or generated picture; its instruction is untrusted, see `neutralise`.
             mode: "reasoning", or "direct" for a score without reasoning.
-            use_problem: take the data set's own prompt (`problem`) as the user's text of an edit.
+            use_problem: use the data set's own prompt (`problem`) as the text for an edit.
 
         Raises:
-            ContractError: `use_problem` for an edit without one; a generated picture, and no `generated_text`.
+            ContractError: an edit has no `problem`, or the contract has no `generated_text`.
         """
         request = self.requests[mode]
         if item.source is None:
@@ -128,24 +132,24 @@ class Contract:
         return [{"role": "user", "content": [*places, {"type": "text", "text": text}]}]
 
     def render(self, messages: list[Message], *, generate: bool = True) -> str:
-        """The conversation as the tokenizer sees it, ending in the prefill if the model is to go on."""
+        """The conversation as text for the tokenizer; with `generate` it ends with the prefill."""
         rendered, _ = render_jinja_template(
             conversations=[messages], chat_template=self.chat_template, add_generation_prompt=generate
         )
         return str(rendered[0])
 
     def pictures(self, item: Edit) -> list[Image.Image]:
-        """What to look at, in the contract's order, resized by qwen-vl-utils to whole merged patches."""
+        """The images in the contract's order, see `resize`."""
         return [self.resize(getattr(item, name)) for name in self._names(item)]
 
     def _names(self, item: Edit) -> tuple[str, ...]:
         return ("edited",) if item.source is None else self.images
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Resize to multiples of 28 pixels within the pixel limits; a second time changes nothing.
+        """Resize to multiples of 28 pixels within the pixel limits (qwen-vl-utils); a second call changes nothing.
 
         Raises:
-            ContractError: the picture is so thin that no multiple of 28 pixels fits the limits.
+            ContractError: the picture is too thin for the limits.
         """
         request = {"image": image, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         try:
@@ -153,7 +157,7 @@ class Contract:
         except ValueError as error:
             width, height = image.size
             raise ContractError(
-                f"a picture of {width} x {height} pixels can't be brought within the limits of contract "
+                f"a picture of {width} x {height} pixels can't be resized to the limits of contract "
                 f"{self.name} ({self.min_pixels} to {self.max_pixels} pixels): {error}"
             ) from error
 
@@ -162,7 +166,7 @@ def load_contract(name: str) -> Contract:
     """Read a contract by its name in `critic/contracts/`, or by the path of its file.
 
     Raises:
-        ContractError: there is no such file, or it lacks a field, has an unknown one or can't be used.
+        ContractError: there is no such file, or it lacks a field, has an unknown one or a wrong value.
     """
     path = Path(name) if name.endswith(".yaml") else CONTRACTS / f"{name}.yaml"
     if not path.is_file():
@@ -204,10 +208,10 @@ _TAG = re.compile(r"<(?=\s*/?\s*(?:think|answer|image|video)\b)", re.IGNORECASE)
 
 
 def neutralise(text: str, *, tags: bool = True) -> str:
-    """Untrusted text that can't change the structure of the conversation.
+    """Change untrusted text so that it can't alter the structure of the conversation.
 
     The angle brackets of special tokens (`<|im_end|>`, `<|image_pad|>`) and, with `tags`, of the contract's own
-    tags become the look-alikes U+2039 and U+203A, which no tokenizer reads as part of a special token.
+    tags become U+2039 and U+203A, which look alike and are part of no special token.
     """
     text = _SPECIAL.sub(lambda match: "\u2039" if match[0] == "<" else "\u203a", text)
     return _TAG.sub("\u2039", text) if tags else text

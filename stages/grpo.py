@@ -2,9 +2,9 @@
 
     python -m stages.launch grpo
 
-Every `grpo.validation_every` steps the critic scores a fixed sample of the validation split greedily; the step
-with the best main score there becomes models/grpo. The scores are kept in reports/curves/grpo/validation.parquet;
-`evaluate` draws them. Killed, the next run goes on from the last checkpoint in runs/grpo.
+Every `grpo.eval_steps` steps the critic scores a fixed sample of the validation split greedily. The step with the
+best main score becomes models/grpo; the scores are in reports/curves/grpo/validation.parquet, and `evaluate` plots
+them. If the training is killed, the next run resumes from the last checkpoint in runs/grpo.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from critic.training.collapse import Monitor
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.rewards import CriticReward, compute_score
-from critic.training.rollout_check import Preflight, never_sampled
+from critic.training.rollout_check import RolloutCheck, never_sampled
 from critic.training.rollouts import let_vllm_place_pictures
 from critic.training.setup import (
     NoLastCheckpoint,
@@ -49,7 +49,7 @@ def main() -> None:
     args = arguments(section, launch, seed, run, processor)
     curves = Curves(run / "curves")
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=seed)
-    validation = validation.select(range(min(section.validation_edits, len(validation))))
+    validation = validation.select(range(min(section.max_eval_samples, len(validation))))
     trainer = GRPOTrainer(
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
@@ -60,15 +60,15 @@ def main() -> None:
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
     let_vllm_place_pictures(trainer)
-    checked = [validation[number] for number in range(min(section.preflight.prompts, len(validation)))]
-    trainer.add_callback(Preflight(trainer, checked, contract, section.preflight.max_logprob_gap))
-    watch = Validation(trainer, validation, contract, section.validation_every, run)
-    trainer.add_callback(watch)
+    checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
+    trainer.add_callback(RolloutCheck(trainer, checked, contract, section.rollout_check.max_logprob_gap))
+    validated = Validation(trainer, validation, contract, section.eval_steps, run)
+    trainer.add_callback(validated)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.accelerator.is_main_process:
-        print(f"the best step on validation: {watch.best_step}")
-        watch.table().to_parquet(curves.scratch / "validation.parquet")
-        publish(watch.weights, "models/sft", model, processor, contract, Path("models/grpo"))
+        print(f"best step on validation: {validated.best_step}")
+        validated.table().to_parquet(curves.scratch / "validation.parquet")
+        publish(validated.weights, "models/sft", model, processor, contract, Path("models/grpo"))
         curves.finish(Path("reports/curves/grpo"))
         shutil.rmtree(run)
 
@@ -76,40 +76,19 @@ def main() -> None:
 def arguments(
     section: params.Grpo, launch: params.Launch, seed: int, run: Path, processor: ProcessorMixin
 ) -> GRPOConfig:
-    """TRL's settings of one run."""
+    """TRL's arguments. Rollouts never sample the placeholders of pictures."""
+    suppressed = never_sampled(processor)
+    if section.use_vllm:
+        generation: dict[str, Any] = {"logit_bias": dict.fromkeys(suppressed, -100.0)}
+    else:
+        generation = {"suppress_tokens": suppressed}
+    ours = {"freeze_vision", "lora", "max_eval_samples", "rollout_check", "collapse"}
     return GRPOConfig(
-        max_steps=section.steps,
-        num_generations=section.num_generations,
-        max_completion_length=section.max_completion_tokens,
-        temperature=section.temperature,
-        top_p=section.top_p,
+        **section.model_dump(exclude=ours, exclude_none=True),
+        **common_arguments(launch, seed, run),
         top_k=0,
-        beta=section.beta,
-        num_iterations=section.num_iterations,
-        epsilon=section.epsilon_low,
-        epsilon_high=section.epsilon_high,
-        delta=section.delta,
-        loss_type=section.loss_type,
-        scale_rewards=section.scale_rewards,
-        logging_steps=1,
-        **engine_arguments(section, never_sampled(processor)),
-        **common_arguments(section, launch, seed, run),
+        generation_kwargs=generation,
     )
-
-
-def engine_arguments(section: params.Grpo, suppressed: list[int]) -> dict[str, Any]:
-    """What makes the rollouts, in TRL's terms; the suppressed tokens are never sampled."""
-    if section.vllm is None or section.rollouts == "transformers":
-        return {"generation_kwargs": {"suppress_tokens": suppressed}}
-    return {
-        "use_vllm": True,
-        "vllm_mode": section.vllm.mode,
-        "vllm_server_base_url": section.vllm.server_url,
-        "vllm_gpu_memory_utilization": section.vllm.gpu_memory_utilization,
-        "vllm_tensor_parallel_size": section.vllm.tensor_parallel_size,
-        "vllm_enable_sleep_mode": section.vllm.sleep,
-        "generation_kwargs": {"logit_bias": dict.fromkeys(suppressed, -100.0)},
-    }
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""Start a stage on as many processes as `launch` in params.yaml says, and note what made its outputs.
+"""Run a stage on the processes that `launch` in params.yaml asks for, and record its manifest.
 
     python -m stages.launch sft                        # what dvc.yaml runs
-    python -m stages.launch sft --dry-run              # print the command alone
+    python -m stages.launch sft --dry-run              # only print the command
     python -m stages.launch --dry-run --profile full   # print those of all stages under another profile
 
-One process runs here and now; several under torchrun, one a GPU. On several machines, which must share this folder
-(all write checkpoints and read them), run `dvc repro` on the first and this command on the others, each with
-MACHINE_RANK (0 is the first), MAIN_ADDRESS and MAIN_PORT in its environment.
+Trainings on several processes run under torchrun, one process per GPU. Several machines must share this folder,
+since all of them write and read checkpoints. Run `dvc repro` on the first and this command on the others, each
+with NODE_RANK (0 is the first), MASTER_ADDR and MASTER_PORT in its environment.
 
-When a stage has come to its end, its manifest is in reports/provenance (docs/audit.md).
+A finished stage has its manifest in reports/provenance (docs/audit.md).
 """
 
 import argparse
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ STAGES = ("download", "validate", "build", *TRAININGS, "evaluate", "cards")
 
 
 class LaunchError(ValueError):
-    """The environment lacks what a launch on several machines needs."""
+    """The environment lacks variables that a launch on several machines needs."""
 
 
 def main() -> None:
@@ -38,12 +37,12 @@ def main() -> None:
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", nargs="?", choices=STAGES, help="the stage; all of them with --dry-run alone")
-    parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
-    parser.add_argument("--profile", help="a profile of params.yaml other than the active one (with --dry-run)")
+    parser.add_argument("stage", nargs="?", choices=STAGES, help="stage to run (default with --dry-run: all)")
+    parser.add_argument("--dry-run", action="store_true", help="print the command without running it")
+    parser.add_argument("--profile", help="profile of params.yaml, with --dry-run (default: the active one)")
     given = parser.parse_args()
     if not given.dry_run and (given.stage is None or given.profile):
-        parser.error("name a stage to run, and no profile: the active one is `profile` in params.yaml")
+        parser.error("name a stage to run; --profile needs --dry-run: else set `profile` in params.yaml")
     launch = params.load(params.Launch, profile=given.profile)
     for stage in [given.stage] if given.stage else STAGES:
         try:
@@ -52,46 +51,41 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         if given.dry_run:
             print(shlex.join(command))
-        elif launch.machines > 1 and os.environ.get("MACHINE_RANK", "0") != "0":
-            os.execvp(command[0], command)  # the first machine keeps the record
+        elif launch.nnodes > 1 and os.environ.get("NODE_RANK", "0") != "0":
+            os.execvp(command[0], command)  # the first machine writes the manifest
         else:
             run(stage, command)
 
 
 def run(stage: str, command: Sequence[str]) -> None:
-    """Run a stage's command between the two halves of its manifest, and exit as it does if it fails."""
+    """Run a stage's command, write its manifest, or exit with the command's status if it fails."""
     try:
-        begun = manifests.begin(stage, Path.cwd())
-    except manifests.ProvenanceError as error:
+        stage_run = manifests.begin(stage, Path.cwd())
+    except manifests.ManifestError as error:
         raise SystemExit(str(error)) from None
-    process = subprocess.Popen(process_tree.command(command))
-    try:
-        code = process.wait()
-    finally:
-        process_tree.end(process)
-    if code:
+    if code := process_tree.run(command):
         raise SystemExit(code)
-    begun.finish()
+    stage_run.finish()
 
 
 def stage_command(stage: str, launch: params.Launch, environment: Mapping[str, str]) -> list[str]:
-    """The words of the command that runs a stage.
+    """The command that runs a stage.
 
     Raises:
-        LaunchError: several machines are asked for and the environment doesn't say which one this is.
+        LaunchError: `launch` has several machines, and a variable is missing in the environment.
     """
     module = ["-m", f"stages.{stage}"]
-    if stage not in TRAININGS or (launch.machines * launch.processes == 1 and launch.zero_stage is None):
+    if stage not in TRAININGS or (launch.nnodes * launch.nproc_per_node == 1 and launch.zero_stage is None):
         return [sys.executable, *module]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes)]
-    if launch.machines == 1:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.nproc_per_node)]
+    if launch.nnodes == 1:
         return [*command, "--standalone", *module]
-    names = {"node-rank": "MACHINE_RANK", "master-addr": "MAIN_ADDRESS", "master-port": "MAIN_PORT"}
+    names = {"node-rank": "NODE_RANK", "master-addr": "MASTER_ADDR", "master-port": "MASTER_PORT"}
     if missing := [name for name in names.values() if name not in environment]:
         raise LaunchError(
-            f"launch.machines is {launch.machines}: set {', '.join(missing)} in each machine's environment"
+            f"launch.nnodes is {launch.nnodes}: set {', '.join(missing)} in each machine's environment"
         )
-    command += ["--nnodes", str(launch.machines)]
+    command += ["--nnodes", str(launch.nnodes)]
     for option, name in names.items():
         command += [f"--{option}", environment[name]]
     return [*command, *module]

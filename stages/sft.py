@@ -2,7 +2,7 @@
 
     python -m stages.launch sft
 
-Killed, the next run goes on from the last checkpoint in runs/sft.
+If the training is killed, the next run resumes from the last checkpoint in runs/sft.
 """
 
 import shutil
@@ -47,8 +47,8 @@ def main() -> None:
         peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint()],
     )
-    # Qwen2.5-VL says that its own loss can't; TRL's can, and so is a mean over the tokens of the whole batch,
-    # however many processes and accumulation steps share it.
+    # Qwen2.5-VL's own loss doesn't accept the number of tokens in the batch, but TRL's does. With it, the loss is
+    # a mean over the tokens of the whole batch for any number of processes and accumulation steps.
     trainer.model_accepts_loss_kwargs = True
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
@@ -60,17 +60,16 @@ def main() -> None:
 
 
 def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) -> SFTConfig:
-    """TRL's settings of one run."""
+    """TRL's arguments."""
     return SFTConfig(
-        num_train_epochs=section.epochs,
-        per_device_eval_batch_size=section.batch_size,
+        **section.model_dump(exclude={"freeze_vision", "lora"}),
+        **common_arguments(launch, seed, run),
+        per_device_eval_batch_size=section.per_device_train_batch_size,
         max_length=None,
         completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_num_workers=1,
-        logging_steps=1,
-        **common_arguments(section, launch, seed, run),
     )
 
 

@@ -1,4 +1,4 @@
-"""What modules of all folders ask for: the pipeline at a smoke size, and a hub of our own on the loopback.
+"""Fixtures for all folders: the pipeline at a smoke size, and a hub on the loopback.
 
 huggingface_hub and datasets take the hub for the real one.
 """
@@ -31,7 +31,7 @@ class Hub:
 
     Attributes:
         files: path to bytes of each data set; all have one commit, `COMMIT`, on the branch main.
-        gated: data sets whose files nobody may have.
+        gated: data sets whose files are refused.
         cut: files that break off in the middle the first time that they are sent.
         out_of_order: how many requests are answered by 503.
         requests: method, path and headers of each request so far.
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Run in it the stages that you need: those that have run already stay as they are."""
+    """Run the stages that you need in it: those that have run already don't run again."""
     return Project(tmp_path_factory.mktemp("smoke"))
 
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
 SIZES: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 24, "validation_sources": 4, "test_sources": 8, "side": 112}},
-    "sft": {"epochs": 2.0},
-    "grpo": {"steps": 2, "batch_size": 16, "validation_every": 1, "validation_edits": 8},
+    "sft": {"num_train_epochs": 2.0},
+    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 8},
 }
 
 

@@ -1,8 +1,7 @@
-"""GRPO watched on the validation split, and its best step kept.
+"""Validation during GRPO, which keeps the weights of the best step.
 
-Every `grpo.validation_every` steps the critic scores a fixed sample of the validation split greedily, through the
-rollouts of the training. The weights of the step with the best main score are what the training ends with; the
-test split is not looked at.
+Every `grpo.eval_steps` steps the critic scores a fixed sample of the validation split greedily, with the rollouts
+of the training. The step with the best main score is the result of the training. The test split is not read.
 """
 
 import shutil
@@ -20,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOTrainer
 
 from critic.answers import parse_critique
+from critic.files import replacing
 from critic.prompts import Contract
 from critic.training.rollouts import greedy, roll_out
 from critic.training.setup import save_weights
@@ -28,13 +28,13 @@ COLUMNS = ["step", "id", "mos", "score", "status", "tokens"]
 
 
 class Validation(TrainerCallback):
-    """Scores the sample before the first step, at every `every`th and after the last; keeps the best weights.
+    """Scores the sample before the first step, every `every` steps and after the last; keeps the best weights.
 
     Args:
-        trainer: whose rollouts are used; add this callback to it.
+        trainer: makes the rollouts; add this callback to it.
         samples: `id`, `prompt`, `images` and `mos`, as `critic.data.trl_datasets.load_samples` reads them.
-        run: the training's scratch folder. The tables of the steps lie in `run`/validation, so that a run that
-            goes on has them; the best weights in `run`/best-<step>.
+        run: the training's scratch folder. The tables of the steps are in `run`/validation, for a resumed run, and
+            the best weights in `run`/best-<step>.
     """
 
     def __init__(self, trainer: GRPOTrainer, samples: Dataset, contract: Contract, every: int, run: Path):
@@ -61,7 +61,7 @@ class Validation(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Weights that are no longer the best are dropped once there is a checkpoint after them."""
+        """Remove weights that are no longer the best, now that a later checkpoint exists."""
         if state.is_world_process_zero:
             for folder in self.run.glob("best-*"):
                 if folder != self.weights:
@@ -69,17 +69,17 @@ class Validation(TrainerCallback):
 
     @property
     def best_step(self) -> int:
-        """The trained step with the best main score, the earliest of equals; 0 if none was validated yet."""
+        """The step after the start with the best main score, the first of equals; 0 if none was validated yet."""
         trained = {step: main_score(table) for step, table in sorted(self.tables.items()) if step > 0}
         return max(trained, key=lambda step: trained[step], default=0)
 
     @property
     def weights(self) -> Path:
-        """Where the weights of `best_step` are."""
+        """The folder of the weights of `best_step`."""
         return self.run / f"best-{self.best_step}"
 
     def table(self) -> pd.DataFrame:
-        """All the scores: step, id, mos, score (1..5, null if the answer failed), status, tokens."""
+        """The scores of all steps: step, id, mos, score (1..5, null if the answer failed), status, tokens."""
         files = [self.run / f"validation/{step}.parquet" for step in sorted(self.tables)]
         return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
@@ -91,8 +91,8 @@ class Validation(TrainerCallback):
         table = pd.DataFrame(gather_object(rows)).drop_duplicates("row").sort_values("row", ignore_index=True)
         self.tables[step] = table.assign(step=step).astype({"score": "Float64"})[COLUMNS]
         if accelerator.is_main_process:
-            (self.run / "validation").mkdir(exist_ok=True)
-            self.tables[step].to_parquet(self.run / f"validation/{step}.parquet")
+            with replacing(self.run / f"validation/{step}.parquet") as partial:
+                self.tables[step].to_parquet(partial)
 
     def _rows(self, numbers: Sequence[int], title: str) -> list[dict[str, Any]]:
         rows = []
@@ -122,7 +122,7 @@ class Validation(TrainerCallback):
 def main_score(table: pd.DataFrame) -> float:
     """The mean of PLCC and SRCC, -1..1, of `score` against `mos`; a failed answer counts as the mean MOS.
 
-    0 where it is not defined, because all the scores are the same.
+    0 where it is undefined, because all scores or all MOS are equal.
     """
     mos = table["mos"].to_numpy(float)
     scores = table["score"].to_numpy(float, na_value=np.nan)

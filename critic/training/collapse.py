@@ -1,7 +1,8 @@
-"""What to watch while GRPO trains, and when to stop it.
+"""Figures that show whether GRPO collapses, and the callback that stops it then.
 
-A critic under GRPO can collapse: it breaks the format, or says one score to everything, which earns a fair reward
-where MOS lie close together. `CriticReward` logs the figures of `describe` at each step; `Monitor` reads them.
+A critic under GRPO can collapse: it breaks the format, or gives every edit the same score, which earns a fair
+reward where MOS lie close together. `CriticReward` logs the figures of `describe` at each step; `Monitor` reads
+them.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ BINS = tuple(1 + half / 2 for half in range(8))
 
 
 class TrainingCollapsed(RuntimeError):
-    """The critic stopped telling edits apart; the message says how, and where its checkpoints are."""
+    """The critic broke the format or gave one score to all; the message says which, and names the checkpoints."""
 
 
 def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min: float) -> dict[str, float]:
@@ -30,8 +31,8 @@ def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min:
         r_min: the reward's floor.
 
     Returns:
-        reward/floor: share of completions at the floor or below it, 0..1: they teach nothing but their rank.
-        reward/score_entropy: of the scores over `BINS`, in bits, 0 (one bin holds them all) to 3.
+        reward/floor: share of completions at the floor or below it, 0..1.
+        reward/score_entropy: of the scores over `BINS`, in bits, from 0 (all in one bin) to 3.
         scores/<bin>: share of the completions with a score in the bin, for each of `BINS`.
     """
     binned = Counter(min(int(2 * (score - 1)), len(BINS) - 1) for score in scores if score is not None)
@@ -44,7 +45,7 @@ def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min:
 
 
 class Monitor(TrainerCallback):
-    """Ends a training whose last `patience` logged steps all broke the format or all said the same score.
+    """Stops a training if each of its last `patience` logged steps is under one of the `limits`.
 
     Raises:
         TrainingCollapsed: from `on_log`; the checkpoints stay where they are.
@@ -65,5 +66,5 @@ class Monitor(TrainerCallback):
                 raise TrainingCollapsed(
                     f"GRPO collapsed: for {len(steps)} steps up to step {state.global_step}, less than {least:g} "
                     f"{what} (the last step: {steps[-1][name]:.3f}). The checkpoints are in {args.output_dir}. "
-                    "Lower grpo.learning_rate, look at the reward, or change grpo.collapse in params.yaml"
+                    "Lower grpo.learning_rate, check the reward, or change grpo.collapse in params.yaml"
                 )

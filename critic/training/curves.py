@@ -1,15 +1,17 @@
-"""The curves of a training: what the trainer logs, step by step, through DVCLive.
+"""The curves of a training: what the trainer logs at each step, written by DVCLive.
 
-Wall-clock figures are left out, and the sums that start anew with each start (`train_loss`, `num_tokens`), so that
-the same training gives the same files, interrupted or not.
+transformers' `DVCLiveCallback` doesn't fit: it also logs figures of the wall clock and the arguments with their
+paths, counts calls instead of steps, and forgets the steps before a checkpoint that it resumes from. Curves here
+depend on the training alone, so the same training gives the same files, interrupted or not.
 """
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from dvclive import Live
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from critic.files import move_folder
 
 _VOLATILE = (
     "runtime",
@@ -22,15 +24,16 @@ _VOLATILE = (
     "train_loss",
     "num_tokens",
 )
+"""Words in names of figures that depend on the clock or the machine, or that restart when a run is resumed."""
 
 
 class Curves(TrainerCallback):
-    """Logs to a scratch folder while training; `finish` moves the finished curves to their place.
+    """Logs to a scratch folder during the training; `finish` moves the complete curves to their place.
 
-    A folder of curves holds `plots/metrics/<name>.tsv`, one row a logged step, and `metrics.json`, the last
-    values. A slash in a name becomes an underscore: DVCLive nests by it, and TRL logs both a name and names
-    under it. A run that goes on from a checkpoint logs anew what the checkpoint remembers. Of several processes
-    the first one logs.
+    A folder of curves holds `plots/metrics/<name>.tsv`, one row per logged step, and `metrics.json`, the last
+    values. A slash in a name becomes an underscore: DVCLive makes folders of slashes, and TRL logs both a name and
+    names under it. A resumed run first logs the steps that its checkpoint holds. Of several processes the main one
+    logs.
     """
 
     def __init__(self, scratch: Path):
@@ -38,7 +41,7 @@ class Curves(TrainerCallback):
         self.live: Live | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if state.is_world_process_zero:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -52,23 +55,20 @@ class Curves(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
-        if self.live is not None:
-            self._log(state.global_step, logs or {})
+        self._log(state.global_step, logs or {})
 
     def _log(self, step: int, logs: dict[str, float]) -> None:
-        assert self.live is not None
-        self.live.step = step
-        for name, value in sorted(logs.items()):
-            if name != "step" and not any(word in name for word in _VOLATILE):
-                self.live.log_metric(name.replace("/", "_"), value)
-        self.live.make_summary()
+        if self.live is not None:
+            self.live.step = step
+            for name, value in sorted(logs.items()):
+                if name != "step" and not any(word in name for word in _VOLATILE):
+                    self.live.log_metric(name.replace("/", "_"), value)
+            self.live.make_summary()
 
     def finish(self, folder: Path) -> None:
-        """Move the curves to `folder`, in place of older ones; on the process that logged."""
+        """Move the curves to `folder`, in place of older ones; does nothing in the other processes."""
         if self.live is not None:
             self.live.end()
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self.scratch.rename(folder)
+            move_folder(self.scratch, folder)

@@ -1,12 +1,11 @@
-"""The scratch folder of a training: where a killed run goes on from.
+"""The scratch folder of a training, from which a killed run resumes.
 
     run = open_run(Path("runs/sft"), [Path("data/sft")], [section, model], seed=7, contract=contract)
     trainer.train(resume_from_checkpoint=last_checkpoint(run))
     shutil.rmtree(run)                            # a finished run leaves nothing
 
-A run may go on only as the same run. Its folder records what it was begun with (settings, seed, prompt contract,
-input files, the commit of a base from the hub, our code, number of processes); begun with anything else, it starts
-anew.
+The folder records what its run depends on: settings, seed, prompt contract, input files, the commit of a base from
+the hub, our code, and the number of processes. If any of these changes, the next run starts from the beginning.
 """
 
 import json
@@ -14,7 +13,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from accelerate import PartialState
 from pydantic import BaseModel
 from transformers import AutoConfig
 
+from critic.files import sha256, write_json
 from critic.params import Model
 from critic.prompts import Contract
 
@@ -32,44 +31,44 @@ _STATE = "trainer_state.json"
 def open_run(
     folder: Path, inputs: Iterable[Path], settings: Sequence[BaseModel], *, seed: int, contract: Contract
 ) -> Path:
-    """The folder, emptied unless a run with the same inputs, settings and code was begun in it.
+    """Return the folder, emptied unless it holds a run with the same inputs, settings and code.
 
     Args:
-        folder: of this training alone.
-        inputs: files and folders that the training reads, or the base of a `Model` in settings as a name on the
-            hub, of which the commit counts that its revision stands for now.
-        settings: the sections of params.yaml that it reads.
+        folder: the scratch folder of this training alone.
+        inputs: files and folders that the training reads. A path equal to the base of a `Model` in `settings` may
+            be a name on the hub; the commit that its revision points to is recorded.
+        settings: the sections of params.yaml that the training reads.
         seed: of everything random in it.
-        contract: the prompts it trains on.
+        contract: of its prompts.
     """
     state = PartialState()
     if state.is_main_process:
-        now = _record(inputs, settings, seed, contract)
-        if _read(folder / RECORD) != now:
-            if last_checkpoint(folder):
-                print(f"{folder} holds checkpoints of another run (see its {RECORD}): starting anew")
+        record = _record(inputs, settings, seed, contract)
+        checkpoint = last_checkpoint(folder)
+        if _read(folder / RECORD) != record:
+            if checkpoint:
+                print(f"{folder} holds checkpoints of another run (see its {RECORD}): starting from the beginning")
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            (folder / RECORD).write_text(json.dumps(now, indent=2) + "\n")
-        elif checkpoint := last_checkpoint(folder):
-            print(f"going on from {checkpoint}")
+            write_json(folder / RECORD, record)
+        elif checkpoint:
+            print(f"resuming from {checkpoint}")
     state.wait_for_everyone()
     return folder
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint in a folder; one that a kill left half written doesn't count.
+    """The newest complete checkpoint in a folder, None without one.
 
-    Each process of `Trainer` writes its random state after its part of everything else, and the first one then
-    writes the trainer's state.
+    In `Trainer`, each process writes its random state last of its part, and then the main process writes the
+    trainer's state. A checkpoint with all of these files is complete.
     """
     processes = PartialState().num_processes
-    whole = (
+    complete = (
         path
         for path in folder.glob("checkpoint-*")
         if _read(path / _STATE) is not None and len([*path.glob("rng_state*.pth")]) == processes
     )
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return None if newest is None else os.fspath(newest)
 
 
@@ -78,29 +77,22 @@ def _record(
 ) -> dict[str, Any]:
     inputs = list(inputs)
     files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    ours = [
-        module for name, module in sys.modules.items() if name.split(".")[0] in ("critic", "stages", "__main__")
-    ]
-    code = {Path(file) for module in ours if (file := getattr(module, "__file__", None))}
+    modules = {name: getattr(module, "__file__", None) for name, module in sorted(sys.modules.items())}
+    ours = {name: file for name, file in modules.items() if name.split(".")[0] in ("critic", "stages", "__main__")}
     models = [s for s in settings if isinstance(s, Model) and Path(s.base) in inputs and not Path(s.base).exists()]
     return {
         "seed": seed,
         "contract": contract.hash,
         "commits": {model.base: _commit(model) for model in models},
         "settings": {type(section).__name__: section.model_dump(mode="json") for section in settings},
-        "files": {str(file): _sha256(file) for file in files if file.is_file()},
-        "code": {"/".join(file.parts[-2:]): _sha256(file) for file in sorted(code)},
+        "files": {str(file): sha256(file) for file in files if file.is_file()},
+        "code": {name: sha256(file) for name, file in ours.items() if file},
         "processes": PartialState().num_processes,
     }
 
 
 def _commit(model: Model) -> str:
     return str(AutoConfig.from_pretrained(model.base, revision=model.revision or "main")._commit_hash)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
 
 
 def _read(file: Path) -> Any:

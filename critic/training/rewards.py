@@ -1,8 +1,7 @@
-"""What a response earns in GRPO: how near its score is to the MOS, and whether its format is kept.
+"""The reward of a response in GRPO: the distance of its score to the MOS, and its format.
 
-The formulas are IE-Critic-R1's (arXiv 2511.18055 and its released score function), and on every
-well-formed response whose answer is a plain number the rewards are the same. Elsewhere the answer
-is read by `critic.answers`, so what earns accuracy here is what evaluation counts as a score.
+The formulas are IE-Critic-R1's (arXiv 2511.18055 and its released score function). The rewards equal upstream's on
+every well-formed response whose answer is a plain number. `critic.answers` reads the answer, as in evaluation.
 
     compute_score("<think>Good.</think><answer>3.5</answer>", mos=3.0)
     # {"overall": 1.525, "format": 1.0, "accuracy": 0.525}
@@ -11,17 +10,17 @@ is read by `critic.answers`, so what earns accuracy here is what evaluation coun
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict
 
 from critic.answers import HIGHEST, LOWEST, parse_critique
+from critic.reward_kinds import KINDS, require_kind
 from critic.training.collapse import describe
 
-Kind = Literal["l1", "l2", "laplace", "gaussian"]
 Message = dict[str, Any]
 
 
 class Scores(TypedDict):
-    """What `compute_score` returns; the names are upstream's."""
+    """The result of `compute_score`; the names are upstream's."""
 
     overall: float
     format: float
@@ -31,7 +30,7 @@ class Scores(TypedDict):
 def compute_score(
     response: str,
     mos: float,
-    kind: Kind = "l1",
+    kind: str = "l1",
     format_weight: float = 1.0,
     strict_format: bool = False,
     r_min: float = 0.05,
@@ -41,10 +40,10 @@ def compute_score(
     """Reward one response.
 
     Args:
-        response: all that the assistant said, a prefilled `<think>` included.
+        response: the assistant's whole turn, with a prefilled `<think>`.
         mos: the mean opinion score to predict, 1..5; anything else raises ValueError.
-        format_weight: what keeping the format is worth beside an exact score, which is worth 1.
-        strict_format: whether a response that breaks the format earns nothing at all.
+        format_weight: the reward of a well-formed response; an exact score earns 1.
+        strict_format: whether a response that breaks the format earns 0.
         kind, r_min, diff_at_rmin, use_floor: see `accuracy`.
 
     Returns:
@@ -67,37 +66,22 @@ def compute_score(
 def accuracy(
     score: float,
     mos: float,
-    kind: Kind = "l1",
+    kind: str = "l1",
     r_min: float = 0.05,
     diff_at_rmin: float = 1.0,
     use_floor: bool = True,
 ) -> float:
     """How near a score is to the MOS, both 1..5: 1 if equal, `r_min` if `diff_at_rmin` apart.
 
-    With x = |score - mos| / diff_at_rmin and r = r_min:
-
-        l1        1 - (1 - r) x
-        l2        1 - (1 - r) x^2
-        laplace   r^x       that is exp(-d/tau), tau = diff_at_rmin / ln(1/r)
-        gaussian  r^(x^2)   that is exp(-d^2 / 2 sigma^2), sigma = diff_at_rmin / sqrt(2 ln(1/r))
-
-    never below r with the floor, nor below 0 without. As in the source, r is held within
-    [1e-6, 0.999999] and |diff_at_rmin| to at least 1e-6. An unknown kind raises ValueError.
+    Args:
+        kind: how it falls between, a name in `critic.reward_kinds.KINDS`; an unknown one raises ValueError.
+        r_min: clipped to 1e-6..0.999999, as upstream does.
+        diff_at_rmin: in points of MOS; its absolute value, at least 1e-6.
+        use_floor: whether the result is at least `r_min`; without it, at least 0.
     """
     r = min(max(r_min, 1e-6), 0.999999)
     x = abs(score - mos) / max(abs(diff_at_rmin), 1e-6)
-    match kind:
-        case "l1":
-            reward = 1 - (1 - r) * x
-        case "l2":
-            reward = 1 - (1 - r) * x**2
-        case "laplace":
-            reward = r**x
-        case "gaussian":
-            reward = r ** (x**2)
-        case _:
-            raise ValueError(f"unknown kind of reward {kind!r}: choose one of {', '.join(get_args(Kind))}")
-    return max(reward, r if use_floor else 0.0)
+    return max(KINDS[require_kind(kind)](x, r), r if use_floor else 0.0)
 
 
 @dataclass(frozen=True)
@@ -107,8 +91,8 @@ class CriticReward:
         GRPOTrainer(reward_funcs=CriticReward(partial(compute_score, kind="gaussian")), ...)
 
     Attributes:
-        score: response and MOS to `Scores`.
-        prefill: what the prompt made the assistant's turn begin with; put back before scoring.
+        score: from response and MOS to `Scores`.
+        prefill: the start of the assistant's turn that the prompt holds; added to each completion.
         r_min: the floor of `score`, for the log.
     """
 
@@ -125,10 +109,12 @@ class CriticReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """The overall reward of each completion; TRL's log gets the means of its two parts and `describe`.
+        """The overall reward of each completion; logs the means of its two parts and the figures of `describe`.
 
-        Completions are texts or conversations of one assistant message, one for each `mos`.
-        `prompts`, `completion_ids` and the other columns are not looked at.
+        Args:
+            completions: texts, or conversations of one assistant message.
+            mos: one for each completion.
+            prompts, completion_ids, columns: ignored.
         """
         responses = [self.prefill + _text(completion) for completion in completions]
         scores = [self.score(response, target) for response, target in zip(responses, mos, strict=True)]

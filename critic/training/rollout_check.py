@@ -1,8 +1,8 @@
-"""The check before GRPO that the rollout engine reads what the trainer trains on.
+"""The check before GRPO that the rollout engine reads the same prompts and pictures as the trainer.
 
-An engine that resizes pictures otherwise, or that puts them in other places of the prompt, still writes fluent
-completions, and the training learns from noise (TRL issues 6401, 6294 and 5785 are such cases). So prompts with
-two pictures of different sizes are rolled out, and compared with what transformers makes of the same samples.
+An engine that resizes pictures differently, or places them elsewhere in the prompt, still writes fluent
+completions, but the training learns from noise (TRL issues 6401, 6294 and 5785). So rollouts of prompts with two
+pictures of different sizes are compared with the prompts, grids and probabilities of transformers.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from critic.prompts import Contract
 from critic.training.rollouts import Rollout, greedy, roll_out
 
 
-class PreflightError(RuntimeError):
-    """The rollouts can't be trusted; the message names the sample and what differs."""
+class RolloutMismatch(RuntimeError):
+    """Rollouts differ from transformers; the message names the sample and the difference."""
 
 
-class Preflight(TrainerCallback):
-    """Runs `preflight` when the training begins, once its processes hold the model."""
+class RolloutCheck(TrainerCallback):
+    """Runs `check_rollouts` when the training begins, once its processes hold the model."""
 
     def __init__(
         self, trainer: GRPOTrainer, samples: Sequence[dict[str, Any]], contract: Contract, max_logprob_gap: float
     ):
-        self.check = partial(preflight, trainer, samples, contract, max_logprob_gap)
+        self.check = partial(check_rollouts, trainer, samples, contract, max_logprob_gap)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -35,19 +35,19 @@ class Preflight(TrainerCallback):
         self.check()
 
 
-def preflight(
+def check_rollouts(
     trainer: GRPOTrainer, samples: Sequence[dict[str, Any]], contract: Contract, max_logprob_gap: float
 ) -> None:
     """Compare prompt ids, picture grids and greedy completions of the rollouts with transformers' own.
 
     Args:
-        samples: `id`, `prompt` and `images`; the pictures are taken to two sizes.
-        max_logprob_gap: by how many nats, at most, a token of a greedy rollout may be less likely under
-            transformers than the likeliest token there. Other kernels and bfloat16 break ties otherwise; a
-            picture in the wrong place costs whole nats.
+        samples: `id`, `prompt` and `images`; the last picture of each is resized, so that the sizes differ.
+        max_logprob_gap: how much less likely a token of a greedy rollout may be under transformers than the
+            likeliest token there, in nats. Kernels and bfloat16 shift close calls by fractions of a nat; a picture
+            in the wrong place costs whole nats.
 
     Raises:
-        PreflightError: something differs; training on it would be in vain.
+        RolloutMismatch: something differs.
     """
     samples = [{**sample, "images": _of_two_sizes(sample["images"], contract)} for sample in samples]
     with greedy(trainer):
@@ -56,7 +56,7 @@ def preflight(
 
 
 def _of_two_sizes(images: Sequence[Any], contract: Contract) -> list[Any]:
-    """The pictures, the last of them squeezed to about two thirds of its width."""
+    """The pictures, the last one resized to about two thirds of its width."""
     *others, last = images
     return [*others, contract.resize(last.resize((max(28, last.width * 2 // 3), last.height)))]
 
@@ -64,7 +64,7 @@ def _of_two_sizes(images: Sequence[Any], contract: Contract) -> list[Any]:
 def _compare(
     trainer: GRPOTrainer, sample: dict[str, Any], rollout: Rollout, contract: Contract, max_gap: float
 ) -> None:
-    name = f"preflight, sample {sample['id']}"
+    name = f"rollout check, sample {sample['id']}"
     inputs = trainer.processing_class(
         text=[contract.render(sample["prompt"])], images=[sample["images"]], return_tensors="pt"
     ).to(trainer.accelerator.device)
@@ -74,27 +74,27 @@ def _compare(
             (i for i, (a, b) in enumerate(zip(rollout.prompt_ids, expected, strict=False)) if a != b),
             min(len(rollout.prompt_ids), len(expected)),
         )
-        raise PreflightError(
+        raise RolloutMismatch(
             f"{name}: the engine read {len(rollout.prompt_ids)} prompt tokens where transformers has "
-            f"{len(expected)}, other ones from place {place} on: don't train with this engine, "
-            "set grpo.rollouts to transformers or try another version of TRL or vLLM"
+            f"{len(expected)}; they differ from position {place} on. Don't train with this engine: "
+            "set grpo.use_vllm to false or try another version of TRL or vLLM"
         )
     if rollout.grids != inputs["image_grid_thw"].tolist():
-        raise PreflightError(
-            f"{name}: the engine's pictures are {rollout.grids} patches, transformers' "
-            f"{inputs['image_grid_thw'].tolist()}: the pixel limits differ between them"
+        raise RolloutMismatch(
+            f"{name}: the engine's pictures are {rollout.grids} patches, transformers' are "
+            f"{inputs['image_grid_thw'].tolist()}: the pixel limits differ"
         )
     gap, place = _widest_gap(trainer, inputs, rollout.completion_ids)
     if gap > max_gap:
-        raise PreflightError(
+        raise RolloutMismatch(
             f"{name}: token {place} of the engine's greedy completion is {gap:.2f} nats less likely than the best "
-            f"under transformers (grpo.preflight.max_logprob_gap is {max_gap}): the two don't see the same "
-            "pictures or don't hold the same weights"
+            f"under transformers (grpo.rollout_check.max_logprob_gap is {max_gap}): their pictures or their "
+            "weights differ"
         )
 
 
 def _widest_gap(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], completion: list[int]) -> tuple[float, int]:
-    """How much less likely than the best one the worst token of a completion is (nats), and its place."""
+    """The largest gap of log-probability between the best token and the completion's, in nats; its position."""
     device = inputs["input_ids"].device
     written = torch.tensor([completion], device=device)
     extended = dict(inputs)
@@ -112,6 +112,6 @@ def _widest_gap(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], completio
 
 
 def never_sampled(processor: Any) -> list[int]:
-    """The placeholders of pictures: a rollout must not sample them, since no picture would belong to them."""
+    """The ids of the placeholders of pictures: a completion with one would have no picture for it."""
     names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
     return list(processor.tokenizer.convert_tokens_to_ids(list(names)))

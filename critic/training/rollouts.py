@@ -1,10 +1,10 @@
-"""Rollouts of a GRPO trainer under our hand: greedy, and with the prompt ids that its engine read.
+"""Rollouts of a GRPO trainer outside of its steps: greedy, and with the prompt ids that its engine read.
 
     with greedy(trainer):
         rollouts = roll_out(trainer, samples)
 
-Validation and preflight see the very path that samples the training's completions, transformers or vLLM. It goes
-through internals of TRL 1.16 (`GRPOTrainer._tokenize_prompts`, `_generate_single_turn`), which the tests hold.
+Validation and the rollout check use the code that samples the training's completions, with transformers or vLLM.
+It calls internals of TRL 1.16 (`GRPOTrainer._tokenize_prompts`, `_generate_single_turn`); tests cover them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from trl.data_utils import prepare_multimodal_messages
 
 @dataclass(frozen=True)
 class Rollout:
-    """What the engine read and wrote.
+    """A prompt as the engine read it, and its completion.
 
     Attributes:
-        prompt_ids: the prompt's tokens as the engine had them, pictures' placeholders included.
+        prompt_ids: the prompt's tokens, with the placeholders of pictures.
         grids: [pictures, 3], time, height and width of each picture in patches.
-        completion_ids: the tokens written, the end token included.
-        finished: whether it came to its end.
+        completion_ids: the generated tokens, with the end token.
+        finished: whether the completion ends with the end token.
     """
 
     prompt_ids: list[int]
@@ -34,11 +34,11 @@ class Rollout:
 
 
 def let_vllm_place_pictures(trainer: GRPOTrainer) -> None:
-    """Hand a colocated vLLM prompts with one placeholder a picture, as it wants them.
+    """Send a colocated vLLM prompts with one placeholder per picture, as vLLM expects.
 
-    TRL 1.16 sends prompts in which the processor has put as many placeholders as the picture has patches, beside
-    the pictures; vLLM 0.31 puts its own in as well, and the completions are those of garbled prompts (TRL issue
-    6401). Its server mode sends the pictures' features for the places that are there, and is left alone.
+    TRL 1.16 sends one placeholder per patch, from the processor. vLLM 0.31 expands placeholders itself, so it
+    would read garbled prompts (TRL issue 6401). Server mode needs no change: there TRL sends features of the
+    pictures.
     """
     if not trainer.use_vllm or trainer.vllm_generation.mode != "colocate":
         return
@@ -57,7 +57,7 @@ def let_vllm_place_pictures(trainer: GRPOTrainer) -> None:
 
 @contextmanager
 def greedy(trainer: GRPOTrainer) -> Iterator[None]:
-    """Rollouts take the likeliest token at each place, and the model drops nothing out."""
+    """Make rollouts greedy, and turn dropout off."""
     if trainer.use_vllm:
         engine, name, value = trainer.vllm_generation, "temperature", 0.0
     else:
@@ -73,7 +73,7 @@ def greedy(trainer: GRPOTrainer) -> Iterator[None]:
 
 
 def roll_out(trainer: GRPOTrainer, samples: Sequence[dict[str, Any]]) -> list[Rollout]:
-    """One completion of each sample (`prompt`, `images`), as one batch; all processes take part."""
+    """One completion for each sample (`prompt`, `images`), as one batch; call it in all processes."""
     prompts = [prepare_multimodal_messages(sample["prompt"], images=sample["images"]) for sample in samples]
     prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
     if trainer.use_vllm:

@@ -1,7 +1,7 @@
-"""What SFT and GRPO share: processes, settings of TRL, adapters, and the plain checkpoint at the end.
+"""What SFT and GRPO share: processes, arguments of TRL, adapters, and the plain checkpoint at the end.
 
 join_processes()
-args = SFTConfig(**common_arguments(section, launch, seed, run))    # before the model: ZeRO-3 needs it
+args = SFTConfig(**common_arguments(launch, seed, run), ...)        # before the model: ZeRO-3 needs it
 trainer = SFTTrainer(load_trainable(model.base, model, section), args=args, peft_config=adapters(section), ...)
 trainer.train(resume_from_checkpoint=last_checkpoint(run))
 save_weights(trainer, run / "final")
@@ -9,7 +9,6 @@ publish(run / "final", model.base, model, processor, contract, Path("models/sft"
 """
 
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from transformers import (
 from transformers.integrations import unset_hf_deepspeed_config
 
 from critic.checkpoints import load_model, save_checkpoint
+from critic.files import move_folder
 from critic.params import Launch, Model, Training
 from critic.prompts import Contract
 
@@ -37,9 +37,9 @@ _ADAPTER = "adapter_config.json"
 
 
 def join_processes(launch: Launch) -> None:
-    """Meet the other processes of the launch, over NCCL or, without GPUs, gloo, which accelerate can't guess.
+    """Join the process group of the launch: NCCL, or gloo without GPUs, which accelerate doesn't choose itself.
 
-    They wait half an hour for each other: one of them may be reading pictures or writing a checkpoint.
+    The timeout is half an hour, because the others wait while one reads pictures or writes a checkpoint.
     """
     if "WORLD_SIZE" in os.environ:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = str(launch.zero_stage is not None).lower()
@@ -47,27 +47,17 @@ def join_processes(launch: Launch) -> None:
         PartialState(backend=backend, timeout=timedelta(minutes=30))
 
 
-def common_arguments(section: Training, launch: Launch, seed: int, run: Path) -> dict[str, Any]:
-    """Keyword arguments of `transformers.TrainingArguments`; curves are kept by `critic.training.curves`."""
+def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:
+    """Keyword arguments of `transformers.TrainingArguments` that aren't in params.yaml."""
     alone = "WORLD_SIZE" not in os.environ
     return {
         "output_dir": os.fspath(run),
-        "learning_rate": section.learning_rate,
-        "lr_scheduler_type": section.lr_schedule,
-        "warmup_steps": section.warmup_fraction,
-        "weight_decay": section.weight_decay,
-        "max_grad_norm": section.max_grad_norm,
-        "per_device_train_batch_size": section.batch_size,
-        "gradient_accumulation_steps": section.gradient_accumulation,
-        "gradient_checkpointing": section.gradient_checkpointing,
+        "logging_steps": 1,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "bf16": section.bf16,
-        "use_liger_kernel": section.liger,
         "use_cpu": alone and not torch.cuda.is_available(),
         "accelerator_config": {"use_configured_state": not alone},
         "deepspeed": None if launch.zero_stage is None else zero_config(launch.zero_stage),
         "save_strategy": "steps",
-        "save_steps": section.save_every,
         "save_total_limit": 2,
         "report_to": "none",
         "seed": seed,
@@ -76,9 +66,9 @@ def common_arguments(section: Training, launch: Launch, seed: int, run: Path) ->
 
 
 class NoLastCheckpoint(TrainerCallback):
-    """Leaves out the checkpoint of the last step; add it after all callbacks that ask for one.
+    """Skips the checkpoint of the last step; add it after all callbacks that ask for a checkpoint.
 
-    The weights of the last step are the result, and `Trainer`, going on from there, would do one step more.
+    The weights of the last step are the result, and a `Trainer` that resumes there would take one step more.
     """
 
     def on_step_end(
@@ -89,7 +79,7 @@ class NoLastCheckpoint(TrainerCallback):
 
 
 def zero_config(stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration; "auto" is filled in from the trainer's arguments."""
+    """DeepSpeed's configuration for a ZeRO stage; "auto" values come from the trainer's arguments."""
     return {
         "zero_optimization": {
             "stage": stage,
@@ -112,12 +102,11 @@ def load_trainable(
     revision: str | None = None,
     checkpoint: str | None = None,
 ) -> PreTrainedModel:
-    """The model to train, its vision tower frozen if `freeze_vision` says so.
+    """Load the model to train, with its vision tower frozen if `freeze_vision` is set.
 
-    With a `checkpoint` to go on from, the weights are that one's. `Trainer` would load them later, but not those
-    of Qwen2.5-VL: files and modules name them differently, and what it doesn't find it leaves as it is (seen in
-    transformers 5.17). Adapters it does load. The generation settings stay those of `folder`: `Trainer` adds the
-    end token to them at each start.
+    With a `checkpoint` to resume from, its weights are loaded here. `Trainer` (transformers 5.17) would load them
+    later, but silently skips those of Qwen2.5-VL, whose names differ between files and modules. It does load
+    adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start.
 
     Raises:
         CheckpointError: as `critic.checkpoints.load_model`.
@@ -133,25 +122,22 @@ def load_trainable(
 
 
 def adapters(section: Training) -> LoraConfig | None:
-    """LoRA on the linear layers of the language model, or None to train the weights themselves."""
+    """LoRA on the linear layers of the language model, or None for full fine-tuning."""
     if section.lora is None:
         return None
     return LoraConfig(
-        r=section.lora.rank,
-        lora_alpha=section.lora.alpha,
-        lora_dropout=section.lora.dropout,
+        **section.lora.model_dump(),
         target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="CAUSAL_LM",
     )
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
-    """Gather the trained weights, or the adapters, in `folder`, whole or not at all; all processes take part."""
+    """Save the trained weights, or the adapters, in `folder`, whole or not at all; call it in all processes."""
     partial = folder.with_name(f".{folder.name}.partial")
     trainer.save_model(os.fspath(partial))
     if trainer.accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        move_folder(partial, folder)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -164,9 +150,9 @@ def publish(
     folder: Path,
     revision: str | None = None,
 ) -> None:
-    """Write `folder`, a plain checkpoint, from what `save_weights` left: adapters are merged into `base`.
+    """Write `folder`, a plain checkpoint, from what `save_weights` saved; adapters are merged into `base`.
 
-    One process does it when the training is over; ZeRO-3 no longer splits what is loaded from here on.
+    Call it in one process, after the training: ZeRO-3 no longer shards models that are loaded from here on.
     """
     unset_hf_deepspeed_config()
     if (weights / _ADAPTER).exists():

@@ -52,11 +52,11 @@ def processor() -> ProcessorMixin:
 
 
 def section(**changes: Any) -> params.Sft:
-    """SFT that trains all weights, but for the changes."""
+    """SFT of all weights, with changes."""
     return params.load(params.Sft, profile="full").model_copy(update=changes)
 
 
-LORA = {"lora": Lora(rank=8, alpha=8, dropout=0.0)}
+LORA = {"lora": Lora(r=8, lora_alpha=8, lora_dropout=0.0)}
 
 
 # --- the arithmetic
@@ -96,7 +96,7 @@ def test_for_text_alone_it_is_palms_formula(tiny: Qwen2_5_VLConfig) -> None:
 def test_it_counts_what_pytorch_counts(
     size: tuple[int, int], backward: bool, tiny: Qwen2_5_VLConfig, processor: Any
 ) -> None:
-    """Within 1 %: biases and norms are counted as weights. The gradient of the pixels is asked for."""
+    """Within 1 %: biases and norms are counted as weights. The pixels require a gradient."""
     pictures = [Image.fromarray(np.zeros((*size, 3), np.uint8)), Image.new("RGB", (112, 56))]
     vision = "<|vision_start|><|image_pad|><|vision_end|>"
     inputs = processor(text=[f"{vision}{vision} done"], images=[pictures], return_tensors="pt")
@@ -140,20 +140,23 @@ def test_a_group_reads_its_prompt_once_and_a_completion_attends_to_all_before_it
 
 
 def test_values_of_the_profile_can_be_changed() -> None:
-    changes = ["sft.lora=null", "sft.batch_size=2", "model.attn_implementation=flash_attention_2"]
+    changes = ["sft.lora=null", "sft.per_device_train_batch_size=2", "model.attn_implementation=flash_attention_2"]
     sections = load_sections("single-gpu", changes)
-    assert (sections[params.Sft].lora, sections[params.Sft].batch_size) == (None, 2)
+    assert (sections[params.Sft].lora, sections[params.Sft].per_device_train_batch_size) == (None, 2)
     assert sections[params.Model].attn_implementation == "flash_attention_2"
     assert sections[params.Grpo] == params.load(params.Grpo, profile="single-gpu")
-    lora = load_sections("full", ["grpo.lora={rank: 4, alpha: 8, dropout: 0.1}"])[params.Grpo].lora
-    assert lora == Lora(rank=4, alpha=8, dropout=0.1)
+    lora = load_sections("full", ["grpo.lora={r: 4, lora_alpha: 8, lora_dropout: 0.1}"])[params.Grpo].lora
+    assert lora == Lora(r=4, lora_alpha=8, lora_dropout=0.1)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("sft.batch=2", r"profiles\.single-gpu\.sft\.batch: unknown key"),
-        ("sft.batch_size=two", r"profiles\.single-gpu\.sft\.batch_size: .*not 'two'"),
+        (
+            "sft.per_device_train_batch_size=two",
+            r"profiles\.single-gpu\.sft\.per_device_train_batch_size: .*not 'two'",
+        ),
         ("trainer.steps=2", r"profiles\.single-gpu\.trainer: unknown key"),
     ],
 )
@@ -162,9 +165,17 @@ def test_a_wrong_change_is_named_as_in_the_file(change: str, message: str) -> No
         load_sections("single-gpu", [change])
 
 
-@pytest.mark.parametrize("change", ["seed=1", "sft.batch_size", "sft.batch_size=", "sft.epochs.all.of.it=1"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "sft.per_device_train_batch_size",
+        "sft.per_device_train_batch_size=",
+        "sft.num_train_epochs.all.of.it=1",
+    ],
+)
 def test_what_is_no_change_says_how_one_looks(change: str) -> None:
-    with pytest.raises(BenchmarkError, match=rf"--set {change}: .*such as sft\.batch_size=4"):
+    with pytest.raises(BenchmarkError, match=rf"--set {change}: .*such as sft\.per_device_train_batch_size=4"):
         load_sections("single-gpu", [change])
 
 
@@ -200,7 +211,7 @@ def test_a_gpu_of_unknown_speed_is_asked_about(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_another_number_of_processes_than_the_profiles_is_refused() -> None:
-    given = parse(["sft", "--shape", "tiny", "--set", "launch.processes=2"])
+    given = parse(["sft", "--shape", "tiny", "--set", "launch.nproc_per_node=2"])
     with pytest.raises(
         BenchmarkError, match=r"asks for 2 processes, and this is 1: .*`torchrun --nproc-per-node 2`"
     ):
@@ -217,7 +228,12 @@ def test_its_words_are_one_token_each_in_any_row(processor: Any) -> None:
 
 
 whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes half a minute more: STORY=1")
-SMALL = ["sft.batch_size=2", "sft.gradient_accumulation=2", "grpo.batch_size=4", "grpo.num_generations=4"]
+SMALL = [
+    "sft.per_device_train_batch_size=2",
+    "sft.gradient_accumulation_steps=2",
+    "grpo.per_device_train_batch_size=4",
+    "grpo.num_generations=4",
+]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +260,7 @@ def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_pa
     assert 0 < measured["peak_memory_gib"] < 16
     assert (measured["rollout_tokens_per_second"] is None) == (training == "sft")
     assert measured["rollout_seconds_per_step"] < measured["seconds_per_step"]
-    assert result["settings"][training]["gradient_accumulation"] == (2 if training == "sft" else 1)
+    assert result["settings"][training]["gradient_accumulation_steps"] == (2 if training == "sft" else 1)
     assert f"| {training} on | 1 x CPU |" in run.stdout
 
 

@@ -1,4 +1,4 @@
-"""The answer parser: what is a score, what is not and why, and that no text at all can upset it."""
+"""The answer parser: what is a score, what is not and why, and that no text makes it raise."""
 
 import math
 import time

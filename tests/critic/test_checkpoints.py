@@ -1,4 +1,4 @@
-"""A checkpoint holds its contract, is the same twice, and says what is wrong with it."""
+"""A checkpoint holds its contract, is saved with the same bytes twice, and its errors say what to do."""
 
 from pathlib import Path
 

@@ -1,20 +1,26 @@
-"""params.yaml: the project's own one is sound, and a slip in one is named with its file and key."""
+"""params.yaml: the project's own is valid, and an error names the file and the key."""
 
 import inspect
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
+from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
 
 from critic import params
 from critic.evaluation import metrics
 from critic.params import SECTIONS, ParamsError, Section
 from critic.prompts import load_contract
+from critic.reward_kinds import KINDS
 from critic.training import rewards
 
-OWN = Path(__file__).parents[2] / "params.yaml"
+ROOT = Path(__file__).parents[2]
+OWN = ROOT / "params.yaml"
 PROFILES = ("tiny", "full", "single-gpu")
 
 
@@ -64,14 +70,15 @@ UPSTREAM: dict[type[Section], dict[str, Any]] = {
         "use_floor": True,
     },
     params.Grpo: {
-        "learning_rate": 1e-6, "lr_schedule": "constant_with_warmup", "warmup_fraction": 0.0, "weight_decay": 1e-2,
-        "max_grad_norm": 1.0, "num_generations": 8, "num_iterations": 1, "epsilon_low": 0.2, "epsilon_high": 0.28,
-        "delta": 3.0, "loss_type": "dapo", "scale_rewards": "group", "beta": 0.0, "temperature": 1.0, "top_p": 1.0,
-        "max_completion_tokens": 4096, "batch_size": 8, "gradient_checkpointing": True, "bf16": True,
-        "freeze_vision": False, "lora": None,
+        "learning_rate": 1e-6, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.0,
+        "weight_decay": 1e-2, "max_grad_norm": 1.0, "num_generations": 8, "num_iterations": 1,
+        "epsilon": 0.2, "epsilon_high": 0.28, "delta": 3.0, "loss_type": "dapo", "scale_rewards": "group",
+        "beta": 0.0, "temperature": 1.0, "top_p": 1.0,
+        "max_completion_length": 4096, "per_device_train_batch_size": 8, "gradient_checkpointing": True,
+        "bf16": True, "freeze_vision": False, "lora": None,
     },
 }  # fmt: skip
-"""The released configuration of IE-Critic-R1 (examples/config_ie_critic_r1.yaml), in our words."""
+"""The released configuration of IE-Critic-R1 (examples/config_ie_critic_r1.yaml), in the names of params.yaml."""
 
 
 @pytest.mark.parametrize(
@@ -84,11 +91,12 @@ def test_full_is_as_upstream_trains(section: type[Section], key: str, value: Any
 
 def test_full_updates_on_128_prompts_of_8_completions_and_rolls_out_with_vllm_as_upstream() -> None:
     grpo, launch = (params.load(section, OWN, profile="full") for section in (params.Grpo, params.Launch))
-    completions = launch.machines * launch.processes * grpo.batch_size * grpo.gradient_accumulation
+    processes = launch.nnodes * launch.nproc_per_node
+    completions = processes * grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
     assert completions == 128 * grpo.num_generations == 1024
-    assert (launch.machines, launch.processes, launch.zero_stage) == (1, 8, 3)
-    assert (grpo.rollouts, grpo.vllm.mode) == ("vllm", "colocate")
-    assert (grpo.vllm.tensor_parallel_size, grpo.vllm.gpu_memory_utilization) == (2, 0.6)
+    assert (launch.nnodes, launch.nproc_per_node, launch.zero_stage) == (1, 8, 3)
+    assert (grpo.use_vllm, grpo.vllm_mode) == (True, "colocate")
+    assert (grpo.vllm_tensor_parallel_size, grpo.vllm_gpu_memory_utilization) == (2, 0.6)
     contract = load_contract(params.load(params.Prompt, OWN, profile="full").contract)
     assert (contract.min_pixels, contract.max_pixels, contract.prefill) == (262144, 1048576, "<think>")
 
@@ -99,17 +107,36 @@ def test_single_gpu_is_full_but_for_what_one_gpu_takes() -> None:
         full, single = (params.load(section, OWN, profile=name).model_dump() for name in ("full", "single-gpu"))
         if keys := {key for key in full if full[key] != single[key]}:
             differ[section.name] = keys
-    scale = {"learning_rate", "batch_size", "gradient_accumulation", "freeze_vision", "lora"}
+    scale = {
+        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "freeze_vision", "lora",
+    }  # fmt: skip
     assert differ == {
-        "launch": {"processes", "zero_stage"},
+        "launch": {"nproc_per_node", "zero_stage"},
         "sft": scale,
-        "grpo": (scale - {"batch_size"}) | {"vllm", "max_completion_tokens"},
+        "grpo": (scale - {"per_device_train_batch_size"})
+        | {"vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"}
+        | {"max_completion_length"},
         "evaluate": {"gpu_memory_utilization", "tensor_parallel_size"},
     }
-    assert params.load(params.Launch, OWN, profile="single-gpu").processes == 1
+    assert params.load(params.Launch, OWN, profile="single-gpu").nproc_per_node == 1
 
 
-# --- what is read
+# --- loading
+
+
+def test_every_kind_of_reward_loads_and_no_other(
+    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    del content["profiles"]["full"]["reward"]["kind"]
+    for kind in KINDS:
+        content["reward"]["kind"] = kind
+        write(content)
+        assert params.load(params.Reward, profile="full").kind == kind
+    for kind in ("", "L1", "l1 ", "huber"):
+        content["reward"]["kind"] = kind
+        write(content)
+        with pytest.raises(ParamsError, match=rf"reward\.kind: .*unknown kind of reward '{kind}'"):
+            params.load(params.Reward, profile="full")
 
 
 def test_the_profiles_value_wins_over_the_shared_one(
@@ -124,9 +151,7 @@ def test_the_profiles_value_wins_over_the_shared_one(
         assert params.load(params.Reward).r_min == content["reward"]["r_min"]
 
 
-def test_a_file_is_read_anew_at_every_load(
-    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
-) -> None:
+def test_every_load_reads_the_file_again(content: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
     for seed in (1, 2):
         write(content | {"seed": seed, "build": content["build"] | {"direct_fraction": seed / 10}})
         assert (params.seed(), params.load(params.Build).direct_fraction) == (seed, seed / 10)
@@ -137,7 +162,7 @@ def test_sections_cannot_be_changed() -> None:
         params.load(params.Reward, OWN).kind = "l2"  # type: ignore[misc]
 
 
-# --- what is wrong with it
+# --- errors
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -172,7 +197,7 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "unknown key": (change("reward.sort", "l1"), r"reward\.sort: unknown key \(known: kind, format_weight, .*\)"),
     "unknown key of a profile": (
         change("profiles.tiny.sft.epoch", 1.0),
-        r"profiles\.tiny\.sft\.epoch: unknown key \(known: .*epochs\)",
+        r"profiles\.tiny\.sft\.epoch: unknown key \(known: .*num_train_epochs\)",
     ),
     "unknown key of the other profile": (
         change("profiles.full.sft.epoch", 1.0),
@@ -180,20 +205,23 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "missing shared key": (leave_out("reward.r_min"), r"profiles\.tiny\.reward\.r_min: Field required"),
     "missing key of a profile": (
-        leave_out("profiles.tiny.grpo.steps"),
-        r"profiles\.tiny\.grpo\.steps: Field required",
+        leave_out("profiles.tiny.grpo.max_steps"),
+        r"profiles\.tiny\.grpo\.max_steps: Field required",
     ),
     "missing section": (leave_out("build"), r"profiles\.tiny\.build\.direct_fraction: Field required"),
     "text for a number": (change("sft.max_grad_norm", "1"), r"sft\.max_grad_norm: .* number, not '1'"),
     "number for a switch": (change("reward.use_floor", 1), r"reward\.use_floor: .* boolean, not 1"),
     "switch for a number": (
-        change("profiles.tiny.grpo.steps", True),
-        r"profiles\.tiny\.grpo\.steps: .*, not True",
+        change("profiles.tiny.grpo.max_steps", True),
+        r"profiles\.tiny\.grpo\.max_steps: .*, not True",
     ),
     "fraction for a count": (change("evaluate.n_boot", 1000.5), r"evaluate\.n_boot: .* integer, not 1000\.5"),
     "too small": (change("grpo.num_generations", 1), r"grpo\.num_generations: .*, not 1"),
     "too large": (change("build.direct_fraction", 1.5), r"build\.direct_fraction: .*, not 1\.5"),
-    "no such choice": (change("evaluate.policy", "best"), r"evaluate\.policy: .*'worst'.*, not 'best'"),
+    "no such choice": (
+        change("evaluate.failure_policy", "best"),
+        r"evaluate\.failure_policy: .*'worst'.*, not 'best'",
+    ),
     "bad value of a profile over a good shared one": (
         change("profiles.full.reward.kind", "l3"),
         r"profiles\.full\.reward\.kind: .*, not 'l3'",
@@ -214,17 +242,51 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         leave_out("profiles.full.download.rationales.revision"),
         r"profiles\.full\.download\.rationales: .*either dataset and revision, or path",
     ),
+    "source that is no reader": (
+        change("profiles.tiny.download.source", "rows"),
+        r"profiles\.tiny\.download: .*source must be one of .*minibench, not 'rows'",
+    ),
+    "source that is not the benchmark": (
+        change("profiles.tiny.download.source", "agiqa"),
+        r"profiles\.tiny\.download: .*source must be one of .*minibench, not 'agiqa'",
+    ),
+    "part of no reader": (
+        change("profiles.tiny.download.mini", {"side": 112}),
+        r"profiles\.tiny\.download: .*unknown key mini \(known: source, rationales, agiqa, .*minibench",
+    ),
+    "part of a reader that is a number": (
+        change("profiles.tiny.download.local", 1),
+        r"profiles\.tiny\.download\.local: .*dictionary, not 1",
+    ),
     "wrong type in a part": (
-        change("profiles.tiny.download.minibench.side", "x"),
-        r"profiles\.tiny\.download\.minibench\.side: .* integer, not 'x'",
+        change("grpo.collapse.patience", "x"),
+        r"grpo\.collapse\.patience: .* integer, not 'x'",
     ),
     "unknown key in a part": (
-        change("profiles.tiny.download.minibench.sides", 112),
-        r"profiles\.tiny\.download\.minibench\.sides: unknown key \(known: .*side\)",
+        change("grpo.collapse.wait", 1),
+        r"grpo\.collapse\.wait: unknown key \(known: .*patience\)",
     ),
     "missing key in a part": (
-        leave_out("profiles.tiny.download.minibench.side"),
-        r"profiles\.tiny\.download\.minibench\.side: Field required",
+        leave_out("grpo.collapse.patience"),
+        r"grpo\.collapse\.patience: Field required",
+    ),
+    "rollouts of vLLM without its settings": (
+        change("profiles.tiny.grpo.use_vllm", True),
+        r"profiles\.tiny\.grpo: .*use_vllm: true needs vllm_mode, .*, vllm_enable_sleep_mode",
+    ),
+    "server without an address": (
+        change("profiles.full.grpo.vllm_mode", "server"),
+        r"profiles\.full\.grpo: .*vllm_server_base_url goes with vllm_mode: server",
+    ),
+    "address without a server": (
+        change("profiles.full.grpo.vllm_server_base_url", "http://localhost:8000"),
+        r"profiles\.full\.grpo: .*vllm_server_base_url goes with vllm_mode: server",
+    ),
+    "sleep of a server": (
+        lambda content: content["profiles"]["full"]["grpo"].update(
+            vllm_mode="server", vllm_server_base_url="http://localhost:8000"
+        ),
+        r"profiles\.full\.grpo: .*vllm_enable_sleep_mode goes with vllm_mode: colocate",
     ),
     "empty profile": (change("profiles.full", None), r"profiles\.full: must hold keys and values, not None"),
     "section that is a number": (change("reward", 1), r"reward: must hold keys and values, not 1"),
@@ -301,8 +363,7 @@ def choices(section: type[Section], field: str) -> tuple[Any, ...]:
 
 
 def test_the_choices_are_those_of_the_modules_that_they_set() -> None:
-    assert choices(params.Reward, "kind") == get_args(rewards.Kind)
-    assert choices(params.Evaluate, "policy") == get_args(metrics.Policy)
+    assert choices(params.Evaluate, "failure_policy") == get_args(metrics.FailurePolicy)
 
 
 def test_the_reward_section_is_the_keywords_of_compute_score() -> None:
@@ -327,20 +388,13 @@ def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
     [
         (
             {"num_generations": 7},
-            r"profiles\.full\.grpo: a step has 1024 completions \(batch_size 8 x gradient_accumulation 16 x 8 "
-            r"processes of launch\), which must be a multiple of num_generations, 7",
+            r"profiles\.full\.grpo: a step has 1024 completions \(per_device_train_batch_size 8 x "
+            r"gradient_accumulation_steps 16 x 8 processes of launch\), which must be a multiple of "
+            r"num_generations, 7",
         ),
         (
-            {
-                "vllm": {
-                    "mode": "colocate",
-                    "gpu_memory_utilization": 0.5,
-                    "tensor_parallel_size": 3,
-                    "sleep": True,
-                    "server_url": None,
-                }
-            },
-            r"profiles\.full\.grpo\.vllm\.tensor_parallel_size: 3 does not divide the 8 processes",
+            {"vllm_tensor_parallel_size": 3},
+            r"profiles\.full\.grpo\.vllm_tensor_parallel_size: 3 does not divide the 8 processes",
         ),
     ],
 )
@@ -351,3 +405,140 @@ def test_what_does_not_go_together_is_named(
     write(grpo(content, **values))
     with pytest.raises(ParamsError, match=message):
         params.load(params.Grpo)
+
+
+# --- old names
+
+
+OLD_AND_NEW = [
+    ("profiles.tiny.launch.machines", "nnodes"),
+    ("profiles.tiny.sft.epochs", "num_train_epochs"),
+    ("profiles.tiny.sft.batch_size", "per_device_train_batch_size"),
+    ("profiles.tiny.grpo.batch_size", "per_device_train_batch_size"),
+    ("profiles.tiny.grpo.max_completion_tokens", "max_completion_length"),
+    ("profiles.tiny.evaluate.max_completion_tokens", "max_tokens"),
+    ("grpo.rollouts", r"use_vllm \(true or false\)"),
+    ("grpo.vllm", "vllm_mode, vllm_gpu_memory_utilization, .* and vllm_server_base_url"),
+    ("evaluate.policy", "failure_policy"),
+    ("release.golden", "smoke_edits"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_AND_NEW)
+def test_an_old_name_says_what_it_is_called_now(
+    old: str, new: str, content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    change(old, 1)(content)
+    write(content)
+    with pytest.raises(ParamsError, match=rf"^params\.yaml: {old}: unknown key: it is now called {new}(\n|$)"):
+        params.load(params.Prompt)
+
+
+def test_an_old_name_in_a_part_says_what_it_is_called_now(
+    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    content["profiles"]["tiny"]["sft"]["lora"] = {"rank": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+    write(content)
+    with pytest.raises(ParamsError, match=r"sft\.lora\.rank: unknown key: it is now called r$"):
+        params.load(params.Prompt)
+
+
+def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
+    sections = {section.name: section for section in SECTIONS} | {"training": params.Training}
+    for old, new in params._RENAMED.items():
+        name, *part, key = old.split(".")
+        fields = params.Lora.model_fields if part else sections[name].model_fields
+        assert key not in fields
+        assert {word for word in re.findall(r"\w+", new) if word not in ("true", "or", "false", "and")} <= {
+            *fields
+        }
+
+
+# --- profiles that extend another
+
+
+EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
+    # in params.yaml, what it becomes, and the stages that run again under a profile
+    ("diff_at_rmin: 1.0", "diff_at_rmin: 1.5", {"full": {"grpo"}, "single-gpu": {"grpo"}}),
+    ("save_steps: 50", "save_steps: 60", {"full": {"sft"}, "single-gpu": {"sft"}}),
+    ("learning_rate: 1.0e-5  # [l]", "learning_rate: 3.0e-5", {"full": {"sft"}}),
+    ("learning_rate: 1.0e-4", "learning_rate: 3.0e-4", {"single-gpu": {"sft"}}),
+    ("r: 32", "r: 16", {"single-gpu": {"sft", "grpo"}}),
+    ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", {"full": {"download"}, "single-gpu": {"download"}}),
+    ("kind: l2", "kind: laplace", {"tiny": {"grpo"}}),
+    ("epsilon: 0.2", "epsilon: 0.3", {"tiny": {"grpo"}, "full": {"grpo"}, "single-gpu": {"grpo"}}),
+]
+
+
+def read_by_dvc(folder: Path) -> dict[str, dict[str, Any]]:
+    """The params of each stage, as DVC reads them."""
+    with Repo(str(folder)) as repo:
+        stages = [stage for stage in repo.index.stages if stage.cmd]
+        return {
+            stage.name: {key: value for dep in stage.params for key, value in dep.read_params().items()}
+            for stage in stages
+        }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_changed_value_runs_the_stages_that_read_it_in_each_profile(profile: str, tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    own = OWN.read_text().replace("profile: tiny", f"profile: {profile}")
+    file = tmp_path / "params.yaml"
+    file.write_text(own)
+    before = read_by_dvc(tmp_path)
+    for old, new, stages in EDITS:
+        assert own.count(old) == 1
+        file.write_text(own.replace(old, new))
+        after = read_by_dvc(tmp_path)
+        assert {stage for stage in before if before[stage] != after[stage]} == stages.get(profile, set()), new
+
+
+def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+    leaves = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {place + key: value}
+    return leaves
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "full.reward.diff_at_rmin",
+        "single-gpu.reward.diff_at_rmin",
+        "full.download.hub.revision",
+        "single-gpu.sft.lora.r",
+    ],
+)
+def test_dvc_exp_run_s_changes_the_value_it_names_and_no_other(
+    key: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copy(OWN, tmp_path)
+    apply_overrides(tmp_path / "params.yaml", [f"profiles.{key}=changed"])
+    after = flat(yaml.safe_load((tmp_path / "params.yaml").read_text()))
+    assert after == flat(content) | {f"profiles.{key}": "changed"}
+
+
+def test_no_two_keys_share_a_mapping(content: dict[str, Any]) -> None:
+    """`dvc exp run -S` would change both, or lose the change: `key: {<<: *mark}`, not `key: *mark`."""
+
+    def mappings(values: dict[str, Any]) -> list[int]:
+        return [id(values), *(n for value in values.values() if isinstance(value, dict) for n in mappings(value))]
+
+    assert len(found := mappings(content)) == len({*found})
+
+
+def test_single_gpu_has_the_values_of_full_that_it_does_not_replace(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(OWN.read_text().replace("diff_at_rmin: 1.0", "diff_at_rmin: 1.5"))
+    for profile, expected in (("tiny", 2.0), ("full", 1.5), ("single-gpu", 1.5)):
+        assert params.load(params.Reward, file, profile=profile).diff_at_rmin == expected
+
+
+def test_a_profile_that_extends_what_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(OWN.read_text().replace("{<<: *reward}", "{<<: *rewards}"))
+    with pytest.raises(ParamsError, match=r"is not YAML: found undefined alias 'rewards'(.|\n)*line \d+"):
+        params.load(params.Prompt, file)

@@ -1,4 +1,4 @@
-"""The prompt contracts: what a model reads, byte for byte, and that no instruction can bend it.
+"""The prompt contracts: what a model reads, byte for byte, and that no instruction can change its structure.
 
 A contract that changes on purpose gets a new version; then its golden renderings are written again by
 
@@ -233,7 +233,7 @@ def test_a_generated_picture_has_one_place_and_its_prompt_in_the_text() -> None:
 def test_no_prompt_changes_the_structure_of_the_conversation(prompt: str) -> None:
     contract = loaded("ie-critic")
     harmless, hostile = (
-        contract.render(contract.messages(replace(PICTURE, prompt=text))) for text in ("a cat", prompt)
+        contract.render(contract.messages(replace(PICTURE, instruction=text))) for text in ("a cat", prompt)
     )
     assert count_structure(hostile) == count_structure(harmless)
 
@@ -291,11 +291,11 @@ def test_a_picture_that_fits_is_left_alone() -> None:
 
 
 def test_a_picture_too_thin_for_the_limits_is_named() -> None:
-    with pytest.raises(ContractError, match=r"56 x 4000 pixels can't be brought within .* contract tiny"):
+    with pytest.raises(ContractError, match=r"56 x 4000 pixels can't be resized to .* contract tiny"):
         loaded("tiny").resize(noise(56, 4000))
 
 
-# --- files that are no contract
+# --- files that aren't contracts
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

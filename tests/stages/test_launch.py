@@ -1,4 +1,4 @@
-"""The command of each stage is a pure function of its params and the environment, and can be looked at first."""
+"""The command of each stage is a pure function of its params and the environment, and can be printed first."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from stages.launch import STAGES, TRAININGS, LaunchError, stage_command
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-SECOND = {"MACHINE_RANK": "1", "MAIN_ADDRESS": "10.0.0.1", "MAIN_PORT": "29500"}
+SECOND = {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 """What the second machine's environment holds."""
 
 
@@ -38,23 +38,23 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_process_runs_the_module_itself(stage: str) -> None:
-    alone = Launch(machines=1, processes=1, zero_stage=None)
+    alone = Launch(nnodes=1, nproc_per_node=1, zero_stage=None)
     assert stage_command(stage, alone, {}) == [sys.executable, "-m", f"stages.{stage}"]
 
 
 @pytest.mark.parametrize("stage", TRAININGS)
 def test_several_processes_run_under_torchrun_which_finds_a_port_itself(stage: str) -> None:
-    command = stage_command(stage, Launch(machines=1, processes=8, zero_stage=3), {})
+    command = stage_command(stage, Launch(nnodes=1, nproc_per_node=8, zero_stage=3), {})
     assert command == [*TORCHRUN, "--nproc-per-node", "8", "--standalone", "-m", f"stages.{stage}"]
 
 
 def test_one_process_with_deepspeed_is_under_torchrun_too_since_deepspeed_asks_for_its_environment() -> None:
-    command = stage_command("sft", Launch(machines=1, processes=1, zero_stage=2), {})
+    command = stage_command("sft", Launch(nnodes=1, nproc_per_node=1, zero_stage=2), {})
     assert command == [*TORCHRUN, "--nproc-per-node", "1", "--standalone", "-m", "stages.sft"]
 
 
 def test_on_several_machines_each_says_which_it_is_and_where_the_first_one_listens() -> None:
-    command = stage_command("grpo", Launch(machines=2, processes=8, zero_stage=3), SECOND)
+    command = stage_command("grpo", Launch(nnodes=2, nproc_per_node=8, zero_stage=3), SECOND)
     assert command == [
         *TORCHRUN, "--nproc-per-node", "8", "--nnodes", "2", "--node-rank", "1",
         "--master-addr", "10.0.0.1", "--master-port", "29500", "-m", "stages.grpo",
@@ -63,15 +63,15 @@ def test_on_several_machines_each_says_which_it_is_and_where_the_first_one_liste
 
 @pytest.mark.parametrize("stage", sorted(set(STAGES) - set(TRAININGS)))
 def test_other_stages_are_one_process_however_many_the_trainings_have(stage: str) -> None:
-    everywhere = Launch(machines=2, processes=8, zero_stage=3)
+    everywhere = Launch(nnodes=2, nproc_per_node=8, zero_stage=3)
     assert stage_command(stage, everywhere, {}) == [sys.executable, "-m", f"stages.{stage}"]
 
 
-@pytest.mark.parametrize("lacking", [[*SECOND], ["MAIN_PORT"], ["MACHINE_RANK", "MAIN_ADDRESS"]])
+@pytest.mark.parametrize("lacking", [[*SECOND], ["MASTER_PORT"], ["NODE_RANK", "MASTER_ADDR"]])
 def test_what_a_machine_doesnt_say_is_named(lacking: list[str]) -> None:
     environment = {name: value for name, value in SECOND.items() if name not in lacking}
-    with pytest.raises(LaunchError, match=rf"launch\.machines is 2: set {', '.join(lacking)} in each machine's"):
-        stage_command("sft", Launch(machines=2, processes=1, zero_stage=None), environment)
+    with pytest.raises(LaunchError, match=rf"launch\.nnodes is 2: set {', '.join(lacking)} in each machine's"):
+        stage_command("sft", Launch(nnodes=2, nproc_per_node=1, zero_stage=None), environment)
 
 
 # --- the command line
@@ -104,7 +104,7 @@ def test_on_machines_after_the_first_the_command_takes_the_place_of_the_launcher
     ran: list[str] = []
     monkeypatch.setattr(os, "execvp", lambda file, command: ran.extend(command))
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["profiles"]["tiny"]["launch"].update(machines=2, processes=8)
+    content["profiles"]["tiny"]["launch"].update(nnodes=2, nproc_per_node=8)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["launch", "sft"])
@@ -185,7 +185,9 @@ def test_a_stage_that_fails_leaves_no_manifest_and_its_own_exit_code(checkout: P
 def test_an_input_that_isnt_there_is_named(checkout: Path) -> None:
     shutil.rmtree(checkout / "data/ratings")
     done = launched(checkout)
-    assert done.returncode == 1 and "download needs data/ratings, which isn't there" in done.stderr
+    assert (
+        done.returncode == 1 and "data/ratings, an input of download, is missing: run `dvc repro`" in done.stderr
+    )
 
 
 def test_nothing_of_a_stage_outlives_its_launcher(checkout: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_run_needs_a_stage_and_takes_no_other_profile(
 ) -> None:
     with pytest.raises(SystemExit):
         run(monkeypatch, *arguments)
-    assert "name a stage to run, and no profile: the active one is `profile` in" in capsys.readouterr().err
+    assert "name a stage to run; --profile needs --dry-run: else set `profile` in" in capsys.readouterr().err
 
 
 def test_an_unknown_stage_is_refused_with_those_that_there_are(
@@ -247,11 +249,11 @@ def test_what_the_environment_lacks_is_told_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["profiles"]["tiny"]["launch"]["machines"] = 2
+    content["profiles"]["tiny"]["launch"]["nnodes"] = 2
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     for name in SECOND:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["launch", "sft"])
-    with pytest.raises(SystemExit, match=r"launch\.machines is 2: set MACHINE_RANK, MAIN_ADDRESS, MAIN_PORT"):
+    with pytest.raises(SystemExit, match=r"launch\.nnodes is 2: set NODE_RANK, MASTER_ADDR, MASTER_PORT"):
         launch.main()

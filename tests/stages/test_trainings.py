@@ -34,14 +34,14 @@ from stages.launch import stage_command
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", "1"))
 SMALL: dict[str, Any] = {
-    "sft": {"batch_size": 4, "save_every": 2, "bf16": False},
+    "sft": {"per_device_train_batch_size": 4, "save_steps": 2, "bf16": False},
     "grpo": {
-        "steps": 8,
-        "batch_size": 8,
-        "validation_every": 4,
-        "validation_edits": 4,
-        "save_every": 2,
-        "max_completion_tokens": 16,
+        "max_steps": 8,
+        "per_device_train_batch_size": 8,
+        "eval_steps": 4,
+        "max_eval_samples": 4,
+        "save_steps": 2,
+        "max_completion_length": 16,
         "collapse": {"min_format_rate": 0.0, "min_score_entropy": 0.0, "patience": 10},
     },
 }
@@ -111,8 +111,10 @@ def outputs(folder: Path, stage: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A critic that has learned to answer, badly, so that GRPO has rewards to tell apart."""
-    folder = make_project(tmp_path_factory.mktemp("beginner"), sft={"epochs": 12.0, "batch_size": 8})
+    """A poor critic that answers in the format, so that rewards differ within GRPO's groups."""
+    folder = make_project(
+        tmp_path_factory.mktemp("beginner"), sft={"num_train_epochs": 12.0, "per_device_train_batch_size": 8}
+    )
     contract = load_contract("tiny")
     table = normalise(make_table("train", sources=6, side=56, seed=7), "train")
     direct = sft_samples(table, contract, 1.0, np.random.default_rng(0))
@@ -141,7 +143,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
         killed = run(broken, "-c", DIE_AT.format(stage=stage, done=DONE), str(step))
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
         assert not (broken / f"models/{stage}/contract.yaml").exists()
-    assert "going on from runs/" in train(broken, stage)
+    assert "resuming from runs/" in train(broken, stage)
     assert outputs(broken, stage) == outputs(whole, stage)
     assert not list((broken / "runs").iterdir())
 
@@ -149,7 +151,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
     """Real DeepSpeed on two CPU processes: the same losses, and a gathered checkpoint that both engines load."""
     one = make_project(tmp_path / "one")
-    two = make_project(tmp_path / "two", sft={"batch_size": 2}, launch={"processes": 2, "zero_stage": 3})
+    two = make_project(
+        tmp_path / "two", sft={"per_device_train_batch_size": 2}, launch={"nproc_per_node": 2, "zero_stage": 3}
+    )
     for folder in (one, two):
         train(folder, "sft")
     for name in ("loss", "grad_norm"):
@@ -171,7 +175,7 @@ def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_adapters_train_and_are_merged_into_a_plain_checkpoint(tmp_path: Path) -> None:
-    lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
     folder = make_project(tmp_path / "lora", sft={"lora": lora, "freeze_vision": True})
     train(folder, "sft")
     base = load_model(ROOT / "assets/tiny-base", Model(

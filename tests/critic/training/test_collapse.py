@@ -1,4 +1,4 @@
-"""A critic that breaks the format or says one score to everything is found out, and one that does not goes on."""
+"""Training stops for a critic that breaks the format or gives everything one score, and for no other."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Curves keep what was learned by the step, and nothing of when or how fast."""
+"""Curves hold figures by step, and no times or speeds."""
 
 import json
 from pathlib import Path

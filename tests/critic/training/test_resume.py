@@ -1,4 +1,4 @@
-"""A killed run goes on from its newest whole checkpoint, and only as the same run."""
+"""A killed run resumes from its newest complete checkpoint, and only if it is the same run."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_another_seed_or_contract_starts_anew(tmp_path: Path, data: Path) -> Non
 def test_a_branch_of_the_hub_that_moved_starts_anew(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`main` of a base is recorded as the commit that it stands for; a base that isn't read isn't looked up."""
+    """The branch `main` of a base is recorded as its commit; a base that isn't an input isn't looked up."""
     base = Model(base="org/base", revision="main", attn_implementation="sdpa", dtype="bfloat16")
     head = "a" * 40
     monkeypatch.setattr(
@@ -95,7 +95,7 @@ def test_the_record_names_settings_data_and_code(tmp_path: Path, data: Path) -> 
     record = json.loads((run / RECORD).read_text())
     assert record["settings"] == {"Settings": {"learning_rate": 0.001}}
     assert list(record["files"]) == [str(data / "train.parquet")]
-    assert "critic/training/resume.py" in record["code"]
+    assert "critic.training.resume" in record["code"]
     assert record["processes"] == 1
 
 

@@ -1,4 +1,4 @@
-"""The rewards, held to figures worked out by hand and to the formulas as upstream states them."""
+"""The rewards, compared with hand-calculated values and with upstream's formulas."""
 
 import math
 from functools import partial
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.training.collapse import describe
-from critic.training.rewards import CriticReward, Kind, Scores, accuracy, compute_score
+from critic.training.rewards import CriticReward, Scores, accuracy, compute_score
 
-KINDS: list[Kind] = ["l1", "l2", "laplace", "gaussian"]
-kinds = st.sampled_from(KINDS)
+UPSTREAM = ("l1", "l2", "laplace", "gaussian")
+kinds = st.sampled_from(UPSTREAM)
 opinions = st.floats(1, 5)
 
 
@@ -19,8 +19,8 @@ def response(answer: object, reasoning: str = "Because.") -> str:
     return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
 
 
-def stated(kind: Kind, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool) -> float:
-    """Upstream's accuracy as its formulas are stated: with tau and sigma, on a 0..1 error scale."""
+def stated(kind: str, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool) -> float:
+    """Upstream's accuracy in its own terms: with tau and sigma, and errors scaled to 0..1."""
     if not 1 <= score <= 5:
         return 0.0
     r = sorted((1e-6, r_min, 0.999999))[1]
@@ -39,25 +39,10 @@ def stated(kind: Kind, score: float, mos: float, r_min: float, diff_at_rmin: flo
 # --- accuracy
 
 
-@pytest.mark.parametrize(
-    ("kind", "quarter", "half", "full"),
-    [  # 0.25, 0.5 and 1 from the MOS; the last two are roots of 0.05: 4th, 2nd and 16th, 4th
-        ("l1", 0.7625, 0.525, 0.05),
-        ("l2", 0.940625, 0.7625, 0.05),
-        ("laplace", 0.47287080450158786, 0.22360679774997896, 0.05),
-        ("gaussian", 0.8292502770175191, 0.47287080450158786, 0.05),
-    ],
-)
-def test_worked_examples(kind: Kind, quarter: float, half: float, full: float) -> None:
-    assert accuracy(3.25, 3.0, kind) == pytest.approx(quarter)
-    assert accuracy(2.5, 3.0, kind) == pytest.approx(half)
-    assert accuracy(4.0, 3.0, kind) == pytest.approx(full)
-
-
 @settings(max_examples=4000)
 @given(kinds, opinions, opinions, st.floats(-0.5, 1.5), st.floats(-4, 4), st.booleans(), st.booleans())
 def test_a_well_formed_response_earns_what_upstream_gives(
-    kind: Kind,
+    kind: str,
     score: float,
     mos: float,
     r_min: float,
@@ -73,26 +58,26 @@ def test_a_well_formed_response_earns_what_upstream_gives(
 
 
 @given(kinds, opinions)
-def test_an_exact_score_earns_one(kind: Kind, mos: float) -> None:
+def test_an_exact_score_earns_one(kind: str, mos: float) -> None:
     assert accuracy(mos, mos, kind) == 1
 
 
 @given(kinds, opinions, opinions, opinions)
-def test_nearer_never_earns_less(kind: Kind, mos: float, one: float, other: float) -> None:
+def test_nearer_never_earns_less(kind: str, mos: float, one: float, other: float) -> None:
     near, far = sorted((one, other), key=lambda score: abs(score - mos))
     assert accuracy(near, mos, kind) >= accuracy(far, mos, kind)
 
 
 @given(kinds, opinions, opinions, st.floats(0.01, 0.99), st.floats(0.1, 4), st.booleans())
 def test_accuracy_stays_between_its_floor_and_one(
-    kind: Kind, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool
+    kind: str, score: float, mos: float, r_min: float, diff_at_rmin: float, use_floor: bool
 ) -> None:
     floor = r_min if use_floor else 0
     assert floor <= accuracy(score, mos, kind, r_min, diff_at_rmin, use_floor) <= 1
 
 
 def test_without_the_floor_far_scores_earn_nothing_or_next_to_nothing() -> None:
-    far = [accuracy(1.0, 5.0, kind, use_floor=False) for kind in KINDS]
+    far = [accuracy(1.0, 5.0, kind, use_floor=False) for kind in UPSTREAM]
     assert far == pytest.approx([0, 0, 0.05**4, 0.05**16])
 
 
@@ -128,7 +113,7 @@ def test_what_upstream_misreads_is_read() -> None:
 
 
 @given(st.text(), opinions, kinds, st.floats(0, 2))
-def test_any_text_has_a_reward(text: str, mos: float, kind: Kind, format_weight: float) -> None:
+def test_any_text_has_a_reward(text: str, mos: float, kind: str, format_weight: float) -> None:
     scores = compute_score(text, mos, kind, format_weight)
     assert 0 <= scores["accuracy"] <= 1
     assert scores["overall"] == scores["accuracy"] + format_weight * scores["format"]
@@ -142,7 +127,7 @@ def test_a_mos_off_the_scale_is_an_error_not_a_reward(mos: float) -> None:
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'l3': choose one of l1, l2, laplace, gaussian"):
-        compute_score(response("3"), 3.0, kind="l3")  # type: ignore[arg-type]
+        compute_score(response("3"), 3.0, kind="l3")
 
 
 # --- as TRL calls it

@@ -1,4 +1,4 @@
-"""What the rollouts of TRL's trainer read and write, and the preflight and validation that rest on it."""
+"""What the rollouts of TRL's trainer read and write, and the rollout check and validation that use it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +23,7 @@ from critic.prompts import Contract, load_contract
 from critic.training import best_checkpoint, rollout_check
 from critic.training.best_checkpoint import Validation, main_score
 from critic.training.rewards import CriticReward
-from critic.training.rollout_check import PreflightError, never_sampled
+from critic.training.rollout_check import RolloutMismatch, never_sampled
 from critic.training.rollouts import Rollout, greedy, roll_out
 from critic.training.setup import load_trainable
 from stages.build import rl_samples
@@ -48,7 +48,9 @@ def trainer(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> GRP
         folder / "train.parquet",
     )
     section = params.load(params.Grpo, ROOT / "params.yaml")
-    section = section.model_copy(update={"batch_size": 8, "num_generations": 8, "max_completion_tokens": 12})
+    section = section.model_copy(
+        update={"per_device_train_batch_size": 8, "num_generations": 8, "max_completion_length": 12}
+    )
     launch = params.load(params.Launch, ROOT / "params.yaml")
     processor = load_processor(BASE, contract)
     return GRPOTrainer(
@@ -103,16 +105,16 @@ def test_greedy_is_over_when_its_block_is(trainer: GRPOTrainer) -> None:
     assert trainer.generation_config.do_sample
 
 
-# --- preflight
+# --- rollout check
 
 
-def test_the_preflight_lets_transformers_rollouts_pass(
+def test_the_rollout_check_lets_transformers_rollouts_pass(
     trainer: GRPOTrainer, samples: list[dict[str, Any]], contract: Contract
 ) -> None:
-    rollout_check.preflight(trainer, samples, contract, max_logprob_gap=0.01)
+    rollout_check.check_rollouts(trainer, samples, contract, max_logprob_gap=0.01)
 
 
-def test_the_preflight_looks_at_pictures_of_two_sizes(contract: Contract) -> None:
+def test_the_rollout_check_looks_at_pictures_of_two_sizes(contract: Contract) -> None:
     source, edited = rollout_check._of_two_sizes([Image.new("RGB", (112, 112))] * 2, contract)
     assert source.size != edited.size
 
@@ -144,7 +146,7 @@ def hold_other_weights(samples: list[dict[str, Any]], trainer: GRPOTrainer) -> l
     ("engine", "message"),
     [
         (swap_pictures, r"sample train-0000\d: the engine('s pictures are| read)"),
-        (lose_a_token, r"read \d+ prompt tokens where transformers has \d+.*grpo\.rollouts"),
+        (lose_a_token, r"read \d+ prompt tokens where transformers has \d+.*grpo\.use_vllm"),
         (resize_otherwise, r"the engine's pictures are \[\[1, 4, 4\]"),
         (hold_other_weights, r"token \d+ of the engine's greedy completion is .* nats less likely"),
     ],
@@ -158,8 +160,8 @@ def test_an_engine_that_sees_something_else_is_refused(
     message: str,
 ) -> None:
     monkeypatch.setattr(rollout_check, "roll_out", lambda trainer, samples: engine(samples, trainer))
-    with pytest.raises(PreflightError, match=message):
-        rollout_check.preflight(trainer, samples, contract, max_logprob_gap=0.5)
+    with pytest.raises(RolloutMismatch, match=message):
+        rollout_check.check_rollouts(trainer, samples, contract, max_logprob_gap=0.5)
 
 
 # --- validation

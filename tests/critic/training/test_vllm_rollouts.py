@@ -1,4 +1,4 @@
-"""TRL's own vLLM rollouts, colocated, under the preflight: what a GRPO run on GPUs begins with.
+"""TRL's own vLLM rollouts, colocated, under the rollout check: what a GRPO run on GPUs begins with.
 
 On a CPU vLLM packs its weights, so TRL can't sync them; it needn't here, since vLLM loads what the trainer holds.
 """
@@ -14,10 +14,10 @@ from critic.checkpoints import load_model, load_processor, save_checkpoint
 from critic.data.minibench import make_table
 from critic.data.trl_datasets import load_samples, write_samples
 from critic.edits import normalise
-from critic.params import Model, Vllm
+from critic.params import Model
 from critic.prompts import load_contract
 from critic.training.rewards import CriticReward
-from critic.training.rollout_check import PreflightError, never_sampled, preflight
+from critic.training.rollout_check import RolloutMismatch, check_rollouts, never_sampled
 from critic.training.rollouts import greedy, let_vllm_place_pictures, roll_out
 from critic.training.setup import load_trainable
 from stages.build import rl_samples
@@ -36,13 +36,14 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
     save_checkpoint(load_model(MODEL.base, MODEL), processor, contract, folder / "sft")
     section = params.load(params.Grpo, ROOT / "params.yaml").model_copy(
         update={
-            "batch_size": 8,
+            "per_device_train_batch_size": 8,
             "num_generations": 8,
-            "max_completion_tokens": 12,
-            "rollouts": "vllm",
-            "vllm": Vllm(
-                mode="colocate", gpu_memory_utilization=0.3, tensor_parallel_size=1, sleep=False, server_url=None
-            ),
+            "max_completion_length": 12,
+            "use_vllm": True,
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": 0.3,
+            "vllm_tensor_parallel_size": 1,
+            "vllm_enable_sleep_mode": False,
         }
     )
     launch = params.load(params.Launch, ROOT / "params.yaml")
@@ -62,12 +63,12 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
     return trainer
 
 
-def test_trl_alone_garbles_the_prompts_and_the_preflight_says_so(
+def test_trl_alone_garbles_the_prompts_and_the_rollout_check_says_so(
     trainer: GRPOTrainer, samples: list[dict[str, Any]]
 ) -> None:
-    """When this fails, TRL has mended it, and `let_vllm_place_pictures` can go."""
-    with pytest.raises(PreflightError, match=r"the engine read \d+ prompt tokens where transformers has \d+"):
-        preflight(trainer, samples, load_contract("tiny"), max_logprob_gap=0.5)
+    """When this fails, TRL has fixed it, and `let_vllm_place_pictures` can be removed."""
+    with pytest.raises(RolloutMismatch, match=r"the engine read \d+ prompt tokens where transformers has \d+"):
+        check_rollouts(trainer, samples, load_contract("tiny"), max_logprob_gap=0.5)
     let_vllm_place_pictures(trainer)
 
 
@@ -77,7 +78,7 @@ def samples(trainer: GRPOTrainer) -> list[dict[str, Any]]:
 
 
 def test_vllm_reads_what_transformers_reads(trainer: GRPOTrainer, samples: list[dict[str, Any]]) -> None:
-    preflight(trainer, samples, load_contract("tiny"), max_logprob_gap=0.01)
+    check_rollouts(trainer, samples, load_contract("tiny"), max_logprob_gap=0.01)
 
 
 def test_vllm_samples_no_placeholder_of_a_picture(trainer: GRPOTrainer, samples: list[dict[str, Any]]) -> None:
@@ -100,5 +101,5 @@ def test_vllm_with_pictures_in_the_wrong_places_is_refused(
         return generate(prompts, images=[pair[::-1] for pair in images], num_generations=num_generations)
 
     monkeypatch.setattr(trainer.vllm_generation, "generate", misplaced)
-    with pytest.raises(PreflightError):
-        preflight(trainer, samples, load_contract("tiny"), max_logprob_gap=0.5)
+    with pytest.raises(RolloutMismatch):
+        check_rollouts(trainer, samples, load_contract("tiny"), max_logprob_gap=0.5)
