@@ -1,28 +1,26 @@
-"""An edit to judge, and the tables that hold edits.
+"""An edit, its identity, and the columns of the tables that hold edits.
 
-    table = normalise(read_table("data/raw/test.parquet"), "test")
-    write_table(table, "data/validated/test.parquet")
+    table = normalise(read_parquet("data/raw/test.parquet"), "test")
+    write_parquet(table, "data/validated/test.parquet", TYPES)
     for edit in edits_from_table(table):
         edit.source, edit.edited, edit.instruction, edit.mos
 
-A table has one row an edit. `COLUMNS` names and types the columns of a validated one; a raw one has
-the names of IE-Bench-4k (hub: Coobiw/IE-Bench-4k), which differ in `RAW_NAMES`. An image is a
-mapping {"bytes": the file's bytes, "path": its name or None}, as `datasets` stores it.
+A table has one edit per row. `COLUMNS` has the columns of a validated table. A raw table has the column names of
+IE-Bench-4k (hub: Coobiw/IE-Bench-4k), see `RAW_NAMES`. An image is a mapping {"bytes": the file's bytes, "path":
+its name or None}, as `datasets` stores it.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from critic.pictures import PictureError, decode_cell
 
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
@@ -38,11 +36,11 @@ COLUMNS: dict[str, pa.DataType] = {
     "mos_quality": pa.float64(),
     "ratings": pa.list_(pa.float64()),
 }
-"""The columns of a validated table, in order: `images` are source and edited, `problem` is the
-dataset's own prompt, scores are 1..5, and the columns from `edit_type` on are optional."""
+"""The columns of a validated table, in order. `images` are the source and the edited image, `problem` is the data
+set's own prompt, scores are 1..5, and the columns from `edit_type` on are optional."""
 
 RAW_NAMES = {"edit_inst": "instruction", "answer": "mos"}
-"""Columns of a raw table that a validated one renames."""
+"""Columns of a raw table that have another name in a validated table."""
 
 GENERATED_COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
@@ -51,34 +49,26 @@ GENERATED_COLUMNS: dict[str, pa.DataType] = {
     "mos_quality": pa.float64(),
     "mos_alignment": pa.float64(),
 }
-"""The columns of a table of pictures made from a text prompt alone, as AGIQA-3k (arXiv 2306.04717) is."""
+"""The columns of a table of pictures generated from a text prompt, such as AGIQA-3k (arXiv 2306.04717)."""
 
 GENERATED_AXES = {"quality": "mos_quality", "alignment": "mos_alignment"}
-"""AGIQA-3k has two mean opinion scores a picture. A critic of edits gives its one score, measured against both."""
+"""AGIQA-3k has two MOS per picture. The critic gives one score, which is measured against both."""
 
 GENERATED_SCALE = (0, 5)
-"""The lowest and the highest mean opinion score of AGIQA-3k."""
+"""The lowest and the highest MOS of AGIQA-3k."""
 
 SPLITS = ("train", "validation", "test")
 
 TYPES = COLUMNS | {raw: COLUMNS[name] for raw, name in RAW_NAMES.items()}
-"""All columns that a raw or a validated table may have."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP")
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-_ROWS_A_GROUP = 256
-
-
-class ImageError(ValueError):
-    """An image that is missing or that can't be decoded."""
+"""All columns that a raw or a validated table can have."""
 
 
 @dataclass(frozen=True)
 class Edit:
     """A source image, the edited image, and the instruction.
 
-    Images are RGB. `source` is None for a picture made from text alone; `instruction` is then its prompt. `mos` is
-    the mean opinion score, 1..5, None for an edit without ratings.
+    Images are RGB. `source` is None for a picture generated from text; `instruction` is then its prompt. `mos` is
+    the mean opinion score, 1..5, or None for an edit without ratings.
     """
 
     id: str
@@ -93,42 +83,17 @@ class Edit:
 
     @property
     def pair(self) -> tuple[Image.Image, Image.Image]:
-        """The source and the edited image.
-
-        Raises:
-            ValueError: the edit has no source image.
-        """
+        """The source and the edited image; raises a `ValueError` if there is no source image."""
         if self.source is None:
             raise ValueError(f"edit {self.id} has no source image: it was generated from text")
         return self.source, self.edited
 
 
-def decode_image(image: Mapping[str, Any] | None) -> Image.Image:
-    """The RGB image of {"bytes", "path"}: turned as its EXIF says, transparency put on white.
-
-    A JPEG must reach its end marker. Damage further in that still decodes, to wrong pixels, can't
-    be told from a strange picture.
-
-    Raises:
-        ImageError: no bytes, not a JPEG, PNG or WebP file, or one that is truncated or corrupt.
+def edit_key(source_sha256: str, edited_sha256: str, instruction: str) -> str:
+    """The identity of an edit, 64 hexadecimal digits: its two files (their SHA-256, in hexadecimal digits too) and
+    its instruction, without the whitespace around it.
     """
-    data = image.get("bytes") if isinstance(image, Mapping) else None
-    if not data:
-        raise ImageError("no bytes: the table must hold the image file itself")
-    try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as file:
-            file.load()
-            upright = ImageOps.exif_transpose(file)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not a whole {', '.join(_FORMATS)} file") from error
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
-        raise ImageError(f"can't be decoded: {error}") from error
-    if data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-        raise ImageError("a JPEG without its end: the file is truncated or overwritten")
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return sha256(f"{source_sha256} {edited_sha256} {instruction.strip()}".encode()).hexdigest()
 
 
 def image_file(images: Any, place: int) -> bytes | None:
@@ -138,69 +103,45 @@ def image_file(images: Any, place: int) -> bytes | None:
 
 
 def count_images(images: Any) -> int:
-    """How many images a cell of the column `images` lists, 0 if it is no list."""
+    """The number of images in a cell of the column `images`, 0 if the cell isn't a list."""
     return len(images) if isinstance(images, list | tuple | np.ndarray) else 0
 
 
 def edits_from_table(table: pd.DataFrame) -> Iterator[Edit]:
-    """The edits of a validated table, decoded one at a time, in its order.
+    """The edits of a validated table in its order, each decoded when it is reached.
 
     A table with the columns `image` and `prompt` holds generated pictures: edits without a source.
 
     Raises:
-        ImageError: a row without exactly two images, or with one that can't be decoded.
-        ValueError: no column id, images or instruction.
+        ValueError: a required column is missing, or a row doesn't have exactly two images that can be decoded.
     """
-    if {"image", "prompt"} <= {*table.columns}:
-        for number, row in enumerate(table.to_dict("records")):
-            try:
-                image = decode_image(row["image"])
-            except ImageError as error:
-                raise ImageError(f"row {number}, id {row['id']!r}, image: {error}") from error
-            yield Edit(row["id"], None, image, row["prompt"])
-        return
-    missing = {"id", "images", "instruction"} - {*table.columns}
-    if missing:
-        raise ValueError(f"the table has no column {sorted(missing)}: give a validated table")
-    for number, row in enumerate(table.to_dict("records")):
+    generated = {"image", "prompt"} <= {*table.columns}
+    if not generated and (missing := {"id", "images", "instruction"} - {*table}):
+        raise ValueError(f"the table has no column {sorted(missing)}; it has {[*table]}: give a validated table")
+    for number, row in enumerate(table.to_dict("records"), 1):
+        cells = [None, row["image"]] if generated else row["images"]
+        where = f"row {number}, id {row['id']!r}, {'image' if generated else 'images'}"
+        if (count := count_images(cells)) != 2:
+            raise ValueError(f"{where}: {count} images instead of two, the source and the edited image")
         try:
-            source, edited = _decode_pair(row["images"])
-        except ImageError as error:
-            raise ImageError(f"row {number}, id {row['id']!r}, images: {error}") from error
-        mos = row.get("mos")
-        yield Edit(
-            id=row["id"],
-            source=source,
-            edited=edited,
-            instruction=row["instruction"],
-            mos=None if pd.isna(mos) else float(mos),
-            source_id=_text_or_none(row.get("source_id")),
-            edit_type=_text_or_none(row.get("edit_type")),
-            editor=_text_or_none(row.get("editor")),
-            problem=_text_or_none(row.get("problem")),
-        )
-
-
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The table of a Parquet file; `images` and `ratings` are arrays, one a row.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not Parquet.
-    """
-    try:
-        table: pd.DataFrame = pq.read_table(Path(path)).to_pandas()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a whole Parquet file, make it again: {error}") from error
-    return table
+            source = None if generated else decode_cell(cells[0])
+            edited = decode_cell(cells[1])
+        except PictureError as error:
+            raise ValueError(f"{where}: {error}") from error
+        if generated:
+            yield Edit(row["id"], None, edited, row["prompt"])
+            continue
+        mos = None if pd.isna(row.get("mos")) else float(row["mos"])
+        more = {name: _text_or_none(row.get(name)) for name in ("source_id", "edit_type", "editor", "problem")}
+        yield Edit(row["id"], source, edited, row["instruction"], mos, **more)
 
 
 def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
-    """A raw table with the names, order and types of `COLUMNS`, and no other columns.
+    """A raw table with the names, order and types of `COLUMNS`; other columns are dropped.
 
-    A missing id becomes "<split>-<row, five digits>", a missing source_id the sha256 of the source
-    image's file. Numbers given as text become numbers; a column of scores that has something else
-    in it stays as it came, for the checks to name. Columns that are not there stay away.
+    A missing id becomes "<split>-<row from 0, five digits>", a missing source_id the SHA-256 of the source image's
+    file. Numbers given as text become numbers; a column of scores with another text in it is left unchanged, so
+    that `critic.data.expectations` can name the row.
     """
     renamed = [name for raw_name, name in RAW_NAMES.items() if raw_name in raw]
     table = raw.drop(columns=renamed, errors="ignore").rename(columns=RAW_NAMES)
@@ -222,45 +163,5 @@ def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
     return table[[name for name in COLUMNS if name in table]]
 
 
-def write_table(
-    table: pd.DataFrame, path: str | os.PathLike[str], types: Mapping[str, pa.DataType] = TYPES
-) -> None:
-    """Write a table as Parquet, whole or not at all: a raw or validated one of edits, or one of other `types`.
-
-    The same table gives the same bytes. Columns keep the table's order and get the types of
-    `COLUMNS`; a missing value becomes null. Missing parent folders are made.
-
-    Raises:
-        ValueError: a column that `types` lacks, or a value that its type can't hold.
-    """
-    unknown = {*table.columns} - {*types}
-    if unknown:
-        raise ValueError(f"{path}: unknown columns {sorted(unknown)}; known are {sorted(types)}")
-    schema = pa.schema([(name, types[name]) for name in table.columns])
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for start in range(0, len(table), _ROWS_A_GROUP):
-            rows = table.iloc[start : start + _ROWS_A_GROUP]
-            arrays = [_array(rows[name], types[name], path) for name in schema.names]
-            writer.write_table(pa.table(arrays, schema=schema))
-    os.replace(partial, path)
-
-
-def _decode_pair(images: Any) -> tuple[Image.Image, Image.Image]:
-    count = count_images(images)
-    if count != 2:
-        raise ImageError(f"{count} images, where there must be two: the source and the edited one")
-    return decode_image(images[0]), decode_image(images[1])
-
-
 def _text_or_none(value: Any) -> str | None:
     return None if value is None or pd.isna(value) else str(value)
-
-
-def _array(column: pd.Series, kind: pa.DataType, path: Path) -> pa.Array:
-    try:
-        return pa.array(column, type=kind, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(f"{path}: column {column.name} of another type: {error}") from error

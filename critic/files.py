@@ -20,6 +20,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d{1,9})")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,37 +46,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     (fsync) before the old file is replaced.
 
     Yields:
-        The path to write: `.NAME.partial` beside the file, or a temporary file if `path` is a FIFO, a device or
-            an open descriptor.
+        The path to write: `.NAME.ID.partial` beside the file, with an ID of its own so that two writers don't mix,
+            or a temporary file if `path` is a FIFO, a device or an open descriptor.
 
     Raises:
         OutputError: the file can't be written.
     """
     path = Path(path)
-    with _errors(path):
+    with output_errors(path):
         descriptor = _descriptor(path)
         special = descriptor is not None or _is_special(path)
     if special:
         with TemporaryDirectory() as folder:
             partial = Path(folder, path.name)
-            with _errors(path, partial):
+            with output_errors(path, partial):
                 yield partial
-            with _errors(path), partial.open("rb") as source:
+            with output_errors(path), partial.open("rb") as source:
                 opened = os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
                 with open(opened, "wb") as target:
                     shutil.copyfileobj(source, target)
         return
     file = Path(os.path.realpath(path))
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{uuid4().hex[:8]}.partial")
     try:
-        with _errors(path):
+        with output_errors(path):
             file.parent.mkdir(parents=True, exist_ok=True)
-            _remove(partial)
             partial.touch()
-        with _errors(path, partial):
+        with output_errors(path, partial):
             yield partial
-        with _errors(path):
-            _sync(partial)
+        with output_errors(path):
+            with partial.open("rb") as written:
+                os.fsync(written)
             os.replace(partial, file)
     except BaseException:
         _remove(partial)
@@ -86,10 +87,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty folder to fill, which then replaces the folder at `path`; parent folders are made.
 
-    If the block raises, the partial folder is removed and the old folder stays.
-
-    Yields:
-        The folder to fill: `.NAME.partial` beside the folder.
+    If the block raises, the partial folder (`.NAME.partial`) is removed and the old folder stays.
 
     Raises:
         OutputError: the folder can't be written.
@@ -98,10 +96,11 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     folder = Path(os.path.realpath(path))
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        with _errors(path):
+        with output_errors(path):
+            _restore(folder)
             _remove(partial)
             partial.mkdir(parents=True)
-        with _errors(path, partial):
+        with output_errors(path, partial):
             yield partial
         move_folder(partial, path)
     except BaseException:
@@ -112,16 +111,17 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def move_folder(made: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """Move a folder to `path`, in place of the folder that is there; both must be on one file system.
 
-    If the move fails, the old folder stays. A kill between the two renames leaves it at `.NAME.old.partial`.
+    If the move fails, the old folder stays. After a kill between the two renames, the next call restores it.
 
     Raises:
         OutputError: the folder can't be moved there.
     """
     path = Path(path)
     folder = Path(os.path.realpath(path))
-    old = folder.with_name(f".{folder.name}.old.partial")
-    with _errors(path):
+    old = _old(folder)
+    with output_errors(path):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _restore(folder)
         if folder.exists():
             if not folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder))
@@ -136,22 +136,40 @@ def move_folder(made: str | os.PathLike[str], path: str | os.PathLike[str]) -> N
     _remove(old)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, see `replacing`.
+@contextmanager
+def output_errors(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn errors into an `OutputError`; with `partial`, only errors of that path and of the disk."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        if partial is not None and not named.startswith(os.fspath(partial)) and error.errno not in _DISK:
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        fix = _FIXES.get(error.errno or 0, "Choose another path")
+        raise OutputError(f"{path} can't be written: {reason}. {fix}.") from error
 
-    Raises:
-        OutputError: the file can't be written.
-    """
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old.partial")
+
+
+def _restore(folder: Path) -> None:
+    """Put the old folder back that a kill between the two renames of `move_folder` left aside."""
+    if _old(folder).exists() and not folder.exists():
+        _old(folder).rename(folder)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file, see `replacing`."""
     with replacing(path) as partial:
         partial.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file of UTF-8 text, see `replacing`.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Write a file of UTF-8 text, see `replacing`."""
     write_bytes(path, text.encode())
 
 
@@ -162,7 +180,6 @@ def write_json(path: str | os.PathLike[str], value: Any, *, ensure_ascii: bool =
         ensure_ascii: write other characters than ASCII as `\uXXXX`.
 
     Raises:
-        OutputError: the file can't be written.
         ValueError: a number is NaN or infinite, which JSON doesn't have.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii, allow_nan=False) + "\n")
@@ -195,30 +212,6 @@ def _is_special(path: Path) -> bool:
     if S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     return not S_ISREG(mode)
-
-
-@contextmanager
-def _errors(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn errors into an `OutputError`; with `partial`, only errors of that path and of the disk."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        if partial is not None and not named.startswith(os.fspath(partial)) and error.errno not in _DISK:
-            raise
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        fix = _FIXES.get(error.errno or 0, "Choose another path")
-        raise OutputError(f"{path} can't be written: {reason}. {fix}.") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

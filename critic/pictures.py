@@ -22,13 +22,7 @@ Format = Literal["PNG", "JPEG", "WEBP"]
 """A file format, by Pillow's name."""
 
 Code = Literal[
-    "empty",
-    "not_a_picture",
-    "several_pictures",
-    "too_many_pixels",
-    "too_many_pieces",
-    "broken",
-    "unsupported",
+    "empty", "not_a_picture", "several_pictures", "too_many_pixels", "too_many_pieces", "broken", "unsupported"
 ]
 
 _STARTS: dict[Format, re.Pattern[bytes]] = {
@@ -62,11 +56,7 @@ _COLOURS = Image.fromarray(np.mgrid[0:256:17, 0:256:17, 0:256:17].T.reshape(64, 
 
 
 class PictureError(ValueError):
-    """A picture that can't be used; the message says what is wrong and what to do.
-
-    Attributes:
-        code: the kind of fault.
-    """
+    """A picture that can't be used; the message says what is wrong and what to do."""
 
     def __init__(self, code: Code, message: str):
         super().__init__(message)
@@ -92,7 +82,7 @@ def _explained() -> Iterator[None]:
         raise PictureError("too_many_pixels", f"over {limit} pixels: make the picture smaller") from error
     except Exception as error:
         reason = "its header can't be read" if isinstance(error, UnidentifiedImageError) else error
-        raise _broken(str(reason)) from error
+        raise _broken(reason) from error
 
 
 @_explained()
@@ -102,9 +92,6 @@ def decode(data: bytes) -> Image.Image:
     The orientation is applied, a colour profile converted to sRGB, transparency put on white, and 16 bits reduced
     to 8. Pixels of any other file are the file's own. An EXIF block or a colour profile that can't be read is
     ignored, as browsers do. Damage inside a JPEG that still decodes to wrong pixels can't be detected.
-
-    Args:
-        data: bytes of a PNG, JPEG or WebP file.
 
     Returns:
         An image of mode RGB without metadata.
@@ -117,11 +104,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decode_cell(cell: Mapping[str, Any] | None) -> Image.Image:
-    """Decode a table's cell {"bytes": the file, "path": its name or None}; see `decode`.
-
-    Raises:
-        PictureError: as `decode`; "empty" for a cell without bytes.
-    """
+    """Decode a table's cell {"bytes": the file, "path": its name or None}; see `decode`."""
     data = cell.get("bytes") if isinstance(cell, Mapping) else None
     if not data or not isinstance(data, bytes):
         raise PictureError("empty", "no bytes: the table must hold the image file itself")
@@ -133,9 +116,6 @@ def normalise(image: Image.Image) -> Image.Image:
     """Convert an opened image, of any format that Pillow reads, as `decode` does.
 
     Loads the image, which isn't thread-safe.
-
-    Returns:
-        An image of mode RGB without metadata.
 
     Raises:
         PictureError: an animation, a mode that has no 8-bit form, or broken bytes behind the image.
@@ -164,11 +144,7 @@ def normalise(image: Image.Image) -> Image.Image:
 
 
 def file_format(data: bytes) -> Format:
-    """The format of a file, by its first bytes.
-
-    Raises:
-        PictureError: "empty" or "not_a_picture".
-    """
+    """The format of a file, by its first bytes; raises a `PictureError`, "empty" or "not_a_picture"."""
     if not data:
         raise PictureError("empty", "the file is empty: give the picture itself")
     for name, start in _STARTS.items():
@@ -201,19 +177,13 @@ def from_array(array: "np.ndarray[Any, Any] | Tensor") -> Image.Image:
     """
     pixels = array if isinstance(array, np.ndarray) else _pixels(array)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise PictureError(
-            "unsupported",
-            f"an array of {pixels.dtype} {pixels.shape} isn't a picture: give uint8 (height, width, 3)",
-        )
+        what = f"an array of {pixels.dtype} {pixels.shape} isn't a picture"
+        raise PictureError("unsupported", f"{what}: give uint8 (height, width, 3)")
     return Image.fromarray(pixels)
 
 
 def png(image: Image.Image, compress_level: int = 1) -> bytes:
-    """Encode a picture as a PNG file.
-
-    Args:
-        compress_level: zlib's, 0 (no compression, half the time of 1) to 9.
-    """
+    """Encode a picture as a PNG file; `compress_level` is zlib's, 0 (no compression, half the time of 1) to 9."""
     file = BytesIO()
     image.save(file, "PNG", compress_level=compress_level)
     return file.getvalue()
@@ -228,11 +198,9 @@ def data_uri(image: Image.Image, max_side: int) -> str:
     return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
 
 
-def _broken(reason: str) -> PictureError:
-    return PictureError(
-        "broken",
-        f"can't be decoded: {reason}. The file is truncated or damaged: get it again, or save the picture again",
-    )
+def _broken(reason: object) -> PictureError:
+    fix = "The file is truncated or damaged: get it again, or save the picture again"
+    return PictureError("broken", f"can't be decoded: {reason}. {fix}")
 
 
 def _open(data: bytes) -> Image.Image:
@@ -251,7 +219,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _check_chunks(data: bytes) -> None:
-    """Refuses a PNG of very many chunks: Pillow reads them one by one, in Python, and keeps them."""
+    """Refuse a PNG of very many chunks: Pillow reads them one by one, in Python, and keeps them."""
     place, chunks = 8, 0
     while place < len(data) and data[place + 4 : place + 8] != b"IEND":
         place += 12 + int.from_bytes(data[place : place + 4])
@@ -264,10 +232,7 @@ def _jpeg_end(data: bytes) -> int:
 
     Walks from segment to segment (ITU-T T.81, annex B), so that the markers of a thumbnail in a segment, or of
     whatever follows the picture, don't count. Pillow reads the bytes before the first scan one by one, in Python;
-    a scan can be written in 60 bytes, and takes a pass over all pixels.
-
-    Raises:
-        PictureError: there is no end, or too many segments or scans come before it.
+    a scan can be written in 60 bytes, and takes a pass over all pixels: too many of either are refused.
     """
     place, pieces, scans = 2, 0, 0
     while (marker := _MARKER.search(data, place)) and marker[0] != _START_OF_IMAGE:
@@ -299,12 +264,12 @@ def _eight_bits(image: Image.Image, raw_mode: Any) -> Image.Image:
     16 bits are reduced to the upper 8, as Pillow does it for colour.
     """
     key = image.info.get("transparency")
-    if image.mode == "F":
-        raise PictureError("unsupported", "a picture of floats has no known range: save it with 8 bits a channel")
+    if image.mode == "F" or (image.mode == "I" and not str(raw_mode).startswith("I;16")):
+        raise PictureError(
+            "unsupported", f"a picture of mode {image.mode} has no known range: save it with 8 bits a channel"
+        )
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError("unsupported", "grey values outside 0..65535: save the picture with 8 or 16 bits")
         grey = Image.fromarray((values >> 8).astype(np.uint8))
         if key is None:
             return grey
@@ -342,20 +307,14 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _pixels(tensor: Any) -> "np.ndarray[Any, Any]":
     if not hasattr(tensor, "detach"):
-        raise PictureError(
-            "unsupported",
-            f"{type(tensor).__name__} isn't a picture: give an array or a tensor, or an image of Pillow",
-        )
+        what = f"{type(tensor).__name__} isn't a picture"
+        raise PictureError("unsupported", f"{what}: give an array or a tensor, or an image of Pillow")
     floats = tensor.detach()
     if not floats.is_floating_point() or floats.ndim != 3 or floats.shape[0] != 3:
-        raise PictureError(
-            "unsupported",
-            f"a tensor of {floats.dtype} {tuple(floats.shape)} isn't a picture: give floats (3, height, width)",
-        )
+        what = f"a tensor of {floats.dtype} {tuple(floats.shape)} isn't a picture"
+        raise PictureError("unsupported", f"{what}: give floats (3, height, width)")
     values = floats.float().cpu().numpy()
     if not ((values >= 0) & (values <= 1)).all():
-        raise PictureError(
-            "unsupported",
-            f"the tensor has values from {values.min():g} to {values.max():g}: bring them to 0 to 1",
-        )
+        what = f"the tensor has values from {values.min():g} to {values.max():g}"
+        raise PictureError("unsupported", f"{what}: bring them to 0 to 1")
     return (values.transpose(1, 2, 0) * 255).round().astype(np.uint8)

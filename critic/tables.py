@@ -1,4 +1,4 @@
-"""People's tables, read strictly (CSV, JSONL, JSON, Parquet, datasets' folders), and this project's own Parquet.
+"""People's tables, read strictly (CSV, JSONL, JSON, Parquet), and this project's own Parquet.
 
     table = read(Path("scores.csv"), required=("id", "score"), optional=("mode",))
     table["id"] = unique_ids(table)
@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any
+from struct import calcsize
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -32,8 +33,10 @@ from critic.files import replacing
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _ROWS_A_GROUP = 256
 
-_Choose = Callable[[Iterable[str]], list[str]]
-"""From the columns of a file to those that are read."""
+# The largest C long. By default, a cell of more than 131,072 characters is an error.
+csv.field_size_limit(2 ** (8 * calcsize("l") - 1) - 1)
+
+_Choose = Callable[[Iterable[str]], list[str]]  # from the columns of a file to those that are read
 
 
 class TableError(ValueError):
@@ -101,7 +104,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for cells in reader:
                 if cells and header is None:
                     header = cells
-                    _check_names(path, header)
+                    check_names(path, header)
                 if cells:
                     yield first, cells
                 first = reader.line_num + 1
@@ -122,11 +125,7 @@ def count_cells(cells: Sequence[str], header: Sequence[str]) -> str | None:
 
 
 def jsonl_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """The lines of a JSONL file, except blank ones: each one's number from 1, offset in bytes, and content.
-
-    Raises:
-        TableError: the file can't be read.
-    """
+    """The lines of a JSONL file, except blank ones: each one's number from 1, offset in bytes, and content."""
     offset = 0
     with _reading(path), path.open("rb") as file:
         for line, content in enumerate(file, 1):
@@ -161,26 +160,8 @@ def open_parquet(path: Path, *, buffer_size: int = 0) -> pq.ParquetFile:
     with _parquet_errors(path):
         file = pq.ParquetFile(path, buffer_size=buffer_size)
         names = file.schema_arrow.names
-    _check_names(path, names)
+    check_names(path, names)
     return file
-
-
-def read_dataset(folder: Path) -> pa.Table:
-    """The table in a folder of datasets' `save_to_disk`, mapped into memory.
-
-    Raises:
-        TableError: datasets can't read the folder, or it holds several splits.
-    """
-    from datasets import load_from_disk  # slow to import
-
-    if (folder / "dataset_dict.json").exists():
-        raise TableError(f"{folder} holds several splits: give the folder of one, as {folder / 'train'}")
-    try:
-        table: pa.Table = load_from_disk(str(folder)).with_format("arrow")[:]
-    except Exception as error:  # datasets raises whatever a broken file leads to
-        raise TableError(f"{folder} can't be read by datasets, save it to disk again: {error}") from error
-    _check_names(folder, table.column_names)
-    return table
 
 
 # --- places and checks
@@ -197,11 +178,7 @@ def place(table: pd.DataFrame, position: int) -> str:
 
 
 def require_columns(where: object, there: Sequence[str], required: Iterable[str], fix: str) -> None:
-    """Check that the required columns are there.
-
-    Raises:
-        TableError: one isn't.
-    """
+    """Raise a `TableError` unless all required columns are there."""
     if missing := [name for name in required if name not in there]:
         raise TableError(
             f"{where} has no column {', '.join(missing)}; it has {', '.join(map(str, there)) or 'none'}: {fix}"
@@ -209,11 +186,7 @@ def require_columns(where: object, there: Sequence[str], required: Iterable[str]
 
 
 def unique_ids(table: pd.DataFrame) -> "pd.Series[str]":
-    """The column `id` as text.
-
-    Raises:
-        TableError: there are no rows, one has no id, or two have the same.
-    """
+    """The column `id` as text; raises a `TableError` if there are no rows, one has no id, or two have the same."""
     file, _, unit = str(table.index.name).rpartition(" ")
     if table.empty:
         raise TableError(f"{file} has no rows")
@@ -230,11 +203,7 @@ def unique_ids(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def filled(table: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Check that columns have a value in each row; blank text is none.
-
-    Raises:
-        TableError: a row has no value.
-    """
+    """Raise a `TableError` unless columns have a value in each row; blank text is none."""
     for column in columns:
         cells = table[column]
         blank = cells.map(lambda cell: isinstance(cell, str) and not cell.strip()).astype(bool)
@@ -243,11 +212,7 @@ def filled(table: pd.DataFrame, columns: Iterable[str]) -> None:
 
 
 def numbers(table: pd.DataFrame, column: str, low: float = -np.inf, high: float = np.inf) -> "pd.Series[float]":
-    """A column of finite numbers from `low` to `high`, given as numbers or text; NaN where the value is missing.
-
-    Raises:
-        TableError: a value is not such a number.
-    """
+    """A column of finite numbers from `low` to `high`, given as numbers or text; NaN for a missing value."""
     cells = table[column]
     values = pd.to_numeric(cells.astype(object).map(_number), errors="coerce").astype(float)
     odd = np.flatnonzero(cells.notna() & ~(values.between(low, high) & np.isfinite(values)))
@@ -264,11 +229,7 @@ def numbers(table: pd.DataFrame, column: str, low: float = -np.inf, high: float 
 
 
 def number_lists(table: pd.DataFrame, column: str) -> list[np.ndarray | None]:
-    """Each row's list of finite numbers, None where it is missing; text holds them with spaces between.
-
-    Raises:
-        TableError: a value is not such a list.
-    """
+    """Each row's list of finite numbers, None where it is missing; text holds them with spaces between."""
     lists: list[np.ndarray | None] = []
     for position, cell in enumerate(table[column]):
         if cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell)):
@@ -290,20 +251,23 @@ def number_lists(table: pd.DataFrame, column: str) -> list[np.ndarray | None]:
 # --- this project's own tables
 
 
-def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_parquet(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, file: BinaryIO | None = None
+) -> pd.DataFrame:
     """The table in a Parquet file of this project, with the types that pandas wrote; lists are arrays.
 
     Args:
         columns: the columns to read, of those that the file has; None for all.
+        file: the open file, if `path` is one of another git revision, for example.
 
     Raises:
         FileNotFoundError: no such file.
         TableError: the file is not Parquet.
     """
     with _parquet_errors(path):
-        there = None if columns is None else pq.read_schema(path).names
-        names = None if there is None or columns is None else [name for name in columns if name in there]
-        table: pd.DataFrame = pq.read_table(Path(path), columns=names).to_pandas()
+        there = pq.read_schema(file or path).names
+        names = None if columns is None else [name for name in columns if name in there]
+        table: pd.DataFrame = pq.read_table(file or Path(path), columns=names).to_pandas()
     return table
 
 
@@ -316,7 +280,6 @@ def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapp
         types: the type of each column, by name; other names are ignored.
 
     Raises:
-        OutputError: the file can't be written.
         ValueError: a column that `types` lacks, or a value that its type can't hold.
     """
     if unknown := {*table.columns} - {*types}:
@@ -395,11 +358,7 @@ def _check_utf_8(row: Mapping[str, Any], where: str) -> None:
 
 
 def _decode(content: bytes) -> Any:
-    """What JSON in UTF-8 holds.
-
-    Raises:
-        TableError: it is not JSON, or an object has a key twice; the message doesn't name the file.
-    """
+    """What JSON in UTF-8 holds; the message of a `TableError` doesn't name the file."""
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
@@ -418,7 +377,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _check_names(where: Path, names: Sequence[str]) -> None:
+def check_names(where: Path, names: Sequence[str]) -> None:
     if twice := _first_twice(names):
         raise TableError(f"{where} has the column {twice} twice: rename one")
     if "" in names:

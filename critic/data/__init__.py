@@ -1,1 +1,1 @@
-"""From a source to the samples of the trainings: readers, minibench, checks, rationales."""
+"""Read, generate and check data, and write the samples of SFT and GRPO."""

@@ -1,13 +1,13 @@
-"""What a benchmark of edits must be before anything is trained or judged on it.
+"""Check a benchmark of edits before training and evaluation, with Great Expectations.
 
-    validation = validate_tables(tables, phash_distance=24, min_side=56,
+    validation = validate_tables(tables, resize=contract.resize, phash_distance=24, min_side=56,
                                  max_instruction_chars=1000, docs=Path("runs/data_docs"))
     print(describe(validation.failures))
 
-Great Expectations suites, one function a table: `table_suite` for each split as it came,
-`edits_suite` for the facts of all rows (`critic.data.features`), `sources_suite` for source images in two
-splits (`critic.data.near_duplicates`), and where there are such tables `rationales_suite` (`critic.data.rationale_sets`) and
-`generated_suite`. Each run writes its results as Data Docs, pages to read in a browser.
+There is one suite per kind of table: `table_suite` for the columns of each split, `edits_suite` for the facts
+about all rows (`critic.data.features`), `sources_suite` for source images that are in two splits
+(`critic.data.near_duplicates`), and, if there are such tables, `rationales_suite`
+(`critic.data.rationale_sets`) and `generated_suite`. Each run writes its results as web pages, the Data Docs.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from critic.data.features import SCALE, SCORES, edit_facts, generated_facts
+from critic.data.features import SCALE, SCORES, Resize, edit_facts, generated_facts
 from critic.data.near_duplicates import find_shared
 from critic.data.rationale_sets import rationale_facts
 from critic.edits import GENERATED_AXES, GENERATED_SCALE, RAW_NAMES
@@ -33,14 +33,18 @@ from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 MAX_ASPECT = 200
-"""Longer side over shorter; qwen-vl-utils refuses an image above it (its MAX_RATIO)."""
+"""The longer side divided by the shorter; qwen-vl-utils refuses an image above it (its MAX_RATIO)."""
 
+_NULL, _NOT_NULL = gxe.ExpectColumnValuesToBeNull, gxe.ExpectColumnValuesToNotBeNull
+_UNIQUE, _IN_SET = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectColumnValuesToBeInSet
+_BETWEEN, _LENGTHS = gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnValueLengthsToBeBetween
+_WITHIN_LIMITS = "can be resized to the pixel limits of the prompt contract"
 _LONGEST_FOUND = 100
 _CORRECT, _REPLACE = "correct it or drop the row", "replace the image or drop the row"
-_OWN_ID = "give each row an id of its own"
+_OWN_ID = "give each row a different id"
 _LEAVE_OUT = (
-    "write data/raw/rationales.parquet without these rows to a file elsewhere, and give that as "
-    "download.rationales.path in params.yaml"
+    "write data/raw/rationales.parquet without these rows to another file, and set download.rationales.path in "
+    "params.yaml to it"
 )
 _WHERE = ["split", "row", "id"]
 _RAW_COLUMNS = {name: raw_name for raw_name, name in RAW_NAMES.items()}
@@ -48,10 +52,10 @@ _RAW_COLUMNS = {name: raw_name for raw_name, name in RAW_NAMES.items()}
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that is not as expected, or a whole split if `row` is None.
+    """A row that fails an expectation, or a whole split if `row` is None.
 
-    `row` counts from 0 and `column` has its name in the raw table. `found` is the value, or what is
-    wrong with it; None if nothing is there.
+    Rows are numbered from 1; `column` is the name in the raw table. `found` is the value, or what is wrong with
+    it; None if there is no value.
     """
 
     split: str
@@ -65,11 +69,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Validation:
-    """What was checked, {table, column, expected} each, and every failure.
+    """The checks of the data, {table, column, expected} each, and all failures.
 
-    `facts` are those of `critic.data.features.edit_facts`, `rationales` those of
-    `critic.data.rationale_sets.rationale_facts`, empty without a released set. If a table lacks columns or rows,
-    the checks end there and both are empty.
+    `checks` leaves out the limits of the prompt contract, which isn't part of the data. `facts` come from
+    `critic.data.features.edit_facts`, `rationales` from `critic.data.rationale_sets.rationale_facts` (empty if
+    there is no such set). If a table lacks columns or rows, no row is checked and both are empty.
     """
 
     checks: list[dict[str, str]]
@@ -83,27 +87,29 @@ def validate_tables(
     rationales: pd.DataFrame | None = None,
     agiqa: pd.DataFrame | None = None,
     *,
+    resize: Resize,
     phash_distance: int,
     min_side: int,
     max_instruction_chars: int,
     docs: Path,
 ) -> Validation:
-    """Check that tables have their columns, rows what they should, and splits no image in common.
+    """Check the columns of tables, the values of their rows, and that splits share no source image.
 
     Args:
         tables: normalised tables by split (`critic.edits.normalise`).
         rationales: the raw table of a released SFT set.
         agiqa: the raw table of AGIQA-3k.
-        phash_distance: source images look alike up to so many differing bits (`critic.data.near_duplicates`).
-        min_side: least pixels of an image's shorter side.
-        max_instruction_chars: most characters of an instruction.
-        docs: folder for Data Docs, those of this run only; reading starts at its index.html.
+        resize: the prompt contract's.
+        phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
+        min_side: the smallest shorter side of an image, in pixels.
+        max_instruction_chars: the longest instruction, in characters.
+        docs: the folder for Data Docs, which holds those of this run only; its first page is index.html.
     """
     context = _context(docs)
-    facts, told = pd.DataFrame(), pd.DataFrame()
+    facts, rationale_table = pd.DataFrame(), pd.DataFrame()
     results = {split: _run(context, table_suite(split), tables[split]) for split in tables}
     if all(result.success for result in results.values()):
-        facts = edit_facts(tables)
+        facts = edit_facts(tables, resize)
         suite = edits_suite(
             min_side=min_side,
             max_instruction_chars=max_instruction_chars,
@@ -113,211 +119,137 @@ def validate_tables(
         shared = find_shared(facts, phash_distance)
         results["sources"] = _run(context, sources_suite(phash_distance), shared)
         if rationales is not None:
-            told = rationale_facts(rationales, facts, phash_distance)
-            results["rationales"] = _run(context, rationales_suite(min_side), told)
+            rationale_table = rationale_facts(rationales, facts, phash_distance, resize)
+            results["rationales"] = _run(context, rationales_suite(min_side), rationale_table)
         if agiqa is not None:
-            results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa))
+            results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa, resize))
     outcomes = [(table, one) for table, result in results.items() for one in _sorted(result)]
     return Validation(
         checks=[
             {"table": table, "column": column, "expected": expected}
             for table, one in outcomes
             for column, expected, _ in [_words(one)]
+            if _WITHIN_LIMITS not in expected
         ],
         failures=[failure for table, one in outcomes for failure in _failures(table, one)],
         facts=facts,
-        rationales=told,
+        rationales=rationale_table,
     )
 
 
 def table_suite(split: str) -> gx.ExpectationSuite:
-    """A split's table: the columns that can't be done without, and at least one row."""
-    like_bench = "name the columns as IE-Bench-4k does: images, edit_inst, problem, answer"
-    return gx.ExpectationSuite(
-        name=split,
-        expectations=[
-            *(
-                _expect(gxe.ExpectColumnToExist, name, "the column is there", like_bench)
-                for name in ("images", "instruction", "problem", "mos")
-            ),
-            gxe.ExpectTableRowCountToBeBetween(
-                min_value=1,
-                description="the table has rows",
-                meta={"column": "all columns", "fix": "put edits into the split"},
-            ),
-        ],
-    )
+    """A split's table: the required columns, and at least one row."""
+    like_bench = "name the columns as in IE-Bench-4k: images, edit_inst, problem, answer"
+    columns = [
+        _expect(gxe.ExpectColumnToExist, name, "the column is there", like_bench)
+        for name in ("images", "instruction", "problem", "mos")
+    ]
+    meta = {"column": "all columns", "fix": "add edits to the split"}
+    rows = gxe.ExpectTableRowCountToBeBetween(min_value=1, description="the table has rows", meta=meta)
+    return gx.ExpectationSuite(name=split, expectations=[*columns, rows])
 
 
 def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection[int]) -> gx.ExpectationSuite:
-    """The facts of all rows: an id, two whole images, an instruction, scores on the scale.
+    """The facts about all rows: an id, two valid images, an instruction, scores on the scale.
 
     Args:
-        min_side: least pixels of an image's shorter side.
-        max_instruction_chars: most characters of an instruction.
-        raters: how many ratings a row may have.
+        min_side: the smallest shorter side of an image, in pixels.
+        max_instruction_chars: the longest instruction, in characters.
+        raters: the numbers of ratings that a row can have.
     """
     low, high = SCALE
+    one_id = "no other row of any split has the same id"
+    longest = f"the instruction has at most {max_instruction_chars} characters"
+    shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
+    ratings, as_many = f"every rating is a number from {low} to {high}", "the row has as many ratings as most rows"
     return gx.ExpectationSuite(
         name="edits",
         expectations=[
-            _expect(
-                gxe.ExpectColumnValuesToBeUnique,
-                "id",
-                "no other row of any split has the same id",
-                "give each row an id of its own, or leave the column out",
-            ),
+            _expect(_UNIQUE, "id", one_id, "give each row a different id, or remove the column"),
             *_pair_expectations(min_side),
-            _expect(
-                gxe.ExpectColumnValueLengthsToBeBetween,
-                "instruction",
-                "the instruction is not empty",
-                _CORRECT,
-                min_value=1,
-            ),
-            _expect(
-                gxe.ExpectColumnValueLengthsToBeBetween,
-                "instruction",
-                f"the instruction has at most {max_instruction_chars} characters",
-                f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml",
-                max_value=max_instruction_chars,
-            ),
-            _expect(gxe.ExpectColumnValuesToNotBeNull, "mos", "there is a MOS", _CORRECT),
-            *(expectation for name in SCORES for expectation in _score_expectations(name)),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "odd_ratings",
-                f"every rating is a number from {low} to {high}",
-                _CORRECT,
-                of="ratings",
-            ),
-            _expect(
-                gxe.ExpectColumnValuesToBeInSet,
-                "raters",
-                "the row has as many ratings as most rows",
-                _CORRECT,
-                of="ratings",
-                value_set=[*raters],
-            ),
+            _expect(_LENGTHS, "instruction", "the instruction is not empty", _CORRECT, min_value=1),
+            _expect(_LENGTHS, "instruction", longest, shorten, max_value=max_instruction_chars),
+            _expect(_NOT_NULL, "mos", "there is a MOS", _CORRECT),
+            *(_expect(_NULL, f"{name}_text", "the score is a number", _CORRECT, of=name) for name in SCORES),
+            *(_on_scale(name, low, high) for name in SCORES),
+            _expect(_NULL, "odd_ratings", ratings, _CORRECT, of="ratings"),
+            _expect(_IN_SET, "raters", as_many, _CORRECT, of="ratings", value_set=[*raters]),
         ],
     )
 
 
 def sources_suite(phash_distance: int) -> gx.ExpectationSuite:
-    """The partners of `critic.data.near_duplicates.find_shared`: there are none."""
+    """The columns of `critic.data.near_duplicates.find_shared` are empty."""
     together = "keep all edits of a source image in one split"
+    alike = (
+        "no other split has a source image that looks the same (perceptual hashes differ "
+        f"in at most {phash_distance} bits)"
+    )
+    differ = f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml"
     return gx.ExpectationSuite(
         name="sources",
         expectations=[
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "same_source_id",
-                "no other split has the same source_id",
-                together,
-                of="source_id",
-            ),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "same_pixels",
-                "no other split has the same source image",
-                together,
-                of="images",
-            ),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "looks_like",
-                "no other split has a source image that looks the same (perceptual hashes differ "
-                f"in at most {phash_distance} bits)",
-                f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml",
-                of="images",
-            ),
+            _expect(_NULL, "same_source_id", "no other split has the same source_id", together, of="source_id"),
+            _expect(_NULL, "same_pixels", "no other split has the same source image", together, of="images"),
+            _expect(_NULL, "looks_like", alike, differ, of="images"),
         ],
     )
 
 
 def rationales_suite(min_side: int) -> gx.ExpectationSuite:
-    """The facts of a released set: two whole images, a user's turn and an answer to learn from.
+    """The facts about a released set: two valid images, a user's turn and a valid answer.
 
     Args:
-        min_side: least pixels of an image's shorter side.
+        min_side: the smallest shorter side of an image, in pixels.
     """
     low, high = SCALE
+    turns = "there is one turn of the user, then one of the assistant"
+    answer = (
+        f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
+        f"to {high} </answer>"
+    )
+    no_leak = "the test split has no source image that is or looks the same"
     return gx.ExpectationSuite(
         name="rationales",
         expectations=[
-            _expect(gxe.ExpectColumnValuesToBeUnique, "id", "no other row has the same id", _OWN_ID),
+            _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
             *_pair_expectations(min_side),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "turns",
-                "there is one turn of the user, then one of the assistant",
-                _LEAVE_OUT,
-                of="messages",
-            ),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "fault",
-                f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
-                f"to {high} </answer>",
-                _LEAVE_OUT,
-                of="messages",
-            ),
-            _expect(
-                gxe.ExpectColumnValuesToBeNull,
-                "in_test",
-                "the test split has no source image that is or looks the same",
-                _LEAVE_OUT,
-                of="images",
-            ),
+            _expect(_NULL, "turns", turns, _LEAVE_OUT, of="messages"),
+            _expect(_NULL, "fault", answer, _LEAVE_OUT, of="messages"),
+            _expect(_NULL, "in_test", no_leak, _LEAVE_OUT, of="images"),
         ],
     )
 
 
 def generated_suite(min_side: int) -> gx.ExpectationSuite:
-    """The facts of generated pictures: an id, a prompt, a whole image, two scores on their scale.
+    """The facts about generated pictures: an id, a prompt, a valid image, two scores on their scale.
 
     Args:
-        min_side: least pixels of an image's shorter side.
+        min_side: the smallest shorter side of an image, in pixels.
     """
-    low, high = GENERATED_SCALE
     return gx.ExpectationSuite(
         name="agiqa",
         expectations=[
-            _expect(gxe.ExpectColumnValuesToBeUnique, "id", "no other row has the same id", _OWN_ID),
-            _expect(
-                gxe.ExpectColumnValueLengthsToBeBetween, "prompt", "the prompt is not empty", _CORRECT, min_value=1
-            ),
+            _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
+            _expect(_LENGTHS, "prompt", "the prompt is not empty", _CORRECT, min_value=1),
             *_image_expectations("image", min_side, of="image"),
-            *(
-                expectation
-                for name in GENERATED_AXES.values()
-                for expectation in (
-                    _expect(gxe.ExpectColumnValuesToNotBeNull, name, "there is a MOS", _CORRECT),
-                    _expect(
-                        gxe.ExpectColumnValuesToBeBetween,
-                        name,
-                        f"the score is from {low} to {high}",
-                        _CORRECT,
-                        min_value=low,
-                        max_value=high,
-                    ),
-                )
-            ),
+            *(_expect(_NOT_NULL, name, "there is a MOS", _CORRECT) for name in GENERATED_AXES.values()),
+            *(_on_scale(name, *GENERATED_SCALE) for name in GENERATED_AXES.values()),
         ],
     )
 
 
 def describe(failures: Sequence[Failure], rows_a_check: int = 10) -> str:
-    """Failures for people: by check, with the first `rows_a_check` rows of each and what to do."""
+    """Failures as text: grouped by check, with the first `rows_a_check` rows of each and the fix."""
     lines = []
     for (column, expected, fix), group in groupby(
         failures, key=lambda failure: (failure.column, failure.expected, failure.fix)
     ):
         rows = [*group]
-        lines += [f"{column}: expected that {expected}; not so in"]
+        lines += [f"{column}: expected that {expected}, which fails in"]
         lines += [f"    {_place(row)}" for row in rows[:rows_a_check]]
         if len(rows) > rows_a_check:
-            lines += [f"    and {len(rows) - rows_a_check} rows more"]
+            lines += [f"    and {len(rows) - rows_a_check} more rows"]
         lines += [f"    -> {fix}"]
     return "\n".join(lines)
 
@@ -331,66 +263,31 @@ def _place(failure: Failure) -> str:
 
 
 def _pair_expectations(min_side: int) -> list[gxe.Expectation]:
+    two = "there are two images, the source and the edited one"
     return [
-        _expect(
-            gxe.ExpectColumnValuesToBeInSet,
-            "images",
-            "there are two images, the source and the edited one",
-            _REPLACE,
-            value_set=[2],
-        ),
+        _expect(_IN_SET, "images", two, _REPLACE, value_set=[2]),
         *_image_expectations("source", min_side),
         *_image_expectations("edited", min_side),
     ]
 
 
 def _image_expectations(role: str, min_side: int, of: str = "images") -> list[gxe.Expectation]:
+    image = "image" if role == "image" else f"{role} image"
+    large = f"the {image}'s shorter side has at least {min_side} pixels"
+    wide = f"the {image}'s longer side is at most {MAX_ASPECT} times the shorter"
+    lower = f"{_REPLACE}, or lower validate.min_side in params.yaml"
+    another = f"{_REPLACE}, or choose another prompt.contract in params.yaml"
     return [
-        _expect(
-            gxe.ExpectColumnValuesToBeNull,
-            f"{role}_error",
-            f"the {role} image can be decoded",
-            _REPLACE,
-            of=of,
-        ),
-        _expect(
-            gxe.ExpectColumnValuesToBeBetween,
-            f"{role}_side",
-            f"the {role} image's shorter side has at least {min_side} pixels",
-            f"{_REPLACE}, or lower validate.min_side in params.yaml",
-            of=of,
-            min_value=min_side,
-        ),
-        _expect(
-            gxe.ExpectColumnValuesToBeBetween,
-            f"{role}_aspect",
-            f"the {role} image's longer side is at most {MAX_ASPECT} times the shorter",
-            _REPLACE,
-            of=of,
-            max_value=MAX_ASPECT,
-        ),
+        _expect(_NULL, f"{role}_error", f"the {image} can be decoded", _REPLACE, of=of),
+        _expect(_BETWEEN, f"{role}_side", large, lower, of=of, min_value=min_side),
+        _expect(_BETWEEN, f"{role}_aspect", wide, _REPLACE, of=of, max_value=MAX_ASPECT),
+        _expect(_NULL, f"{role}_limits", f"the {image} {_WITHIN_LIMITS}", another, of=of),
     ]
 
 
-def _score_expectations(name: str) -> list[gxe.Expectation]:
-    low, high = SCALE
-    return [
-        _expect(
-            gxe.ExpectColumnValuesToBeNull,
-            f"{name}_text",
-            "the score is a number",
-            _CORRECT,
-            of=name,
-        ),
-        _expect(
-            gxe.ExpectColumnValuesToBeBetween,
-            name,
-            f"the score is from {low} to {high}",
-            _CORRECT,
-            min_value=low,
-            max_value=high,
-        ),
-    ]
+def _on_scale(name: str, low: float, high: float) -> gxe.Expectation:
+    expected = f"the score is from {low} to {high}"
+    return _expect(_BETWEEN, name, expected, _CORRECT, min_value=low, max_value=high)
 
 
 def _expect(
@@ -402,7 +299,7 @@ def _expect(
     of: str | None = None,
     **limits: Any,
 ) -> gxe.Expectation:
-    """An expectation of a fact, worded for people; `of` is the table's column it is a fact of."""
+    """An expectation of a fact, with its description and fix; `of` is the table's column that has the fact."""
     of = of or column
     meta = {"column": _RAW_COLUMNS.get(of, of), "fix": fix}
     return kind(column=column, description=expected, meta=meta, **limits)

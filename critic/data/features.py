@@ -1,12 +1,12 @@
-"""What can be told of each row of a table of edits, as plain columns that expectations look at.
+"""The facts about each row of a table of edits, as plain columns for `critic.data.expectations` to check.
 
-    facts = edit_facts({"train": train, "test": test})
+    facts = edit_facts({"train": train, "test": test}, contract.resize)
 
-Nothing here judges or fails: what can't be read becomes a fact too.
+Nothing here raises for bad data: a value that can't be read becomes a fact.
 """
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from hashlib import sha256
 from typing import Any
 
@@ -15,52 +15,54 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from critic.edits import GENERATED_AXES, ImageError, count_images, decode_image, image_file
+from critic.edits import GENERATED_AXES, count_images, image_file
+from critic.pictures import PictureError, decode_cell
+
+Resize = Callable[[Image.Image], Image.Image]
+"""Resizes a picture for the model, as `critic.prompts.Contract.resize`, or raises ValueError if it can't."""
 
 HASH_SIZE = 16
-"""Side of a perceptual hash, which has HASH_SIZE squared bits."""
+"""Side of a perceptual hash, which has HASH_SIZE ** 2 bits."""
 
 SCORES = ("mos", "mos_alignment", "mos_fidelity", "mos_quality")
 SCALE = (1, 5)
-"""Lowest and highest score and rating."""
+"""The lowest and the highest score and rating."""
 
 COLUMNS = (
     *("split", "row", "id", "source_id", "instruction", "images"),
-    *("source_error", "source_side", "source_aspect", "pixels", "phash"),
-    *("edited_error", "edited_side", "edited_aspect", "edited_pixels"),
+    *("source_error", "source_side", "source_aspect", "source_limits", "pixels", "phash"),
+    *("edited_error", "edited_side", "edited_aspect", "edited_limits", "edited_pixels"),
     *(*SCORES, *(f"{name}_text" for name in SCORES), "raters", "odd_ratings"),
 )
 GENERATED_COLUMNS = (
-    "split",
-    "row",
-    "id",
-    "prompt",
-    "image_error",
-    "image_side",
-    "image_aspect",
-    *GENERATED_AXES.values(),
+    *("split", "row", "id", "prompt", *GENERATED_AXES.values()),
+    *("image_error", "image_side", "image_aspect", "image_limits"),
 )
 
 
-def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The facts of each row of normalised tables (split: table), in their order.
+def edit_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFrame:
+    """The facts about each row of normalised tables (split: table), in their order.
+
+    Args:
+        resize: the prompt contract's.
 
     Returns:
-        split, row: where it is; rows count from 0 within a split.
-        id, source_id: as they are.
-        instruction: without the white space around it, empty if missing.
-        images: how many there are.
+        split, row: the place of the row; rows are numbered from 1 within a split.
+        id, source_id: unchanged.
+        instruction: without the whitespace around it, empty if missing.
+        images: the number of images.
         source_error, edited_error: why the image can't be decoded, missing if it can.
         source_side, edited_side: the shorter side in pixels, missing if not decoded.
-        source_aspect, edited_aspect: the longer side over the shorter, missing if not decoded.
-        pixels, edited_pixels: sha256 of the decoded image: the same picture whatever the file.
-        phash: perceptual hash of the source image (of its cosine transform, in hex).
-        mos, mos_alignment, mos_fidelity, mos_quality: as they are, missing if not a number.
-        mos_text, ...: what is there instead of a number, missing if nothing or a number is.
-        raters: how many ratings, missing if the column is.
+        source_aspect, edited_aspect: the longer side divided by the shorter, missing if not decoded.
+        source_limits, edited_limits: why the image can't be resized, missing if it can or isn't decoded.
+        pixels, edited_pixels: SHA-256 of the decoded image, equal for files of different formats.
+        phash: perceptual hash of the source image (of its cosine transform, in hexadecimal digits).
+        mos, mos_alignment, mos_fidelity, mos_quality: unchanged, missing if not a number.
+        mos_text, ...: the value that is not a number, missing if there is a number or no value.
+        raters: the number of ratings, missing if the table has no such column.
         odd_ratings: the ratings outside `SCALE` as text, missing if there are none.
     """
-    look = cache(_image_facts)
+    look = cache(partial(_image_facts, resize))
     rows = [
         {
             "split": split,
@@ -75,22 +77,22 @@ def edit_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         | {key: fact for name in SCORES for key, fact in _score_facts(name, row.get(name)).items()}
         | _rating_facts(row.get("ratings"))
         for split, table in tables.items()
-        for number, row in enumerate(table.to_dict("records"))
+        for number, row in enumerate(table.to_dict("records"), 1)
     ]
     numbers = [*SCORES, "raters", "source_side", "source_aspect", "edited_side", "edited_aspect"]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(numbers, float))
 
 
 def source_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Of each row of raw or normalised tables what `critic.data.near_duplicates.group_sources` goes by, as `edit_facts` has it.
+    """The facts about each row of raw or normalised tables that `critic.data.near_duplicates.group_sources` needs.
 
     Returns:
-        split, row, source_id (the sha256 of the source image's file where the table has none), pixels, phash.
+        split, row, source_id (the SHA-256 of the source image's file if missing), pixels, phash: as `edit_facts`.
     """
-    look = cache(_image_facts)
+    look = cache(partial(_image_facts, None))
     rows = []
     for split, table in tables.items():
-        for number, row in enumerate(table.to_dict("records")):
+        for number, row in enumerate(table.to_dict("records"), 1):
             file = image_file(row["images"], 0)
             named = row.get("source_id")
             source = sha256(file or b"").hexdigest() if pd.isna(named) else named
@@ -98,31 +100,40 @@ def source_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "row", "source_id", "pixels", "phash"])
 
 
-def generated_facts(table: pd.DataFrame) -> pd.DataFrame:
-    """The facts of each row of a raw table of generated pictures (`critic.edits`), in its order.
+def generated_facts(table: pd.DataFrame, resize: Resize) -> pd.DataFrame:
+    """The facts about each row of a raw table of generated pictures (`critic.edits`), in its order.
+
+    Args:
+        resize: the prompt contract's.
 
     Returns:
-        split, row: "agiqa", and the number of the row, from 0.
-        id, mos_quality, mos_alignment: as they are.
-        prompt: without the white space around it, empty if missing.
-        image_error, image_side, image_aspect: as `edit_facts` has them of the source image.
+        split, row: "agiqa", and the number of the row, from 1.
+        id, mos_quality, mos_alignment: unchanged.
+        prompt: without the whitespace around it, empty if missing.
+        image_error, image_side, image_aspect, image_limits: as those of the source image in `edit_facts`.
     """
     rows = [
         {"split": "agiqa", "row": number, **{name: row[name] for name in ("id", *GENERATED_AXES.values())}}
         | {"prompt": "" if pd.isna(row["prompt"]) else row["prompt"].strip()}
-        | _image_facts("image", image_file([row["image"]], 0))
-        for number, row in enumerate(table.to_dict("records"))
+        | _image_facts(resize, "image", image_file([row["image"]], 0))
+        for number, row in enumerate(table.to_dict("records"), 1)
     ]
     return pd.DataFrame(rows, columns=GENERATED_COLUMNS).astype({"image_side": float, "image_aspect": float})
 
 
-def _image_facts(role: str, file: bytes | None) -> dict[str, Any]:
+def _image_facts(resize: Resize | None, role: str, file: bytes | None) -> dict[str, Any]:
     try:
-        image = decode_image({"bytes": file})
-    except ImageError as error:
+        image = decode_cell({"bytes": file})
+    except PictureError as error:
         return {f"{role}_error": str(error)}
     short, long = sorted(image.size)
-    facts = {f"{role}_error": None, f"{role}_side": short, f"{role}_aspect": long / short}
+    facts: dict[str, Any] = {f"{role}_side": short, f"{role}_aspect": long / short}
+    facts |= dict.fromkeys((f"{role}_error", f"{role}_limits"))
+    try:
+        if resize:
+            resize(image)
+    except ValueError as error:
+        facts[f"{role}_limits"] = str(error)
     match role:
         case "source":
             return facts | {"pixels": _digest(image), "phash": str(imagehash.phash(image, HASH_SIZE))}

@@ -1,7 +1,7 @@
-"""Whether the hub has a newer revision of a data set than the one that the pipeline has read.
+"""Check whether the hub has a newer commit of a data set than the one in data/raw.
 
-for news in moved(params.load(params.Download), Path("data/raw/checksums.json")):
-    print(news)    # Coobiw/IE-Bench-4k at main is now 0f3c…, and data/raw has that of 9a71…
+for message in moved(params.load(params.Download), Path("data/raw/checksums.json")):
+    print(message)    # Coobiw/IE-Bench-4k at main is now 0f3c…, and data/raw has 9a71…
 """
 
 import json
@@ -13,30 +13,35 @@ from critic.params import Download
 
 
 def moved(section: Download, record: Path) -> list[str]:
-    """Each data set of the hub whose branch or tag stands for another commit now, in words.
+    """A message for each data set on the hub whose branch or tag now points to another commit.
 
-    What was never downloaded hasn't moved, and neither has what is pinned to a commit.
+    Data sets that weren't downloaded or that are pinned to a commit are skipped.
 
     Args:
-        section: what params.yaml says of the sources.
+        section: the sources in params.yaml.
         record: the file checksums.json of data/raw.
 
     Raises:
+        ParamsError: the hub's settings in params.yaml are wrong.
         httpx.HTTPError: the hub can't be reached.
-        huggingface_hub.errors.HfHubHTTPError: it has no such data set or revision, or doesn't give it away.
+        huggingface_hub.errors.HfHubHTTPError: the data set or revision doesn't exist, or access is denied.
     """
-    benchmark = section.hub if section.source == "hub" else None
-    read = json.loads(record.read_text())["hub"] if record.exists() else {}
-    news = []
+    from critic.data.readers.hub import Settings
+
+    benchmark = section.settings(Settings) if section.source == "hub" else None
+    downloaded = json.loads(record.read_text())["hub"] if record.exists() else {}
+    messages = []
     for part, given in (("benchmark", benchmark), ("rationales", section.rationales)):
-        if given is None or given.dataset is None or given.revision is None or part not in read:
+        if given is None or given.dataset is None or given.revision is None or part not in downloaded:
             continue
-        known = read[part]
+        known = downloaded[part]
         if (known["dataset"], known["revision"]) != (given.dataset, given.revision):
-            continue  # params.yaml has changed, which the pipeline sees by itself
+            continue  # params.yaml has changed, so `dvc repro` downloads it
         if given.revision == known["commit"]:
             continue
         commit = HfApi().dataset_info(given.dataset, revision=given.revision).sha
         if commit != known["commit"]:
-            news.append(f"{given.dataset} at {given.revision} is now {commit}, and data/raw has {known['commit']}")
-    return news
+            messages.append(
+                f"{given.dataset} at {given.revision} is now {commit}, and data/raw has {known['commit']}"
+            )
+    return messages

@@ -1,13 +1,13 @@
-"""Which source images are the same picture: leaks between splits, and splits without any.
+"""Find source images that are the same picture, to detect leaks between splits and to split without leaks.
 
     find_shared(facts, phash_distance=24)          rows whose source image is in another split too
     groups = group_sources(facts, phash_distance=24)
     train, validation = carve(train, groups, fraction=0.1)
 
 `facts` come from `critic.data.features.edit_facts`. Two source images look alike if their perceptual hashes
-(HASH_SIZE squared bits) differ in at most `phash_distance` bits. Of 256, a picture and its
-recompressed, resized or brightened copy differ in a few, two photographs in about half. Pictures
-without any detail look alike, whatever their colour.
+(HASH_SIZE ** 2 bits) differ in at most `phash_distance` bits. Of 256 bits, a picture and its recompressed, resized
+or brightened copy differ in a few, two different photographs in about half. Pictures without detail look alike,
+whatever their colour.
 """
 
 from collections.abc import Collection
@@ -26,10 +26,10 @@ def find_shared(facts: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
     """For each row, a row of another split that has the same source image.
 
     Returns:
-        split, row, id, as in `facts`, and as text, missing where there is no such row:
-        same_source_id: a row of another split that gives the same source_id.
-        same_pixels: one whose source image decodes to the same pixels.
-        looks_like: the one whose source image, of other pixels, looks most alike.
+        split, row, id, as in `facts`, and as text, missing if there is no such row:
+        same_source_id: a row of another split with the same source_id.
+        same_pixels: a row of another split whose source image has the same pixels.
+        looks_like: of the rows whose source image looks alike but has other pixels, the one with the nearest hash.
     """
     names = [f"{row.split} row {row.row}, id {row.id!r}" for row in facts.itertuples()]
     named = facts.assign(name=names)
@@ -43,8 +43,8 @@ def find_shared(facts: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
 def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
     """A label for each row, equal for rows whose source images are the same or look alike.
 
-    Alike is passed on: if a looks like b and b like c, all three are one group. The label is the
-    smallest source_id of the group. Every row needs a decoded source image.
+    Groups are connected components: if a looks like b and b like c, all three are one group. The label is the
+    group's smallest source_id. Every row needs a decoded source image.
     """
     keys = ["source_id", "pixels"]
     sources = facts.drop_duplicates(keys)
@@ -61,12 +61,12 @@ def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
 def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table in two, the second with about `fraction` of the groups, no group in both.
 
-    A group goes by its label's hash alone, whatever else there is, so that more groups move none of those that
-    were there. Only where all or none of them would go, the first by hash goes or the last stays.
+    The hash of a group's label decides where it goes, so adding groups doesn't move others. Each part gets at
+    least one group.
 
     Args:
         groups: a label for each row of the table.
-        fraction: of the groups, between 0 and 1; at least one group stays and at least one goes.
+        fraction: the second part's share of the groups, between 0 and 1.
 
     Raises:
         ValueError: fewer than two groups.
@@ -74,10 +74,10 @@ def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tupl
     hashes = {label: int(sha256(label.encode()).hexdigest(), 16) / 2**256 for label in groups}
     labels = sorted(hashes, key=hashes.__getitem__)
     if len(labels) < 2:
-        raise ValueError(f"{len(labels)} source image can't be split in two: add a validation table")
+        raise ValueError(f"{len(labels)} source images can't be split in two: add a validation table")
     carved = [label for label in labels if hashes[label] < fraction] or labels[:1]
-    goes = pd.Series([*groups]).isin(carved if len(carved) < len(labels) else labels[:-1]).to_numpy()
-    return table[~goes].reset_index(drop=True), table[goes].reset_index(drop=True)
+    second = pd.Series([*groups]).isin(carved if len(carved) < len(labels) else labels[:-1]).to_numpy()
+    return table[~second].reset_index(drop=True), table[second].reset_index(drop=True)
 
 
 def _same(named: pd.DataFrame, key: str) -> "pd.Series[str]":
@@ -100,13 +100,13 @@ def _alike(named: pd.DataFrame, phash_distance: int) -> "pd.Series[str]":
 
 
 def _partners(named: pd.DataFrame, key: str, pairs: pd.DataFrame) -> "pd.Series[str]":
-    """For each row the name in the first pair that has its split and key, missing without one."""
+    """For each row, the name in the first pair with its split and key, missing if there is none."""
     pairs = pairs[["split", key, "name"]].drop_duplicates(["split", key])
     return named[["split", key]].merge(pairs, on=["split", key], how="left")["name"]
 
 
 def _distances(phashes: "pd.Series[str]") -> NDArray[np.float32]:
-    """Hamming distances [n, n] in bits, from the products of the bits taken as -1 and 1."""
+    """Hamming distances (n, n) in bits, computed as products of bits mapped to -1 and 1."""
     bits = np.array([imagehash.hex_to_hash(text).hash for text in phashes], dtype=np.float32)
     signs: NDArray[np.float32] = 2 * bits.reshape(len(phashes), HASH_SIZE**2) - 1
     distances: NDArray[np.float32] = np.float32(0.5) * (HASH_SIZE**2 - signs @ signs.T)

@@ -1,7 +1,7 @@
-"""Sub-scores to words: the rationales of the chain-of-thought samples when none were released.
+"""Write a rationale from sub-scores, for chain-of-thought samples without a released set or a teacher.
 
-Each axis of IE-Critic-R1 (arXiv 2511.18055: text alignment, fidelity, perceptual quality) gets one clause,
-worded by its band and closed by its value, in the paper's order.
+Each axis of IE-Critic-R1 (arXiv 2511.18055: text alignment, fidelity, perceptual quality) gets one clause: a
+wording for the band of its score, then the score. The axes are in the paper's order.
 """
 
 import numpy as np
@@ -33,11 +33,11 @@ AXES = tuple(_WORDINGS)
 
 
 def write_rationale(scores: dict[str, float], rng: np.random.Generator) -> str:
-    """Put the sub-scores into words and numbers.
+    """Write a rationale with a clause for each sub-score.
 
     Args:
         scores: "alignment", "fidelity" and "quality", each 1 to 5.
-        rng: picks among the wordings.
+        rng: chooses one of the wordings.
 
     Raises:
         ValueError: a score is outside 1..5.
@@ -46,7 +46,7 @@ def write_rationale(scores: dict[str, float], rng: np.random.Generator) -> str:
 
 
 def word(axis: str, score: float, rng: np.random.Generator) -> str:
-    """One of the wordings of an axis' band; bands are the nearest whole scores.
+    """One of the wordings of an axis for the integer that is nearest to the score.
 
     Raises:
         ValueError: the score is outside 1..5.

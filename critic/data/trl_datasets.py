@@ -1,7 +1,7 @@
-"""The trainings' samples: Parquet files of data/sft and data/rl as TRL reads them.
+"""Write and load the Parquet files of data/sft and data/rl, in TRL's conversational format.
 
 dataset = load_samples("data/sft/train.parquet", contract)
-dataset[0]["images"]    # two pictures, resized as the contract says
+dataset[0]["images"]    # two pictures, resized to the contract's pixel limits
 """
 
 import os
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from critic.edits import COLUMNS, decode_image
+from critic.edits import COLUMNS
+from critic.pictures import decode_cell
 from critic.prompts import Contract
 
 _MESSAGES = pa.list_(
@@ -25,22 +26,22 @@ _SCHEMA = {
     "images": COLUMNS["images"],
     "mos": pa.float64(),
 }
-"""The columns of a file: those of SFT have mode and completion, those of RL have mos."""
+"""The columns of a file: SFT samples have mode and completion, RL samples have mos."""
 
 
 def write_samples(samples: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write samples, at least one and all of the same columns; `images` holds the files' bytes, as edits do."""
+    """Write samples, at least one and all with the same columns; `images` holds the files' bytes, as in edits."""
     schema = pa.schema([(name, kind) for name, kind in _SCHEMA.items() if name in samples[0]])
     pq.write_table(pa.Table.from_pylist(samples, schema=schema), path, compression="zstd")
 
 
 def load_samples(path: str | os.PathLike[str], contract: Contract) -> Dataset:
-    """A file of samples whose images are decoded and resized when they are looked at."""
+    """Load a file of samples; images are decoded and resized on access."""
 
     def with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "images" not in batch:
             return batch
-        pictures = [[contract.resize(decode_image(image)) for image in images] for images in batch["images"]]
+        pictures = [[contract.resize(decode_cell(image)) for image in images] for images in batch["images"]]
         return {**batch, "images": pictures}
 
     return Dataset.from_parquet(os.fspath(path)).with_transform(with_pictures)

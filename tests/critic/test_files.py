@@ -50,9 +50,8 @@ def test_text_is_utf_8_with_its_line_breaks(tmp_path: Path) -> None:
 def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
-    (tmp_path / ".a.txt.partial").write_text("left by a kill")
     with replacing(file) as partial:
-        assert partial == tmp_path / ".a.txt.partial" and partial.read_bytes() == b""
+        assert partial.parent == tmp_path and partial.read_bytes() == b""
         partial.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new" and names(tmp_path) == {"a.txt"}
@@ -212,6 +211,20 @@ def test_the_old_folder_comes_back_after_a_kill_between_the_renames(tmp_path: Pa
     with pytest.raises(OutputError):
         move_folder(tmp_path / "nowhere", tmp_path / "data")
     assert names(tmp_path / "data") == {"old"}
+
+
+def test_the_next_run_restores_the_folder_that_a_kill_left_aside(tmp_path: Path) -> None:
+    (tmp_path / ".data.old.partial/old").mkdir(parents=True)
+    with pytest.raises(KeyError), replacing_folder(tmp_path / "data") as partial:
+        break_off(partial / "new", KeyError())
+    assert names(tmp_path / "data") == {"old"} and names(tmp_path) == {"data"}
+
+
+def test_two_writers_of_a_file_do_not_mix(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.txt") as first, replacing(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "first" and names(tmp_path) == {"a.txt"}
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:

@@ -213,16 +213,16 @@ def test_an_opaque_image_keeps_its_pixels_as_pillow_converts_them(mode: str) -> 
     assert same(normalise(image), image.convert("RGB"))
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_wide_greys_are_reduced_to_8_bits(mode: str) -> None:
     grey = np.arange(256, dtype=np.int32).reshape(16, 16)
     wide = Image.new("I", (16, 16))
     wide.putdata((grey * 257).ravel().tolist())
-    assert np.array_equal(normalise(wide if mode == "I" else wide.convert(mode)).getchannel("R"), grey)
+    assert np.array_equal(normalise(wide.convert(mode)).getchannel("R"), grey)
 
 
 @pytest.mark.parametrize(
-    "image", [Image.new("F", (4, 4)), Image.new("I", (4, 4), 70000), Image.new("I", (4, 4), -1)]
+    "image", [Image.new("F", (4, 4)), Image.new("I", (4, 4), 255), Image.new("I", (4, 4), 70000)]
 )
 def test_a_mode_without_8_bit_form_is_refused(image: Image.Image) -> None:
     with pytest.raises(PictureError, match="save") as caught:

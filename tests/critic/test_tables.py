@@ -4,11 +4,10 @@ import csv
 import json
 from collections.abc import Callable
 from decimal import Decimal
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -29,7 +28,6 @@ from critic.tables import (
     open_parquet,
     place,
     read,
-    read_dataset,
     read_parquet,
     unique_ids,
     write_parquet,
@@ -57,6 +55,19 @@ def save_bytes(tmp_path: Path, name: str, content: str | bytes) -> Path:
     file = tmp_path / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     return file
+
+
+def test_a_cell_of_a_csv_may_be_long(tmp_path: Path) -> None:
+    text = "é" * 300_000
+    assert read(save_bytes(tmp_path, "long.csv", f"id,note\na,{text}\n"))["note"].tolist() == [text]
+
+
+def test_an_open_file_is_read_and_errors_name_its_path(tmp_path: Path) -> None:
+    path = save(tmp_path, "parquet")
+    with path.open("rb") as file:
+        assert read_parquet("old.parquet", ["score", "none"], file)["score"].tolist()[0] == 3.5
+    with BytesIO(path.read_bytes()[:-9]) as file, pytest.raises(TableError, match=r"^old\.parquet is not a whole"):
+        read_parquet("old.parquet", file=file)
 
 
 # --- every format
@@ -276,7 +287,7 @@ def test_lines_of_json_can_be_read_again_from_their_offsets(tmp_path: Path) -> N
         json_object(b"[]")
 
 
-# --- Parquet and datasets
+# --- Parquet
 
 
 def test_an_index_of_pandas_is_a_column_if_it_has_a_name(tmp_path: Path) -> None:
@@ -337,20 +348,6 @@ def test_damaged_parquet_is_a_table_or_a_table_error(tmp_path: Path, start: int,
     except TableError as error:
         message = str(error)
     assert "damaged.parquet" in message
-
-
-def test_a_folder_of_datasets_is_a_table(tmp_path: Path) -> None:
-    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
-    assert read_dataset(tmp_path / "one").to_pylist() == ROWS
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "several"))
-    with pytest.raises(
-        TableError, match=r"several holds several splits: give the folder of one, as .*several/train"
-    ):
-        read_dataset(tmp_path / "several")
-    for state in ("", "{}"):
-        save_bytes(tmp_path, "one/state.json", state)
-        with pytest.raises(TableError, match="one can't be read by datasets, save it to disk again"):
-            read_dataset(tmp_path / "one")
 
 
 # --- checks

@@ -11,10 +11,11 @@ from critic import params
 from critic.answers import parse_critique
 from critic.data.minibench import make_table
 from critic.data.rationale_sets import COLUMNS
-from critic.data.teacher import TeacherError
+from critic.data.teacher.client import TeacherError
 from critic.data.trl_datasets import load_samples
-from critic.edits import edits_from_table, normalise, read_table, write_table
+from critic.edits import TYPES, edits_from_table, normalise
 from critic.prompts import Contract, Message, load_contract
+from critic.tables import read_parquet, write_parquet
 from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
 AXES = ("alignment", "fidelity", "quality")
@@ -118,7 +119,7 @@ def test_a_table_without_an_axis_is_named_with_what_to_do(
 
 @pytest.fixture
 def released(table: pd.DataFrame, tmp_path: Path) -> Path:
-    """A validated set of three rationales, one of a validation edit; nothing tells the last one's instruction."""
+    """A validated set of three rationales, one of a validation edit; the last one has no known instruction."""
     rows = pd.DataFrame(
         {
             "id": ["r0", "r1", "r2"],
@@ -131,7 +132,7 @@ def released(table: pd.DataFrame, tmp_path: Path) -> Path:
             "response": ["<think>Good.</think><answer>4</answer>", *["<think></think>\n<answer>2</answer>"] * 2],
         }
     )
-    write_table(rows, tmp_path / "rationales.parquet", COLUMNS)
+    write_parquet(rows, tmp_path / "rationales.parquet", COLUMNS)
     return tmp_path / "rationales.parquet"
 
 
@@ -158,9 +159,9 @@ def test_a_rationale_of_an_unknown_instruction_is_named(released: Path, contract
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_split_without_rationales_is_named(split: str, released: Path, contract: Contract) -> None:
-    rows = read_table(released)
-    write_table(rows[rows["split"] != split], released, COLUMNS)
-    with pytest.raises(NoRationales, match=rf"no rationale of .* is for the {split} split: set down"):
+    rows = read_parquet(released)
+    write_parquet(rows[rows["split"] != split], released, COLUMNS)
+    with pytest.raises(NoRationales, match=rf"no rationale in .* is for the {split} split: set down"):
         released_samples(released, split, contract, use_problem=True)
     released.unlink()
     with pytest.raises(NoRationales, match=r"or build\.rationales to `scores`"):
@@ -234,7 +235,7 @@ def test_the_data_sets_own_text_is_asked_for_if_wanted(table: pd.DataFrame, cont
 
 
 def samples_folders() -> dict[str, bytes]:
-    """What the stage left: path to bytes."""
+    """What the stage wrote: path to bytes."""
     paths = [path for folder in ("data/sft", "data/rl") for path in Path(folder).iterdir()]
     return {str(path.relative_to("data")): path.read_bytes() for path in paths}
 
@@ -247,7 +248,7 @@ def project(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for split, rows in (("train", table[:12]), ("validation", table[12:18])):
-        write_table(rows, f"data/validated/{split}.parquet")
+        write_parquet(rows, f"data/validated/{split}.parquet", TYPES)
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from datasets import Features, Image, Sequence, Value
 
 from critic import params
 from critic.data.trl_datasets import load_samples
-from critic.edits import read_table
 from critic.prompts import load_contract
+from critic.tables import read_parquet
 from stages import build, validate
 from stages.download import download, main
 
@@ -51,9 +52,9 @@ def test_a_source_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     download(section(source="minibench", minibench=MINIBENCH), 7, raw, raw.parent / "ratings", 24)
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
-    with pytest.raises(ValueError, match="there is no nowhere"):
+    with pytest.raises(ValueError, match="nowhere doesn't exist"):
         download(section(source="local", local={"path": "nowhere"}), 7, raw, raw.parent / "ratings", 24)
-    with pytest.raises(ValueError, match=r"no file nowhere\.json"):
+    with pytest.raises(ValueError, match=r"nowhere\.json doesn't exist"):
         download(
             section(source="minibench", minibench=MINIBENCH, rationales={"path": "nowhere.json"}),
             7,
@@ -62,6 +63,28 @@ def test_a_source_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
             24,
         )
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({**MINIBENCH, "side": "x"}, r"minibench\.side: .* integer, not 'x'"),
+        ({**MINIBENCH, "sides": 112}, r"minibench\.sides: unknown key \(known: .*side\)"),
+        ({"train_sources": 2, "validation_sources": 1, "test_sources": 1}, r"minibench\.side: Field required"),
+    ],
+)
+def test_a_slip_in_the_settings_of_a_source_is_named(part: dict[str, Any], message: str, tmp_path: Path) -> None:
+    one = section(source="minibench", minibench=part)
+    with pytest.raises(params.ParamsError, match=rf"^params\.yaml: download\.{message}"):
+        download(one, 7, tmp_path / "raw", tmp_path / "ratings", 24)
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("profile", ["tiny", "full", "single-gpu"])
+def test_the_sources_of_the_projects_own_params_load(profile: str) -> None:
+    own = params.load(params.Download, ROOT / "params.yaml", profile=profile)
+    reader = import_module(f"critic.data.readers.{own.source}")
+    assert isinstance(own.settings(reader.Settings), reader.Settings)
 
 
 # --- a lab's own data, all the way
@@ -115,7 +138,7 @@ def test_a_labs_own_data_go_as_far_as_the_samples(lab: dict[str, Any], monkeypat
     report = json.loads(Path("data/validation.json").read_text())
     assert report["rationales"] == {"train": 3, "validation": 1}
     assert report["agiqa"] == {"pictures": 2}
-    assert [*read_table("data/validated/agiqa.parquet")["mos_alignment"]] == [2.0, 0.0]
+    assert [*read_parquet("data/validated/agiqa.parquet")["mos_alignment"]] == [2.0, 0.0]
     contract = load_contract("tiny")
     train = load_samples("data/sft/train.parquet", contract)
     assert train["id"][:] == ["rationale-00000", "rationale-00001", "rationale-00002"]
@@ -130,7 +153,7 @@ def test_rationales_of_a_test_image_stop_at_validation(
 ) -> None:
     text = Path("set.jsonl").read_text()
     Path("set.jsonl").write_text(text.replace("images/12.png", "images/20.png"))
-    with pytest.raises(SystemExit, match=r"(?s)rationales row 3, .*test row 2.*download\.rationales\.path"):
+    with pytest.raises(SystemExit, match=r"(?s)rationales row 4, .*test row 3.*download\.rationales\.path"):
         run_stages(lab, "contract", monkeypatch)
     assert not Path("data/validated").exists()
 
@@ -168,12 +191,14 @@ def test_run_as_a_stage_it_reads_the_hub_that_the_environment_names(
         "benchmark": {"dataset": "Coobiw/IE-Bench-4k", "revision": "main", "commit": COMMIT},
         "rationales": {"dataset": "Coobiw/IE-Bench-CoT-mixed", "revision": "main", "commit": COMMIT},
     }
-    assert len(read_table(tmp_path / "data/raw/rationales.parquet")) == 3
-    assert pd.api.types.is_float_dtype(read_table(tmp_path / "data/raw/test.parquet")["answer"])
+    assert len(read_parquet(tmp_path / "data/raw/rationales.parquet")) == 3
+    assert pd.api.types.is_float_dtype(read_parquet(tmp_path / "data/raw/test.parquet")["answer"])
 
     del hub.files["Coobiw/IE-Bench-CoT-mixed"]
     failed = run()
     assert failed.returncode == 1
-    assert "Coobiw/IE-Bench-CoT-mixed at revision main can't be had: the hub has no such data set" in failed.stderr
+    assert (
+        "Coobiw/IE-Bench-CoT-mixed at revision main can't be downloaded: the hub has no such data set"
+    ) in failed.stderr
     assert "Traceback" not in failed.stderr
     assert checksums(tmp_path / "data/raw") == found

@@ -1,4 +1,4 @@
-"""The validate stage writes a good benchmark whole, and stops at a bad one with its rows named."""
+"""The validate stage writes a valid benchmark completely, and stops at an invalid one, naming its rows."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,15 @@ import pytest
 from PIL import Image
 
 from critic import params
-from critic.edits import edits_from_table, read_table, write_table
+from critic.edits import SPLITS, TYPES, edits_from_table
+from critic.prompts import load_contract
+from critic.tables import read_parquet, write_parquet
 from stages.validate import InvalidBenchmark, main, validate
 
 SECTION = params.Validate(phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25)
+CONTRACT = load_contract("tiny")
 EDITS = 8
+PICTURES = Path(__file__).parents[1] / "critic/pictures"
 DEFAULT_IDS = [f"test-{row:05d}" for row in range(EDITS)]
 
 
@@ -42,26 +46,26 @@ def hub_table(first_source: int) -> pd.DataFrame:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder that holds a good raw benchmark as the hub has it: train and test."""
-    write_table(hub_table(0), tmp_path / "data/raw/train.parquet")
-    write_table(hub_table(10), tmp_path / "data/raw/test.parquet")
+    write_parquet(hub_table(0), tmp_path / "data/raw/train.parquet", TYPES)
+    write_parquet(hub_table(10), tmp_path / "data/raw/test.parquet", TYPES)
     return tmp_path / "data"
 
 
 def spoil(data: Path, split: str, change: Callable[[pd.DataFrame], object]) -> None:
-    table = read_table(data / f"raw/{split}.parquet")
+    table = read_parquet(data / f"raw/{split}.parquet")
     change(table)
-    write_table(table, data / f"raw/{split}.parquet")
+    write_parquet(table, data / f"raw/{split}.parquet", TYPES)
 
 
 def outputs(data: Path) -> dict[str, bytes]:
-    """What lies beside raw: path to bytes."""
+    """The files outside of raw: path to bytes."""
     files = [path for path in data.rglob("*") if path.is_file()]
     return {str(path.relative_to(data)): path.read_bytes() for path in files if path.parent != data / "raw"}
 
 
 def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION)
-    splits = {split: read_table(data / f"validated/{split}.parquet") for split in ("train", "validation", "test")}
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    splits = {split: read_parquet(data / f"validated/{split}.parquet") for split in SPLITS}
     assert [len(table) for table in splits.values()] == [EDITS - 2, 2, EDITS]
     assert {*splits["train"]["source_id"]}.isdisjoint(splits["validation"]["source_id"])
     assert [*splits["test"]] == ["id", "source_id", "images", "instruction", "problem", "mos"]
@@ -71,7 +75,7 @@ def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, t
 
 
 def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     report = json.loads((data / "validation.json").read_text())
     assert report["splits"]["test"] == {
         "edits": EDITS,
@@ -89,9 +93,9 @@ def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> N
 
 
 def test_the_same_benchmark_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     once = outputs(data)
-    validate(data, tmp_path / "docs", SECTION)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     assert outputs(data) == once
     assert {*once} == {
         "validation.json",
@@ -100,15 +104,15 @@ def test_the_same_benchmark_gives_the_same_bytes(data: Path, tmp_path: Path) -> 
 
 
 def test_a_validation_split_that_is_there_is_kept(data: Path, tmp_path: Path) -> None:
-    write_table(hub_table(20), data / "raw/validation.parquet")
-    validate(data, tmp_path / "docs", SECTION)
-    assert len(read_table(data / "validated/train.parquet")) == EDITS
-    assert len(read_table(data / "validated/validation.parquet")) == EDITS
+    write_parquet(hub_table(20), data / "raw/validation.parquet", TYPES)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    assert len(read_parquet(data / "validated/train.parquet")) == EDITS
+    assert len(read_parquet(data / "validated/validation.parquet")) == EDITS
 
 
 def test_what_a_killed_run_left_is_cleared(data: Path, tmp_path: Path) -> None:
-    write_table(hub_table(0), data / ".validated.partial/stale.parquet")
-    validate(data, tmp_path / "docs", SECTION)
+    write_parquet(hub_table(0), data / ".validated.partial/stale.parquet", TYPES)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     assert not {*outputs(data)} & {"validated/stale.parquet", ".validated.partial/stale.parquet"}
 
 
@@ -143,39 +147,65 @@ def test_bad_input_is_named_and_leaves_nothing_downstream(
     column: str,
     rows: list[int],
 ) -> None:
-    validate(data, tmp_path / "docs", SECTION)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     spoil(data, "test", change)
     with pytest.raises(InvalidBenchmark) as failure:
-        validate(data, tmp_path / "docs", SECTION)
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
     message = str(failure.value)
     assert f"\n{column}: expected that " in message
     assert "data/raw/<split>.parquet" in message
     for row in rows:
-        assert f"test row {row}, id " in message
+        assert f"test row {row + 1}, id " in message
     assert "    -> " in message
     assert outputs(data) == {}
     pages = "".join(page.read_text() for page in (tmp_path / "docs/validations").rglob("*.html"))
     for row in rows:
-        assert read_table(data / "raw/test.parquet").get("id", DEFAULT_IDS)[row] in pages
+        assert read_parquet(data / "raw/test.parquet").get("id", DEFAULT_IDS)[row] in pages
+
+
+def test_files_of_phones_and_scanners_are_valid_and_several_pictures_are_not(data: Path, tmp_path: Path) -> None:
+    files = {path.name: {"bytes": path.read_bytes(), "path": None} for path in PICTURES.iterdir()}
+    several = files.pop("anim.webp")
+    names = iter(files)
+    for split, first in (("train", 0), ("test", 10)):
+        table = read_parquet(data / f"raw/{split}.parquet")
+        for row in range(EDITS):
+            set_cell(table, row, "images", [picture(first + row // 2), files[next(names, "plain.png")]])
+        write_parquet(table, data / f"raw/{split}.parquet", TYPES)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    spoil(data, "test", lambda table: set_cell(table, 4, "images", [picture(12), several]))
+    with pytest.raises(InvalidBenchmark, match=r"image can be decoded(.|\n)*test row 5, .*pictures: give one"):
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
+
+
+def test_a_picture_outside_the_contracts_limits_is_named(data: Path, tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (60, 5000)).save(file, "PNG")
+    thin = {"bytes": file.getvalue(), "path": None}
+    spoil(data, "test", lambda table: set_cell(table, 4, "images", [picture(12), thin]))
+    with pytest.raises(InvalidBenchmark, match=r"test row 5, id 'test-00004': a picture of 60 x 5000 pixels"):
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    assert outputs(data) == {}
 
 
 def test_run_as_a_stage_bad_input_ends_in_a_message(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(params, "load", lambda section: SECTION)
+    prompt = params.Prompt(contract="tiny", user_text="contract")
+    monkeypatch.setattr(params, "load", {params.Validate: SECTION, params.Prompt: prompt}.get)
     main()
     assert (data / "validation.json").exists()
     spoil(data, "test", lambda table: set_cell(table, 4, "answer", 7.0))
-    with pytest.raises(SystemExit, match=r"data/raw can't be used(.|\n)*test row 4.*: 7\.0\n"):
+    with pytest.raises(SystemExit, match=r"data/raw can't be used(.|\n)*test row 5.*: 7\.0\n"):
         main()
     assert (tmp_path / "runs/data_docs/index.html").exists()
     assert outputs(data) == {}
 
 
 def test_a_table_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION)
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
     (data / "raw/test.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"raw/test\.parquet"):
-        validate(data, tmp_path / "docs", SECTION)
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
     assert outputs(data) == {}

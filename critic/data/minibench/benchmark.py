@@ -1,4 +1,4 @@
-"""The benchmark's tables, made source by source from one seed."""
+"""Generate the benchmark's tables from a seed, one source image after another."""
 
 import io
 from typing import Any
@@ -18,13 +18,13 @@ EDITS_A_SOURCE = REQUESTS_A_SOURCE * EDITS_A_REQUEST
 
 
 def make_table(split: str, sources: int, side: int, seed: int) -> pd.DataFrame:
-    """A raw table of IE-Bench-4k's columns and minibench's own: six edits of each source image.
+    """A raw table with six edits of each source image; its columns are those of IE-Bench-4k and some more.
 
     Args:
-        split: "train", "validation" or "test"; each has source images of its own.
-        sources: how many source images.
-        side: of the pictures, in pixels.
-        seed: the same seed gives the same bytes; raters are the same for all splits of a seed.
+        split: "train", "validation" or "test"; splits share no source image.
+        sources: the number of source images.
+        side: width and height of the pictures, in pixels.
+        seed: the same seed gives the same bytes; all splits of a seed have the same raters.
     """
     panel = Panel(np.random.default_rng([seed, 0]))
     stream = {"train": 1, "validation": 2, "test": 3}[split]

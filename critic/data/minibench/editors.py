@@ -1,7 +1,7 @@
-"""Edit requests, and simulated editors that carry them out well or badly.
+"""Generate edit requests, and simulate editors that carry them out with faults.
 
-What an editor did is kept as an `Outcome`: how far it obeyed, what else it changed, and how it damaged the
-picture. The three are independent, so that text alignment, fidelity and perceptual quality can be told apart.
+An `Outcome` has an editor's faults: how far it followed the instruction, what else it changed, and how it damaged
+the picture. The three are independent, so text alignment, fidelity and perceptual quality can be distinguished.
 """
 
 import io
@@ -32,10 +32,10 @@ _FREE_MATERIALS = ("brick", "grass", "stars", "coins", "tissue")
 
 @dataclass(frozen=True)
 class Request:
-    """An instruction about a scene and how to follow it.
+    """An instruction about a scene, and the function that carries it out.
 
-    `subject` is the index of the thing that it is about, or None when it is about the whole picture;
-    `apply(scene, subject, degree)` carries it out to a degree in 0 (not at all) to 1 (fully).
+    `subject` is the index of the thing to edit, or None for the whole picture. `apply(scene, subject, degree)`
+    carries the instruction out to a degree from 0 (not at all) to 1 (fully).
     """
 
     edit_type: str
@@ -46,10 +46,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an editor made of a request: degree and severities in 0..1, kinds or None.
+    """An editor's faults on a request: degree and severities in 0..1, kinds of fault or None.
 
-    `wrong_thing` is the index of the thing that was edited in place of the subject; `bystander` the one hit
-    by a side change of the kinds "fade" and "recolour".
+    `wrong_thing` is the index of the thing that was edited instead of the subject, `bystander` that of the thing
+    changed by a side change of the kinds "fade" and "recolour".
     """
 
     degree: float
@@ -67,25 +67,25 @@ class Outcome:
 
     @property
     def fidelity(self) -> float:
-        """How well the rest was kept, 1 to 5; editing the wrong thing is a change to the rest."""
+        """How well the rest was preserved, 1 to 5; editing the wrong thing changes the rest."""
         collateral = 0.5 if self.wrong_thing is not None else 0.0
         return 5 - 4 * max(self.side_severity, collateral)
 
     @property
     def quality(self) -> float:
-        """How undamaged the picture looks, 1 to 5."""
+        """How free of damage the picture is, 1 to 5."""
         return 5 - 4 * self.damage_severity
 
     @property
     def overall(self) -> float:
-        """What a careful person thinks of the edit as a whole, 1 to 5: the worst axis weighs most."""
+        """The true score of the edit as a whole, 1 to 5; the worst axis weighs most."""
         axes = (self.alignment, self.fidelity, self.quality)
         return 0.6 * sum(axes) / 3 + 0.4 * min(axes)
 
 
 @dataclass(frozen=True)
 class Editor:
-    """A simulated editing model; each skill is its chance of no fault on that axis."""
+    """A simulated editing model; each skill is the probability of no fault on that axis."""
 
     name: str
     obedience: float
@@ -93,7 +93,7 @@ class Editor:
     craft: float
 
     def attempt(self, scene: Scene, request: Request, rng: np.random.Generator) -> Outcome:
-        """Decide what this editor does with a request."""
+        """Draw this editor's faults on a request."""
         degree, wrong_thing = 1.0, None
         others = [k for k in range(len(scene.things)) if k != request.subject]
         if rng.random() > self.obedience:
@@ -127,7 +127,7 @@ EDITORS = (
 
 
 def carry_out(scene: Scene, request: Request, outcome: Outcome) -> Scene:
-    """The scene after the edit, side changes included, damage to the pixels not yet."""
+    """The scene after the edit with its side changes, without damage to the pixels."""
     subject = request.subject if outcome.wrong_thing is None else outcome.wrong_thing
     edited = request.apply(scene, -1 if subject is None else subject, outcome.degree)
     severity = outcome.side_severity
@@ -150,7 +150,7 @@ def carry_out(scene: Scene, request: Request, outcome: Outcome) -> Scene:
 
 
 def damage(image: Image.Image, kind: str | None, severity: float, rng: np.random.Generator) -> Image.Image:
-    """Damage a picture in one of `DAMAGES`, with a severity in 0..1."""
+    """Damage a picture by one of `DAMAGES`, with a severity in 0..1."""
     side = image.width
     match kind:
         case "noise":
@@ -177,13 +177,13 @@ def draw_edit(
 
 
 def random_request(scene: Scene, rng: np.random.Generator, edit_type: str | None = None) -> Request:
-    """A request of the given or a random type that makes sense for the scene."""
+    """A request of the given or a random type that fits the scene."""
     kind = edit_type or str(rng.choice(EDIT_TYPES))
     subject = int(rng.integers(len(scene.things)))
     return _REQUESTS[kind](scene, subject, rng)
 
 
-def _say(rng: np.random.Generator, *wordings: str) -> str:
+def _pick(rng: np.random.Generator, *wordings: str) -> str:
     return str(rng.choice(wordings))
 
 
@@ -198,7 +198,7 @@ def _colour(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return scene.with_thing(subject, rgb=_mix(scene.things[subject].rgb, COLOURS[colour], degree))
 
-    wording = _say(rng, f"make the {thing.name} {colour}", f"change the colour of the {thing.name} to {colour}")
+    wording = _pick(rng, f"make the {thing.name} {colour}", f"change the colour of the {thing.name} to {colour}")
     return Request("colour", wording, subject, apply)
 
 
@@ -213,7 +213,7 @@ def _replace(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
         faded = scene.with_thing(subject, opacity=1 - degree)
         return replace(faded, things=(*faded.things, new))
 
-    wording = _say(
+    wording = _pick(
         rng,
         f"replace the {thing.name} with a {colour} {shape}",
         f"turn the {thing.name} into a {colour} {shape}",
@@ -226,7 +226,7 @@ def _remove(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
         return scene.with_thing(subject, opacity=1 - degree)
 
     name = scene.things[subject].name
-    return Request("remove", _say(rng, f"remove the {name}", f"take the {name} away"), subject, apply)
+    return Request("remove", _pick(rng, f"remove the {name}", f"take the {name} away"), subject, apply)
 
 
 def _add(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
@@ -235,7 +235,7 @@ def _add(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return replace(scene, things=(*scene.things, replace(new, opacity=degree)))
 
-    wording = _say(rng, f"add a {new.name} at the {new.place}", f"put a {new.name} in the picture, {new.place}")
+    wording = _pick(rng, f"add a {new.name} at the {new.place}", f"put a {new.name} in the picture, {new.place}")
     return Request("add", wording, None, apply)
 
 
@@ -248,7 +248,7 @@ def _resize(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
         return scene.with_thing(subject, size=scene.things[subject].size * (1 + (factor - 1) * degree))
 
     words = ("larger", "bigger") if larger else ("smaller", "much smaller")
-    return Request("resize", f"make the {thing.name} {_say(rng, *words)}", subject, apply)
+    return Request("resize", f"make the {thing.name} {_pick(rng, *words)}", subject, apply)
 
 
 def _move(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
@@ -262,7 +262,7 @@ def _move(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
             subject, x=old.x + degree * (x - old.x), y=old.y + degree * (y - old.y), place=place
         )
 
-    wording = _say(rng, f"move the {thing.name} to the {place}", f"put the {thing.name} at the {place}")
+    wording = _pick(rng, f"move the {thing.name} to the {place}", f"put the {thing.name} at the {place}")
     return Request("move", wording, subject, apply)
 
 
@@ -272,7 +272,7 @@ def _background(scene: Scene, subject: int, rng: np.random.Generator) -> Request
     def apply(scene: Scene, subject: int, degree: float) -> Scene:
         return replace(scene, new_backdrop=new, backdrop_mix=degree)
 
-    wording = _say(rng, f"change the background to {new.photo}", f"put {new.photo} behind the objects")
+    wording = _pick(rng, f"change the background to {new.photo}", f"put {new.photo} behind the objects")
     return Request("background", wording, None, apply)
 
 
@@ -283,7 +283,7 @@ def _style(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
         return replace(scene, style=style, style_mix=degree)
 
     article = "" if style == "black and white" else "a "
-    wording = _say(rng, f"turn the picture into {article}{style}", f"make the whole picture {article}{style}")
+    wording = _pick(rng, f"turn the picture into {article}{style}", f"make the whole picture {article}{style}")
     return Request("style", wording, None, apply)
 
 
@@ -294,7 +294,7 @@ def _material(scene: Scene, subject: int, rng: np.random.Generator) -> Request:
         return scene.with_thing(subject, material=material, material_mix=degree)
 
     name = scene.things[subject].name
-    wording = _say(rng, f"cover the {name} with {material}", f"make the {name} out of {material}")
+    wording = _pick(rng, f"cover the {name} with {material}", f"make the {name} out of {material}")
     return Request("material", wording, subject, apply)
 
 

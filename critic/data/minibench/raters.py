@@ -1,4 +1,4 @@
-"""Simulated raters: what fifteen people would say of an edit whose worth is known."""
+"""Simulate fifteen raters of an edit whose true score is known."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,10 @@ UNRELIABLE = 2
 
 
 class Panel:
-    """Fifteen raters with a bias, a spread of their own and noise, the last two of them unreliable.
+    """Fifteen raters, each with a bias, a gain and a noise; the last two are unreliable.
 
-    A rater says the true score, spread about 3 by their gain, moved by their bias and blurred by their noise,
-    rounded to a whole score of 1 to 5. An unreliable one says anything at all, half of the time.
+    A rating is 3 + gain * (true score - 3) + bias + noise, rounded and clipped to an integer from 1 to 5. Half of
+    an unreliable rater's ratings are random.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -20,8 +20,8 @@ class Panel:
         self.noise = rng.uniform(0.3, 0.6, RATERS)
 
     def rate(self, truth: float, rng: np.random.Generator) -> NDArray[np.float64]:
-        """The ratings, whole scores of 1 to 5, one a rater, of an edit that is worth `truth`, 1 to 5."""
-        said = 3 + self.gain * (truth - 3) + self.bias + rng.normal(0, self.noise)
+        """One rating per rater, integers from 1 to 5, of an edit with the true score `truth`, 1 to 5."""
+        ratings = 3 + self.gain * (truth - 3) + self.bias + rng.normal(0, self.noise)
         careless = (np.arange(RATERS) >= RATERS - UNRELIABLE) & (rng.random(RATERS) < 0.5)
-        said = np.where(careless, rng.uniform(1, 5, RATERS), said)
-        return said.round().clip(1, 5)
+        ratings = np.where(careless, rng.uniform(1, 5, RATERS), ratings)
+        return ratings.round().clip(1, 5)

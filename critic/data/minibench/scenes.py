@@ -1,8 +1,7 @@
-"""Scenes: real photographs from scikit-image with drawn objects on them.
+"""Generate and render scenes: photographs from scikit-image with drawn objects on them.
 
-A `Scene` is plain data; `render` turns it into a picture. Everything that an edit can do to a scene is a
-field that can also be done halfway (a colour, a size, an opacity), which is what lets simulated editors
-carry out an instruction to any degree.
+A `Scene` is plain data; `render` draws it. An edit changes fields with continuous values (a colour, a size, an
+opacity), so that simulated editors can carry out an instruction to any degree.
 """
 
 from collections.abc import Iterator
@@ -58,10 +57,10 @@ STYLES = ("black and white", "sketch", "painting", "negative")
 
 @dataclass(frozen=True)
 class Thing:
-    """An object on the scene.
+    """An object in the scene.
 
-    `rgb` is in 0..255, `x` and `y` (the centre) and `size` are fractions of the picture's side, `opacity`
-    and `material_mix` (how much of the photograph `material` covers the paint) are in 0..1.
+    `rgb` is in 0..255; `x` and `y` (the centre) and `size` are fractions of the picture's side; `opacity` and
+    `material_mix` (the opacity of the photograph `material` over the colour) are in 0..1.
     """
 
     shape: str
@@ -82,7 +81,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A square crop of a photograph: corner and side as fractions of its shorter side, and a mirror."""
+    """A square crop of a photograph: corner and side as fractions of its shorter side; it can be mirrored."""
 
     photo: str
     left: float
@@ -93,7 +92,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background, the things on it, and what covers the whole picture, each mix in 0..1."""
+    """A background, the things on it, and effects on the whole picture; each mix is in 0..1."""
 
     backdrop: Backdrop
     things: tuple[Thing, ...]
@@ -111,7 +110,7 @@ class Scene:
 
 
 def random_thing(rng: np.random.Generator, taken: tuple[Thing, ...] = ()) -> Thing:
-    """A thing whose colour and place differ from those of the things already there."""
+    """A thing whose colour and place differ from those of the things in `taken`."""
     colours, places = {t.colour for t in taken}, {t.place for t in taken}
     while True:
         colour = str(rng.choice(list(COLOURS)))

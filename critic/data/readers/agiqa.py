@@ -1,6 +1,6 @@
-"""AGIQA-3k from a folder that holds its public data.csv and its images.
+"""Read AGIQA-3k from a folder with its public data.csv and its images.
 
-table = read_agiqa(Path("AGIQA-3K"))    # a raw table, of critic.edits.GENERATED_COLUMNS
+table = read_agiqa(Path("AGIQA-3K"))    # a raw table with the columns critic.edits.GENERATED_COLUMNS
 """
 
 from pathlib import Path
@@ -8,42 +8,43 @@ from typing import Any
 
 import pandas as pd
 
-from critic.data.readers.rows import SourceError, choose_columns
 from critic.edits import GENERATED_COLUMNS
+from critic.tables import TableError, numbers, place, read
 
-NAMES = {"name": "id", "prompt": "prompt", "mos_quality": "mos_quality", "mos_align": "mos_alignment"}
-"""The columns of data.csv that are read, and what they become; adj1, adj2, style and the deviations are not."""
+NAMES = {"id": "name", "prompt": "prompt", "mos_quality": "mos_quality", "mos_alignment": "mos_align"}
+"""The columns of the raw table, each with the column of data.csv that it comes from."""
 
 
 def read_agiqa(folder: Path) -> pd.DataFrame:
-    """The pictures of data.csv; their files are beside it or in any folder below.
+    """The pictures listed in data.csv; their files are in its folder or in any folder below.
 
     Raises:
-        SourceError: there is no data.csv, it has not the columns of `NAMES` or a score that is no number, or an
-            image's file isn't there or is there twice.
+        TableError: data.csv is missing or malformed, lacks a column of `NAMES`, or has a score that isn't a
+            number; an image's file is missing, or several files have its name.
     """
     file = folder / "data.csv"
     if not file.is_file():
-        raise SourceError(f"there is no {file}: download.agiqa is the folder of AGIQA-3k's data.csv and images")
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
-    except ValueError as error:  # pandas' errors of parsing, and those of encoding, are such
-        raise SourceError(f"{file} can't be read: {error}") from None
-    if missing := [name for name in NAMES if name not in table]:
-        raise SourceError(
-            f"{file} has no column {', '.join(missing)}; it has {', '.join(table.columns)}: "
-            "give AGIQA-3k's own data.csv"
+        raise TableError(
+            f"{file} doesn't exist: set download.agiqa to the folder of AGIQA-3k's data.csv and images"
         )
-    table = choose_columns(table.rename(columns=NAMES), GENERATED_COLUMNS, [*NAMES.values()], str(file))
+    table = read(file, required=[*NAMES.values()], optional=(), fix="give AGIQA-3k's own data.csv")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         found.setdefault(path.name, []).append(path)
-    images: list[Any] = []
-    for row, name in enumerate(table["id"]):
+    columns: dict[str, Any] = {name: table[column] for name, column in NAMES.items()}
+    columns |= {name: numbers(table, NAMES[name]) for name in ("mos_quality", "mos_alignment")}
+    columns["image"] = []
+    for row, name in enumerate(table["name"]):
         match found.get(name, []):
             case [path]:
-                images.append({"bytes": path.read_bytes(), "path": name})
+                columns["image"].append({"bytes": path.read_bytes(), "path": name})
+            case []:
+                raise TableError(
+                    f"{place(table, row)}: the image {name} isn't in {folder} or a folder below: add it"
+                )
             case paths:
-                places = " and ".join(str(path) for path in paths) or f"nowhere in {folder}"
-                raise SourceError(f"{file} row {row}: the image {name} is {places}: there must be one")
-    return table.assign(image=pd.Series(images, dtype="object"))[[*GENERATED_COLUMNS]]
+                there = ", ".join(map(str, paths))
+                raise TableError(
+                    f"{place(table, row)}: the image {name} is there {len(paths)} times ({there}): keep one"
+                )
+    return pd.DataFrame(columns)[[*GENERATED_COLUMNS]].reset_index(drop=True)

@@ -1,12 +1,12 @@
-"""Data sets on the Hugging Face hub, through `huggingface_hub` and `datasets`.
+"""Read data sets from the Hugging Face hub, through `huggingface_hub` and `datasets`.
 
     snapshot = fetch("Coobiw/IE-Bench-4k", "main")
     for split, table in read_benchmark(snapshot):
         ...
-    snapshot.commit    # what `main` was
+    snapshot.commit    # the commit of `main`
 
-A snapshot is a commit's files in the hub's cache (HF_HOME), where they stay: a run that was cut off goes on
-with those that it lacks. HF_TOKEN in the environment opens private and gated data sets.
+A snapshot is a commit's files in the hub's cache (HF_HOME). An interrupted download resumes with the missing
+files. HF_TOKEN in the environment gives access to private and gated data sets.
 """
 
 import re
@@ -29,28 +29,37 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from critic.data.readers.rows import SourceError, choose_columns, embed_images
+from critic.data.readers._rows import choose_columns, embed_images
 from critic.edits import SPLITS, TYPES
+from critic.params import Part
+from critic.tables import number_rows
 
 REQUIRED = ("images", "instruction", "problem", "mos")
 WAITS = (1, 5, 20)
-"""Seconds before each new try, once the hub can't be reached or is out of order."""
+"""Seconds to wait before each retry if the hub can't be reached or answers with a server error."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _T = TypeVar("_T")
 
 
-class HubError(SourceError):
-    """The hub's data set can't be had; the message says which and what to do."""
+class HubError(ValueError):
+    """A data set of the hub that can't be used; the message names it, the cause and the fix."""
 
 
 class HubUnreachable(HubError):
-    """The hub can't be reached or is out of order, which may pass."""
+    """The hub can't be reached or answers with a server error; a later run can succeed."""
+
+
+class Settings(Part):
+    """A data set on the hub and the revision to read: a commit never changes, a branch or tag may move."""
+
+    dataset: str
+    revision: str
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a data set at a commit, as they are on the hub."""
+    """The files of a data set at a commit."""
 
     dataset: str
     revision: str
@@ -61,41 +70,51 @@ class Snapshot:
         return f"{self.dataset} at revision {self.revision}"
 
 
-def fetch(dataset: str, revision: str) -> Snapshot:
-    """The files of a data set at a revision, from the hub or, if all of a commit's are there, from its cache.
+def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The splits of a benchmark, whose snapshot is added to `snapshots`.
 
-    A branch or tag is looked up on the hub each time, and never taken from the cache: what it was once can be
-    had by its commit.
+    Raises:
+        HubError: as `fetch` and `read_benchmark`.
+        TableError: as `read_benchmark`.
+    """
+    snapshots["benchmark"] = fetch(settings.dataset, settings.revision)
+    yield from read_benchmark(snapshots["benchmark"])
+
+
+def fetch(dataset: str, revision: str) -> Snapshot:
+    """Download the files of a data set at a revision, except those of the commit that are in the cache.
+
+    A branch or tag is looked up on the hub each time, since it can move.
 
     Args:
         dataset: owner/name.
-        revision: a branch, a tag or, for always the same data, the 40 digits of a commit.
+        revision: a branch, a tag, or the 40 digits of a commit, whose data never change.
 
     Raises:
-        HubUnreachable: the hub can't be reached or is out of order.
-        HubError: there is no such data set or revision; it is private or gated.
+        HubUnreachable: the hub can't be reached or answers with a server error.
+        HubError: the data set or revision doesn't exist, or is private or gated.
     """
     try:
-        commit = revision if _COMMIT.fullmatch(revision) else _persistent(lambda: _look_up(dataset, revision))
-        folder = _persistent(lambda: snapshot_download(dataset, repo_type="dataset", revision=commit))
+        commit = revision if _COMMIT.fullmatch(revision) else _retried(lambda: _look_up(dataset, revision))
+        folder = _retried(lambda: snapshot_download(dataset, repo_type="dataset", revision=commit))
     except (httpx.HTTPError, OSError, ValueError) as error:
         kind = HubUnreachable if _may_pass(error) else HubError
-        raise kind(f"{dataset} at revision {revision} can't be had: {_advice(error, dataset)}") from error
+        raise kind(f"{dataset} at revision {revision} can't be downloaded: {_advice(error, dataset)}") from error
     return Snapshot(dataset, revision, commit, Path(folder))
 
 
 def read_splits(snapshot: Snapshot) -> DatasetDict:
-    """The splits of a snapshot, with an image column `images` whose files are not decoded.
+    """The splits of a snapshot, with a column `images` whose files are not decoded.
 
     Raises:
-        HubError: `datasets` can't read it, or a split has no column `images`, or one of something else.
+        HubError: `datasets` can't read the snapshot, or a split has no column `images` with lists of images.
     """
     try:
         splits = load_dataset(str(snapshot.folder))
     except (DatasetsError, OSError, ValueError) as error:
         raise HubError(
-            f"{snapshot} can't be read by datasets: {error}: give a revision that can, "
-            "or its Parquet files as download.source local"
+            f"{snapshot} can't be read by datasets: {error}: give another revision, or download its Parquet "
+            "files and set download.source to local"
         ) from error
     for split, table in splits.items():
         if "images" not in table.column_names:
@@ -110,20 +129,19 @@ def read_splits(snapshot: Snapshot) -> DatasetDict:
 
 
 def read_benchmark(snapshot: Snapshot) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The train, validation (if any) and test split of a benchmark in IE-Bench-4k's layout, as raw tables.
+    """The train, validation (optional) and test split of a benchmark in IE-Bench-4k's layout, as raw tables.
 
     Raises:
-        HubError: as `read_splits`; there is no train or test split.
-        SourceError: a column is missing, a score is no number, or an image's file isn't there.
+        HubError: as `read_splits`; the train or test split is missing.
+        TableError: a column is missing, a score isn't a number, or an image's file can't be read.
     """
     splits = read_splits(snapshot)
     if missing := {"train", "test"} - {*splits}:
         raise HubError(f"{snapshot} has no split {' or '.join(sorted(missing))}; it has {', '.join(splits)}")
     for split in SPLITS:
         if split in splits:
-            where = f"{snapshot}, split {split},"
-            table = choose_columns(splits[split].to_pandas(), TYPES, REQUIRED, where)
-            yield split, table.assign(images=embed_images(table["images"], snapshot.folder, where))
+            table = number_rows(splits[split].to_pandas(), f"{snapshot}, split {split},")
+            yield split, embed_images(choose_columns(table, TYPES, REQUIRED), snapshot.folder)
 
 
 def _look_up(dataset: str, revision: str) -> str:
@@ -136,8 +154,8 @@ def _may_pass(error: Exception) -> bool:
     )
 
 
-def _persistent(call: Callable[[], _T]) -> _T:
-    """What a call gives, tried anew after each of `WAITS` while the hub can't be reached or is out of order."""
+def _retried(call: Callable[[], _T]) -> _T:
+    """The result of a call, which is retried after each of `WAITS` if `_may_pass`."""
     for wait in WAITS:
         try:
             return call()
@@ -154,20 +172,20 @@ def _advice(error: Exception, dataset: str) -> str:
         case GatedRepoError():
             return (
                 f"it is gated. Ask for access on {page}, and set HF_TOKEN in the environment to a token "
-                "of the account that has it"
+                "of an account that has access"
             )
         case RepositoryNotFoundError():
             return (
                 "the hub has no such data set, or it is private. Correct the name in params.yaml, "
-                "or set HF_TOKEN in the environment to a token that may read it"
+                "or set HF_TOKEN in the environment to a token with read access"
             )
         case RevisionNotFoundError():
-            return f"it has no such revision. Give a branch, tag or commit of {page}/commits/main"
+            return f"the revision doesn't exist. Give a branch, tag or commit of {page}/commits/main"
         case OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set. Unset it, or give a commit whose files are all in the cache"
         case httpx.TransportError() | HfHubHTTPError():
             return (
-                f"{constants.ENDPOINT} can't be reached or is out of order ({error}). Check the network and "
-                "HF_ENDPOINT, and run the stage again: files that are there are not fetched anew"
+                f"{constants.ENDPOINT} can't be reached or answers with a server error ({error}). Check the "
+                "network and HF_ENDPOINT, and run the stage again: it downloads only the missing files"
             )
     return f"{error}"

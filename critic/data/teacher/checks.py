@@ -1,7 +1,7 @@
-"""What a teacher's answer must be like to become a rationale: pure checks, each failure with a name.
+"""Check whether a teacher's answer can be used as a rationale.
 
 review("<think>The sky is green, not blue.</think><answer>1.5</answer>", mos=2.42, tolerance=0.25, ...)
-# Rejection.OFF_SCORE; None would be good
+# Rejection.OFF_SCORE; None for an answer that can be used
 """
 
 import re
@@ -22,27 +22,24 @@ _WORDS = re.compile(
 
 
 class Rejection(StrEnum):
-    """Why an answer is no rationale; the first that applies, in this order."""
+    """Why an answer can't be used; if several apply, the first in this order."""
 
     CUT_SHORT = "cut_short"
-    """Generation stopped at the token limit before there was a whole `<answer>`."""
+    """Generation stopped at the token limit before the end of `<answer>`."""
     MALFORMED = "malformed"
     """Not one `<think>` and one `<answer>`, or with special tokens or tags in the reasoning."""
     NO_SCORE = "no_score"
-    """The answer is no score from 1 to 5, see `critic.answers.parse_critique`."""
+    """The answer isn't a score from 1 to 5, see `critic.answers.parse_critique`."""
     OFF_SCORE = "off_score"
     """The score is further from the MOS than the tolerance."""
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
     LEAKED_MOS = "leaked_mos"
-    """The reasoning names the MOS, or tells that there was one, see `leaks_mos`."""
+    """The reasoning names the MOS, or shows that the teacher knew it, see `leaks_mos`."""
 
 
-def complete(text: str) -> str:
-    """A teacher's text as a whole response.
-
-    A server whose chat template opens the reasoning returns a text without the opening `<think>`: it is put back.
-    """
+def add_opening_tag(text: str) -> str:
+    """A teacher's text with an opening `<think>`, which a server leaves out if its chat template ends with it."""
     text = text.strip()
     return text if text.startswith(OPENING) else OPENING + text
 
@@ -50,12 +47,12 @@ def complete(text: str) -> str:
 def review(
     response: str, mos: float, *, tolerance: float, min_chars: int, max_chars: int, finished: bool = True
 ) -> Rejection | None:
-    """Why a whole response is no rationale of an edit with this MOS (1..5), or None if it is one.
+    """Why a response can't be used as the rationale of an edit with this MOS (1..5), None if it can.
 
     Args:
-        response: all that the teacher said, see `complete`.
-        tolerance: how far from the MOS its score may be.
-        min_chars, max_chars: how long the stripped reasoning may be, both included.
+        response: the teacher's text, see `add_opening_tag`.
+        tolerance: the largest distance of its score from the MOS.
+        min_chars, max_chars: the shortest and the longest reasoning, in characters.
         finished: False if generation stopped at the token limit.
     """
     critique = parse_critique(response, finished=finished)
@@ -76,11 +73,11 @@ def review(
 
 
 def leaks_mos(reasoning: str, mos: float) -> bool:
-    """Whether reasoning names the MOS, or words that only someone who was told it would use.
+    """Whether reasoning names the MOS, or has words such as "MOS", "ground truth", "the given score", "raters".
 
-    A number names the MOS if it is the MOS rounded to the decimals that it is written with: of 3.42, `3.4`, `3,42`
-    and `3.420` do. A whole number does so only with its scale (`3/5`, `3 out of 5`), for `3 trees` are no score.
-    Numbers in words are not looked at. The words are such as "MOS", "ground truth", "the given score", "raters".
+    A number names the MOS if it equals the MOS rounded to the same number of decimals: `3.4`, `3,42` and `3.420`
+    name 3.42. An integer names it only with its scale (`3/5`, `3 out of 5`), since `3 trees` isn't a score.
+    Numbers in words are not checked.
     """
     for match in _NUMBER.finditer(reasoning):
         decimals = match["decimals"] or ""

@@ -1,7 +1,8 @@
-"""The journal of a teacher's answers: what was paid for once is not asked again, whatever ends the run.
+"""The journal of a teacher's answers: an answer that was paid for is not requested again, even after a kill.
 
-One JSON line an answer, appended as it comes. An answer belongs to an edit and to its whole request (model,
-prompt, pictures, scores, sampling), by hash: a change of any of these asks anew, a change of the checks doesn't.
+A JSONL file; each answer is appended when it arrives. An answer belongs to an edit and to the hash of its request
+(model, prompt, pictures, scores, sampling): a change of any of these sends a new request, a change of the checks
+doesn't.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ class JournalError(ValueError):
 
 
 class Answer(BaseModel):
-    """What a teacher said of the edit `id` when asked `request` (a SHA-256), and how many tokens that took."""
+    """A teacher's answer about the edit `id` to the request with the SHA-256 `request`, and its tokens."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     id: str
@@ -30,8 +31,10 @@ class Answer(BaseModel):
 class Journal:
     """Answers by edit and request, kept in a file.
 
+    A last line without its end, which a kill left, is removed.
+
     Raises:
-        JournalError: a line is no answer, other than a last one that a kill left without its end; that is cut off.
+        JournalError: a line isn't an answer.
     """
 
     def __init__(self, path: Path):
@@ -47,7 +50,8 @@ class Journal:
                 self._keep(Answer.model_validate_json(line))
             except ValidationError as error:
                 self._file.close()
-                raise JournalError(f"{path}, line {number} is no answer, remove it: {error}") from None
+                fault = error.errors()[0]["msg"]
+                raise JournalError(f"{path} line {number} is not an answer, remove it: {fault}") from None
             whole += len(line)
         self._file.truncate(whole)
 
@@ -60,9 +64,11 @@ class Journal:
         self._file.close()
 
     def find(self, edit: str, request: str) -> Answer | None:
+        """The answer about an edit to a request, None if there is none."""
         return self._answers.get((edit, request))
 
     def add(self, answer: Answer) -> None:
+        """Append an answer to the file."""
         self._file.write(answer.model_dump_json().encode() + b"\n")
         self._file.flush()
         self._keep(answer)

@@ -1,4 +1,4 @@
-"""What became of the edits that a teacher was asked about, and what it cost."""
+"""Count what a teacher's answers led to, and what they cost."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ class Tally:
     """Counts of one split's edits, answers and tokens.
 
     Attributes:
-        edits: how many are to be asked about; each becomes one of `kept`, `rejected` (all its answers were)
-            and `failed` (a request was not answered).
-        causes: rejected answers by reason and failed requests by error.
-        examples: the first of each cause, with its edit.
-        answers, input_tokens, output_tokens: of all answers, those of the journal too.
-        usd, usd_now: what all answers cost, and those that this run asked for; 0 without prices.
+        edits: the number to ask about; each becomes one of `accepted`, `rejected` (all its answers were rejected)
+            and `failed` (a request failed).
+        causes: the number of rejected answers by reason and of failed requests by error.
+        examples: the first answer or error of each cause, with its edit.
+        answers, input_tokens, output_tokens: of all answers, those from the journal included.
+        usd, usd_now: the cost of all answers, and of those requested in this run; 0 without prices.
     """
 
     title: str
     edits: int
     section: Teacher
-    kept: int = 0
+    accepted: int = 0
     rejected: int = 0
     failed: int = 0
     causes: Counter[str] = field(default_factory=Counter)
@@ -38,41 +38,41 @@ class Tally:
 
     @property
     def too_few(self) -> bool:
-        """Whether the share of edits with a rationale is, or can only end, under `teacher.min_kept`."""
-        return (self.edits - self.rejected - self.failed) / self.edits < self.section.min_kept
+        """Whether the share of edits with a rationale can't reach `teacher.min_acceptance_rate` any more."""
+        return (self.edits - self.rejected - self.failed) / self.edits < self.section.min_acceptance_rate
 
-    def count(self, answer: Answer, *, asked_now: bool) -> None:
-        """Add an answer's tokens and price."""
+    def add_answer(self, answer: Answer, *, requested: bool) -> None:
+        """Add an answer's tokens and price; `requested` says that it doesn't come from the journal."""
         self.answers += 1
-        self.from_journal += not asked_now
+        self.from_journal += not requested
         self.input_tokens += answer.input_tokens
         self.output_tokens += answer.output_tokens
         if prices := self.section.usd_per_million_tokens:
             usd = (answer.input_tokens * prices.input + answer.output_tokens * prices.output) / 1e6
             self.usd += usd
-            self.usd_now += usd * asked_now
+            self.usd_now += usd * requested
 
-    def blame(self, cause: str, edit: str, said: str) -> None:
-        """Add a rejected answer or a failed request."""
+    def add_cause(self, cause: str, edit: str, text: str) -> None:
+        """Add the cause of a rejected answer or a failed request, with the answer's or the error's text."""
         self.causes[cause] += 1
-        self.examples.setdefault(cause, f"edit {edit}: {shorten(said, 300, placeholder=' ...') or 'nothing'}")
+        self.examples.setdefault(cause, f"edit {edit}: {shorten(text, 300, placeholder=' ...') or 'nothing'}")
 
     def brief(self) -> str:
-        """For the progress bar."""
+        """The counts so far, for the progress bar."""
         cost = f", {self.usd_now:.2f} USD" if self.section.usd_per_million_tokens else ""
-        return f"{self.kept} kept, {self.rejected} rejected, {self.failed} failed{cost}"
+        return f"{self.accepted} accepted, {self.rejected} rejected, {self.failed} failed{cost}"
 
     def describe(self, *, examples: bool = False) -> str:
-        """For the end: some lines, with an example of each cause if asked."""
+        """All counts as lines of text, with an example of each cause if wanted."""
         cost = ""
         if self.section.usd_per_million_tokens:
-            cost = f", {self.usd:.2f} USD of which {self.usd_now:.2f} now"
+            cost = f", {self.usd:.2f} USD, of which {self.usd_now:.2f} in this run"
         lines = [
-            f"{self.title}: {self.kept} of {self.edits} edits have a rationale by the teacher "
-            f"({self.kept / self.edits:.1%}); {self.rejected} rejected, {self.failed} failed",
+            f"{self.title}: {self.accepted} of {self.edits} edits have a rationale by the teacher "
+            f"({self.accepted / self.edits:.1%}); {self.rejected} rejected, {self.failed} failed",
             f"  {self.answers} answers, {self.from_journal} of them from the journal: "
             f"{self.input_tokens} tokens in, {self.output_tokens} out{cost}",
         ]
         for cause, count in self.causes.most_common():
-            lines.append(f"  {count} x {cause}" + (f", as of {self.examples[cause]}" if examples else ""))
+            lines.append(f"  {count} x {cause}" + (f", for example {self.examples[cause]}" if examples else ""))
         return "\n".join(lines)

@@ -10,8 +10,15 @@ import pytest
 from PIL import Image
 
 from critic.data.expectations import Failure, Validation, describe, validate_tables
+from critic.prompts import load_contract
 
 EDITS = 6
+LIMITS: Any = {
+    "resize": load_contract("tiny").resize,
+    "phash_distance": 24,
+    "min_side": 56,
+    "max_instruction_chars": 100,
+}
 
 
 def picture(seed: int, size: tuple[int, int] = (72, 72)) -> dict[str, Any]:
@@ -44,13 +51,13 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def check(tables: dict[str, pd.DataFrame], docs: Path) -> Validation:
-    return validate_tables(tables, phash_distance=24, min_side=56, max_instruction_chars=100, docs=docs)
+    return validate_tables(tables, **LIMITS, docs=docs)
 
 
 def test_a_good_benchmark_passes(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     validation = check(tables, tmp_path)
     assert validation.failures == []
-    assert [*validation.facts["row"]] == [*range(EDITS), *range(EDITS)]
+    assert [*validation.facts["row"]] == [*range(1, EDITS + 1)] * 2
     assert {one["table"] for one in validation.checks} == {"train", "test", "edits", "sources"}
     assert (tmp_path / "index.html").exists()
 
@@ -73,6 +80,12 @@ BAD_VALUES = {
     ),
     "a small image": ("images", [GOOD, picture(52, (8, 90))], "edited image's shorter side", "8.0"),
     "a thin image": ("images", [GOOD, picture(52, (60, 12060))], "at most 200 times", "201.0"),
+    "a picture outside the contract's limits": (
+        "images",
+        [GOOD, picture(52, (60, 5000))],
+        "edited image can be resized to the pixel limits of the prompt contract",
+        "a picture of 5000 x 60 pixels",
+    ),
     "no MOS": ("mos", np.nan, "there is a MOS", None),
     "a MOS of 7": ("mos", 7.0, "from 1 to 5", "7.0"),
     "an endless MOS": ("mos", np.inf, "from 1 to 5", "inf"),
@@ -99,7 +112,7 @@ def test_a_bad_value_is_found(
     values[3] = value
     bad = tables["test"].assign(**{column: values})
     failures = check(tables | {"test": bad}, tmp_path).failures
-    assert {(one.split, one.row, one.id) for one in failures} == {("test", 3, "test-3")}
+    assert {(one.split, one.row, one.id) for one in failures} == {("test", 4, "test-3")}
     failure = next(one for one in failures if expected in one.expected)
     raw_names = {"mos": "answer", "instruction": "edit_inst"}
     assert failure.column == raw_names.get(column, column)
@@ -111,8 +124,8 @@ def test_an_id_given_twice_names_both_rows(tables: dict[str, pd.DataFrame], tmp_
     tables["test"].at[1, "id"] = "train-4"
     failures = check(tables, tmp_path).failures
     assert [(one.split, one.row, one.column) for one in failures] == [
-        ("train", 4, "id"),
-        ("test", 1, "id"),
+        ("train", 5, "id"),
+        ("test", 2, "id"),
     ]
 
 
@@ -121,9 +134,9 @@ def test_a_source_image_in_two_splits_names_all_its_rows(tables: dict[str, pd.Da
     tables["test"].at[1, "images"] = images
     failures = check(tables, tmp_path).failures
     assert [(one.split, one.row, one.found) for one in failures] == [
-        ("train", 2, "test row 1, id 'test-1'"),
-        ("train", 3, "test row 1, id 'test-1'"),
-        ("test", 1, "train row 2, id 'train-2'"),
+        ("train", 3, "test row 2, id 'test-1'"),
+        ("train", 4, "test row 2, id 'test-1'"),
+        ("test", 2, "train row 3, id 'train-2'"),
     ]
     assert {one.fix for one in failures} == {"keep all edits of a source image in one split"}
 
@@ -143,7 +156,7 @@ def test_an_empty_table_is_told(tables: dict[str, pd.DataFrame], tmp_path: Path)
     assert (failure.split, failure.expected) == ("train", "the table has rows")
 
 
-# --- what comes beside a benchmark
+# --- the released set and the generated pictures
 
 
 def rationales(first_source: int) -> pd.DataFrame:
@@ -163,8 +176,7 @@ def agiqa() -> pd.DataFrame:
 def check_beside(
     tables: dict[str, pd.DataFrame], docs: Path, rationales: pd.DataFrame | None, agiqa: pd.DataFrame | None
 ) -> Validation:
-    limits = {"phash_distance": 24, "min_side": 56, "max_instruction_chars": 100}
-    return validate_tables(tables, rationales, agiqa, **limits, docs=docs)
+    return validate_tables(tables, rationales, agiqa, **LIMITS, docs=docs)
 
 
 def test_a_good_set_and_good_pictures_pass(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
@@ -172,6 +184,7 @@ def test_a_good_set_and_good_pictures_pass(tables: dict[str, pd.DataFrame], tmp_
     assert validation.failures == []
     assert [*validation.rationales["id"]] == ["r0", "r1"]
     assert {"rationales", "agiqa"} < {one["table"] for one in validation.checks}
+    assert not any("prompt contract" in one["expected"] for one in validation.checks)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +193,7 @@ def test_a_good_set_and_good_pictures_pass(tables: dict[str, pd.DataFrame], tmp_
         ("id", "r0", "same id"),
         ("images", [GOOD], "two images"),
         ("images", [GOOD, {"bytes": JPEG[:800]}], "edited image can be decoded"),
+        ("images", [picture(52, (5000, 60)), GOOD], "source image can be resized to the pixel limits"),
         ("images", [picture(10), GOOD], "the test split has no source image"),
         ("messages", [{"role": "user", "content": "Rate it."}], "one turn of the user, then one of the assistant"),
         (
@@ -195,7 +209,7 @@ def test_a_bad_rationale_is_found(
     bad = rationales(0)
     bad.at[1, column] = value
     failures = check_beside(tables, tmp_path, bad, None).failures
-    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    failure = next(one for one in failures if expected in one.expected and one.row == 2)
     assert (failure.split, failure.column) == ("rationales", column)
     assert failure.fix
 
@@ -205,7 +219,8 @@ def test_a_bad_rationale_is_found(
     [
         ("id", "a.jpg", "same id"),
         ("prompt", " ", "the prompt is not empty"),
-        ("image", {"bytes": JPEG[:800], "path": None}, "the image image can be decoded"),
+        ("image", {"bytes": JPEG[:800], "path": None}, "the image can be decoded"),
+        ("image", picture(52, (60, 5000)), "the image can be resized to the pixel limits"),
         ("mos_quality", 5.5, "from 0 to 5"),
         ("mos_alignment", np.nan, "there is a MOS"),
     ],
@@ -216,7 +231,7 @@ def test_a_bad_picture_is_found(
     bad = agiqa()
     bad.at[1, column] = value
     failures = check_beside(tables, tmp_path, None, bad).failures
-    failure = next(one for one in failures if expected in one.expected and one.row == 1)
+    failure = next(one for one in failures if expected in one.expected and one.row == 2)
     assert (failure.split, failure.column) == ("agiqa", column)
 
 
@@ -226,8 +241,8 @@ def test_the_description_groups_rows_and_shortens() -> None:
         for row in range(12)
     ]
     first, *rows, more, fix = describe(failures, rows_a_check=3).splitlines()
-    assert first == "answer: expected that the score is from 1 to 5; not so in"
+    assert first == "answer: expected that the score is from 1 to 5, which fails in"
     assert len(rows) == 3
     assert rows[0].startswith("    test row 0, id 't0': 7.07.0")
     assert rows[0].endswith("...")
-    assert (more, fix) == ("    and 9 rows more", "    -> correct it")
+    assert (more, fix) == ("    and 9 more rows", "    -> correct it")

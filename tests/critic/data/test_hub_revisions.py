@@ -1,4 +1,4 @@
-"""A branch of the hub that stands for another commit is told; what is pinned or was never read isn't asked for."""
+"""A branch of the hub with a new commit is reported; pinned revisions and data that weren't read are skipped."""
 
 import json
 from pathlib import Path

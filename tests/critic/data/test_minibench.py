@@ -1,4 +1,4 @@
-"""Minibench: the same seed, the same bytes; and simulated people and editors that are as they say they are."""
+"""Minibench: the same seed, the same bytes; and simulated people and editors behave as documented."""
 
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from critic.data.minibench.editors import (
 from critic.data.minibench.raters import RATERS, UNRELIABLE, Panel
 from critic.data.minibench.scenes import STYLES, Scene, random_scene, render, stylise
 from critic.data.near_duplicates import find_shared
-from critic.edits import COLUMNS, edits_from_table, normalise, read_table, write_table
-from critic.evaluation.metrics import noise_ceiling
+from critic.edits import COLUMNS, TYPES, edits_from_table, normalise
+from critic.evaluation.agreement import noise_ceiling
+from critic.prompts import load_contract
+from critic.tables import read_parquet, write_parquet
 
 SOURCES, SIDE, SEED = 40, 56, 7
 PERFECT = Outcome(1.0, None, None, 0.0, 0, None, 0.0)
@@ -49,7 +51,7 @@ def test_the_same_seed_gives_the_same_rows_and_image_bytes(train: pd.DataFrame, 
     again = make_table("train", SOURCES, SIDE, SEED)
     assert [*again["images"]] == [*train["images"]]
     for name, table in (("once", train), ("again", again)):
-        write_table(table, tmp_path / name)
+        write_parquet(table, tmp_path / name, TYPES)
     assert (tmp_path / "once").read_bytes() == (tmp_path / "again").read_bytes()
 
 
@@ -71,7 +73,8 @@ def test_another_seed_gives_other_pictures_and_opinions(train: pd.DataFrame) -> 
 
 def test_no_source_image_is_in_two_splits(train: pd.DataFrame) -> None:
     tables = {"train": train} | {split: make_table(split, 12, SIDE, SEED) for split in ("validation", "test")}
-    facts = edit_facts({split: normalise(table, split) for split, table in tables.items()})
+    tables = {split: normalise(table, split) for split, table in tables.items()}
+    facts = edit_facts(tables, load_contract("tiny").resize)
     shared = find_shared(facts, phash_distance=24)
     assert shared[["same_source_id", "same_pixels", "looks_like"]].isna().all(axis=None)
 
@@ -96,8 +99,8 @@ def test_there_are_many_edit_types_and_editors(train: pd.DataFrame) -> None:
 
 
 def test_it_reads_as_any_benchmark_does(train: pd.DataFrame, tmp_path: Path) -> None:
-    write_table(train, tmp_path / "raw.parquet")
-    table = normalise(read_table(tmp_path / "raw.parquet"), "train")
+    write_parquet(train, tmp_path / "raw.parquet", TYPES)
+    table = normalise(read_parquet(tmp_path / "raw.parquet"), "train")
     assert [*table] == [*COLUMNS]
     assert table.notna().all(axis=None)
     edits = list(edits_from_table(table))

@@ -10,8 +10,10 @@ from PIL import Image
 
 from critic.data.features import edit_facts
 from critic.data.near_duplicates import carve, find_shared, group_sources
+from critic.prompts import load_contract
 
 DISTANCE = 24
+RESIZE = load_contract("tiny").resize
 
 
 def picture(seed: int) -> Image.Image:
@@ -40,7 +42,7 @@ def table(*sources: tuple[str, dict[str, Any]]) -> pd.DataFrame:
 
 
 def shared(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    return find_shared(edit_facts({"train": train, "test": test}), DISTANCE)
+    return find_shared(edit_facts({"train": train, "test": test}, RESIZE), DISTANCE)
 
 
 def test_splits_of_different_pictures_share_none() -> None:
@@ -54,7 +56,7 @@ def test_a_source_id_in_two_splits_is_found_from_both_sides() -> None:
     test = table(("c", encode(picture(2))), ("b", encode(picture(3))))
     found = shared(train, test)["same_source_id"]
     assert [*found.notna()] == [False, True, True, False, True]
-    assert (found[1], found[4]) == ("test row 1, id '1'", "train row 1, id '1'")
+    assert (found[1], found[4]) == ("test row 2, id '1'", "train row 2, id '1'")
 
 
 def test_a_picture_in_another_file_is_found_by_its_pixels() -> None:
@@ -77,7 +79,7 @@ def test_a_copy_is_found_by_its_looks(copy: dict[str, Any]) -> None:
     train = table(("a", encode(picture(1))), ("b", encode(picture(0))))
     found = shared(train, table(("c", copy)))
     assert [*found["looks_like"].notna()] == [False, True, True]
-    assert found["looks_like"][2].startswith("train row 1, id '1', ")
+    assert found["looks_like"][2].startswith("train row 2, id '1', ")
     assert found["looks_like"][2].endswith(" of 256 bits apart")
     assert found["same_pixels"].isna().all()
 
@@ -97,7 +99,7 @@ def test_groups_join_what_has_an_id_the_pixels_or_the_looks_in_common() -> None:
         ("b", encode(picture(1))),
         ("a", encode(picture(2))),
     )
-    assert group_sources(edit_facts({"train": sources}), DISTANCE) == ["b", "b", "b", "b", "a"]
+    assert group_sources(edit_facts({"train": sources}, RESIZE), DISTANCE) == ["b", "b", "b", "b", "a"]
 
 
 def test_no_group_is_carved_in_two() -> None:

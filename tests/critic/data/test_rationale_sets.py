@@ -1,4 +1,4 @@
-"""A released SFT set: what is wrong with one, and what becomes of a good one."""
+"""A released SFT set: the faults of an invalid one, and the table made from a valid one."""
 
 from io import BytesIO
 from typing import Any
@@ -12,9 +12,11 @@ from PIL import Image
 
 from critic.answers import is_well_formed, parse_critique
 from critic.data.features import edit_facts
-from critic.data.rationale_sets import COLUMNS, complete, fault, finish, rationale_facts
+from critic.data.rationale_sets import COLUMNS, add_empty_think, fault, finish, rationale_facts
+from critic.prompts import load_contract
 
 DISTANCE = 24
+RESIZE = load_contract("tiny").resize
 REASONED = "<think>Half done.</think>\n<answer>3.25</answer>"
 
 
@@ -56,8 +58,8 @@ def raw(*sources: int, response: str = REASONED, kind: str = "PNG") -> pd.DataFr
 
 
 def finished(table: pd.DataFrame, edits: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    benchmark = edit_facts(edits)
-    facts = rationale_facts(table, benchmark, DISTANCE)
+    benchmark = edit_facts(edits, RESIZE)
+    facts = rationale_facts(table, benchmark, DISTANCE, RESIZE)
     return finish(table, facts, benchmark, edits["validation"], DISTANCE)
 
 
@@ -65,7 +67,7 @@ def finished(table: pd.DataFrame, edits: dict[str, pd.DataFrame]) -> pd.DataFram
 
 
 def test_a_good_set_has_no_fault(edits: dict[str, pd.DataFrame]) -> None:
-    facts = rationale_facts(raw(0, 10, 30), edit_facts(edits), DISTANCE)
+    facts = rationale_facts(raw(0, 10, 30), edit_facts(edits, RESIZE), DISTANCE, RESIZE)
     assert [*facts["id"]] == ["r0", "r10", "r30"]
     assert {*facts["split"]} == {"rationales"}
     assert facts[["turns", "fault", "in_test", "source_error", "edited_error"]].isna().all(axis=None)
@@ -75,16 +77,16 @@ def test_a_good_set_has_no_fault(edits: dict[str, pd.DataFrame]) -> None:
 def test_a_source_image_of_the_test_split_is_found_even_in_another_file(
     edits: dict[str, pd.DataFrame], kind: str
 ) -> None:
-    facts = rationale_facts(raw(0, 20, kind=kind), edit_facts(edits), DISTANCE)
+    facts = rationale_facts(raw(0, 20, kind=kind), edit_facts(edits, RESIZE), DISTANCE, RESIZE)
     assert pd.isna(facts["in_test"][0])
-    assert facts["in_test"][1].startswith("test row 0, id 'test-20'")
+    assert facts["in_test"][1].startswith("test row 1, id 'test-20'")
 
 
 @pytest.mark.parametrize("roles", ["user", "assistant, user", "system, user, assistant", "user, assistant, user"])
 def test_other_turns_than_one_of_each_are_told(edits: dict[str, pd.DataFrame], roles: str) -> None:
     table = raw(0)
     table.at[0, "messages"] = [{"role": role, "content": REASONED} for role in roles.split(", ")]
-    facts = rationale_facts(table, edit_facts(edits), DISTANCE)
+    facts = rationale_facts(table, edit_facts(edits, RESIZE), DISTANCE, RESIZE)
     assert [*facts["turns"]] == [roles]
 
 
@@ -117,11 +119,11 @@ def test_a_response_that_cannot_be_learnt_from_is_told(response: str, told: str)
 def test_a_response_without_fault_is_well_formed_and_has_a_score(response: str) -> None:
     for text in (response, f"<answer>{response}</answer>", f"<think>{response}</think><answer>3</answer>"):
         if fault(text) is None:
-            assert is_well_formed(complete(text))
-            assert parse_critique(complete(text)).score is not None
+            assert is_well_formed(add_empty_think(text))
+            assert parse_critique(add_empty_think(text)).score is not None
 
 
-# --- what becomes of it
+# --- its table
 
 
 def test_a_row_goes_where_its_source_image_is(edits: dict[str, pd.DataFrame]) -> None:

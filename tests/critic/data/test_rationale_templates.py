@@ -1,4 +1,4 @@
-"""Rationales say what the sub-scores are, in words and in numbers, and nothing that upsets the parser."""
+"""Rationales say what the sub-scores are, in words and in numbers, and nothing that the parser rejects."""
 
 import re
 
@@ -15,7 +15,7 @@ triples = st.fixed_dictionaries(dict.fromkeys(AXES, scores))
 
 
 def wordings(axis: str, score: float) -> set[str]:
-    """All that may be said of a score."""
+    """All wordings for a score."""
     return {word(axis, score, np.random.default_rng(seed)) for seed in range(20)}
 
 

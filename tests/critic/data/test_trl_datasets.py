@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from critic.data.trl_datasets import load_samples, write_samples
-from critic.edits import Edit, decode_image
+from critic.edits import Edit
+from critic.pictures import decode_cell
 from critic.prompts import Contract, load_contract
 
 ANSWER = "<think>Clean, quality 5.0.</think>\n<answer>4.25</answer>"
@@ -91,7 +92,7 @@ def test_pictures_are_resized_as_the_contract_says(name: str, rl: list[dict[str,
     contract = load_contract(name)
     write_samples(rl, tmp_path / "train.parquet")
     for sample, files in zip(load_samples(tmp_path / "train.parquet", contract), IMAGES, strict=True):
-        expected = [contract.resize(decode_image(file)) for file in files]
+        expected = [contract.resize(decode_cell(file)) for file in files]
         assert [image.size for image in sample["images"]] == [image.size for image in expected]
         for image, other in zip(sample["images"], expected, strict=True):
             assert image.mode == "RGB"
@@ -104,7 +105,7 @@ def test_other_columns_can_be_looked_at_without_the_pictures(
     write_samples([sample | {"images": [{"bytes": b"no picture", "path": None}]} for sample in rl], tmp_path / "t")
     back = load_samples(tmp_path / "t", contract)
     assert back.select_columns("id")[:] == {"id": ["train-0", "train-1"]}
-    with pytest.raises(ValueError, match="JPEG, PNG, WEBP"):
+    with pytest.raises(ValueError, match="not a PNG, JPEG or WebP file"):
         back[0]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from critic.data.readers.agiqa import read_agiqa
-from critic.data.readers.rows import SourceError
-from critic.edits import GENERATED_COLUMNS, edits_from_table, read_table, write_table
+from critic.edits import GENERATED_COLUMNS, edits_from_table
+from critic.tables import TableError, read_parquet, write_parquet
 
 HEAD = "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align"
 ROWS = (
@@ -40,37 +40,43 @@ def test_pictures_prompts_and_both_scores_are_read(folder: Path, picture: Callab
 
 
 def test_what_is_read_can_be_written_and_looked_at(folder: Path) -> None:
-    write_table(read_agiqa(folder), folder / "agiqa.parquet", GENERATED_COLUMNS)
-    pictures = list(edits_from_table(read_table(folder / "agiqa.parquet")))
-    assert [picture.prompt for picture in pictures] == ["a cat, sitting", "NA"]
-    assert pictures[0].image.size == (72, 72)
+    write_parquet(read_agiqa(folder), folder / "agiqa.parquet", GENERATED_COLUMNS)
+    pictures = list(edits_from_table(read_parquet(folder / "agiqa.parquet")))
+    assert [picture.instruction for picture in pictures] == ["a cat, sitting", "NA"]
+    assert pictures[0].edited.size == (72, 72)
 
 
 def test_a_folder_without_a_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"there is no .*data\.csv: download\.agiqa is the folder"):
+    with pytest.raises(TableError, match=r"data\.csv doesn't exist: set download\.agiqa to the folder"):
         read_agiqa(tmp_path)
 
 
 @pytest.mark.parametrize("column", ["name", "prompt", "mos_quality", "mos_align"])
 def test_a_missing_column_is_named_with_those_that_are_there(folder: Path, column: str) -> None:
     (folder / "data.csv").write_text("\n".join((HEAD.replace(column, "x", 1), *ROWS)))
-    with pytest.raises(SourceError, match=rf"data\.csv has no column {column}; it has .*x"):
+    with pytest.raises(TableError, match=rf"data\.csv has no column {column}; it has .*x"):
         read_agiqa(folder)
 
 
 def test_a_score_in_words_is_named(folder: Path) -> None:
     (folder / "data.csv").write_text("\n".join((HEAD, ROWS[0], ROWS[1].replace("4.8", "good"))))
-    with pytest.raises(SourceError, match=r"column mos_alignment .*row 1: 'good'"):
+    with pytest.raises(TableError, match=r"data\.csv line 3 has the mos_align 'good', not a number"):
+        read_agiqa(folder)
+
+
+def test_a_text_that_begins_with_a_quote_swallows_no_rows(folder: Path) -> None:
+    (folder / "data.csv").write_text("\n".join((HEAD, ROWS[1].replace("NA", '"red" cat'), *ROWS)))
+    with pytest.raises(TableError, match=r"data\.csv line 2: the row that begins here is not CSV"):
         read_agiqa(folder)
 
 
 def test_an_image_that_is_nowhere_or_twice_is_named(folder: Path) -> None:
     (folder / "sdXL_normal_001.jpg").touch()
     with pytest.raises(
-        SourceError, match=r"row 1: the image sdXL_normal_001\.jpg is .* and .*: there must be one"
+        TableError, match=r"line 3: the image sdXL_normal_001\.jpg is there 2 times \(.*, .*\): keep one"
     ):
         read_agiqa(folder)
     for path in folder.rglob("sdXL_normal_001.jpg"):
         path.unlink()
-    with pytest.raises(SourceError, match=r"row 1: the image sdXL_normal_001\.jpg is nowhere in"):
+    with pytest.raises(TableError, match=r"line 3: the image sdXL_normal_001\.jpg isn't in .* below: add it"):
         read_agiqa(folder)

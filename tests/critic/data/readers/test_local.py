@@ -1,4 +1,4 @@
-"""A lab's own benchmark: CSV and images, or Parquet; and what is said of one that is not quite so."""
+"""A lab's own benchmark: CSV and images, or Parquet; and the errors for one with faults."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from critic.data.readers.local import read_local
-from critic.data.readers.rows import SourceError
-from critic.edits import edits_from_table, normalise, read_table, write_table
+from critic.edits import TYPES, edits_from_table, normalise
+from critic.tables import TableError, read_parquet, write_parquet
 
 HEAD = "source,edited,instruction,mos"
 ROWS = ("images/a.png,images/b.png,make it red,3.7", 'images/b.png,images/a.png,"NA, or none",1')
@@ -59,8 +59,8 @@ def test_one_csv_has_a_column_split(study: Path) -> None:
 
 def test_what_is_read_can_be_written_and_judged(study: Path, tmp_path: Path) -> None:
     write_splits(study)
-    write_table(dict(read_local(study))["train"], tmp_path / "raw.parquet")
-    table = normalise(read_table(tmp_path / "raw.parquet"), "train")
+    write_parquet(dict(read_local(study))["train"], tmp_path / "raw.parquet", TYPES)
+    table = normalise(read_parquet(tmp_path / "raw.parquet"), "train")
     assert [*table] == ["id", "source_id", "images", "instruction", "problem", "mos"]
     first, second = edits_from_table(table)
     assert (first.id, first.instruction, first.mos, first.problem) == ("train-00000", "make it red", 3.7, None)
@@ -99,7 +99,7 @@ def test_parquet_has_the_benchmarks_columns_and_the_images_themselves(
     images = [[{"bytes": picture(n), "path": None} for n in (0, 1)]] * 2
     table = pd.DataFrame({"images": images, "instruction": "make it red", "mos": [1.5, 2.0]}).rename(columns=names)
     for split in ("train", "test"):
-        write_table(table, study / f"{split}.parquet")
+        write_parquet(table, study / f"{split}.parquet", TYPES)
     read = dict(read_local(study))["test"]
     assert [*read] == [*table, "problem"]
     assert [[*pair] for pair in read["images"]] == images
@@ -107,17 +107,37 @@ def test_parquet_has_the_benchmarks_columns_and_the_images_themselves(
     assert [*dict(read_local(study / "all.parquet"))] == ["train", "test"]
 
 
+def test_parquet_of_pandas_has_an_index_and_categories(study: Path, picture: Callable[..., bytes]) -> None:
+    images = [[{"bytes": picture(n), "path": None} for n in (0, 1)]] * 2
+    table = pd.DataFrame({"id": ["a", "b"], "images": images, "instruction": "make it red", "mos": [1.5, 2.0]})
+    table["editor"] = pd.Categorical(["x", "y"])
+    table["split"] = pd.Categorical(["train", "test"])
+    table.set_index("id").to_parquet(study / "all.parquet")
+    read = dict(read_local(study / "all.parquet"))["test"]
+    assert [(row["id"], row["editor"], row["mos"]) for row in read.to_dict("records")] == [("b", "y", 2.0)]
+    write_parquet(read, study / "raw.parquet", TYPES)
+
+
 # --- what can't be read
 
 
+def test_a_text_that_begins_with_a_quote_swallows_no_rows(study: Path) -> None:
+    """Four rows of a study became one row with the MOS of the last."""
+    lines = ['"Open the door,3.7', "two,1.1", "three,1.2", 'four" wide,2.4']
+    write_csv(study / "study.csv", f"split,{HEAD}", *(f"train,a.png,b.png,{line}" for line in lines))
+    with pytest.raises(TableError, match=r"study\.csv line 2: the row that begins here is not CSV"):
+        dict(read_local(study / "study.csv"))
+
+
 BAD = {
-    "no edited": ("source,instruction,mos", "images/a.png,x,1", r".* no column edited;(.|\n)*split,source"),
+    "no edited": ("source,instruction,mos", "images/a.png,x,1", r" has no column edited;(.|\n)*split,source"),
     "no MOS": ("source,edited,instruction", "images/a.png,images/b.png,x", " has no column answer or mos; it"),
-    "a MOS in words": (HEAD, "images/a.png,images/b.png,x,good", " has 1 values in column mos .*row 1: 'good'"),
-    "no image": (HEAD, "images/c.png,images/b.png,x,1", r" row 1: .* images/c\.png can't be read .*relative to "),
-    "an image elsewhere": (HEAD, "../c.png,images/b.png,x,1", r" row 1: the image \.\./c\.png is outside"),
-    "ratings in words": (f"{HEAD},ratings", "images/a.png,images/b.png,x,1,3 good", ": the ratings '3 good' are"),
-    "cells too many": (HEAD, "images/a.png,images/b.png,x,1,2,3", " can't be read: "),
+    "a MOS in words": (HEAD, "images/a.png,images/b.png,x,good", " line 3 has the mos 'good', not a number"),
+    "no image": (HEAD, "images/c.png,images/b.png,x,1", r" line 3: .* images/c\.png can't be read .*relative"),
+    "an image elsewhere": (HEAD, "../c.png,images/b.png,x,1", r" line 3: the image \.\./c\.png is outside"),
+    "ratings in words": (f"{HEAD},ratings", "images/a.png,images/b.png,x,1,3 good", " line 2 has the ratings '3"),
+    "cells too many": (HEAD, "images/a.png,images/b.png,x,1,2,3", " line 3 has 6 cells and the header 4"),
+    "an open quote": (HEAD, 'images/a.png,images/b.png,"make it red,1', " line 3: the row that begins here"),
 }  # fmt: skip
 
 
@@ -126,56 +146,56 @@ def test_a_bad_csv_is_named_with_what_to_do(study: Path, head: str, row: str, me
     good = [ROWS[1]] if head == HEAD else []
     write_csv(study / "train.csv", head, *good, row)
     write_csv(study / "test.csv", HEAD, ROWS[0])
-    with pytest.raises(SourceError, match=rf"train\.csv{message}"):
+    with pytest.raises(TableError, match=rf"train\.csv{message}"):
         dict(read_local(study))
 
 
 def test_a_folder_without_a_split_shows_an_example(study: Path) -> None:
     write_csv(study / "train.csv", HEAD, *ROWS)
-    with pytest.raises(SourceError, match=r"study has no split test; expected (.|\n)*images/cat-red\.png"):
+    with pytest.raises(TableError, match=r"study has no split test: give a folder(.|\n)*images/cat-red\.png"):
         dict(read_local(study))
 
 
 def test_a_split_that_is_there_twice_is_named(study: Path) -> None:
     write_splits(study)
     (study / "test.parquet").touch()
-    with pytest.raises(SourceError, match=r"study has test\.csv and test\.parquet: leave one"):
+    with pytest.raises(TableError, match=r"study has both test\.csv and test\.parquet: remove one"):
         dict(read_local(study))
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((HEAD, ROWS[0]), r"all\.csv has no column split; expected"),
-        ((f"split,{HEAD}", f"train,{ROWS[0]}", f"dev,{ROWS[0]}"), r"row 1 .*split 'dev': .*validation, test"),
+        ((HEAD, ROWS[0]), r"all\.csv has no column split; it has source, .*: give a folder of"),
+        ((f"split,{HEAD}", f"train,{ROWS[0]}", f"dev,{ROWS[0]}"), r"line 3 has the split 'dev': .*n, test"),
         ((f"split,{HEAD}", f"train,{ROWS[0]}"), r"all\.csv has no split test"),
-        (("",), r"all\.csv can't be read: "),
+        (("",), r"all\.csv is empty"),
     ],
     ids=["no column", "unknown", "no test", "empty"],
 )  # fmt: skip
 def test_a_file_without_good_splits_is_named(study: Path, lines: tuple[str, ...], message: str) -> None:
     write_csv(study / "all.csv", *lines)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(TableError, match=message):
         dict(read_local(study / "all.csv"))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "there is no .*nowhere"),
-        ("a.txt", "neither a folder nor"),
-        ("a.parquet", "not a whole Parquet"),
+        ("nowhere", r"nowhere doesn't exist: give a folder of"),
+        ("a.txt", r"a\.txt is not a folder, a \.csv or a \.parquet file: give a folder of"),
+        ("a.parquet", r"a\.parquet is not a whole Parquet file, make it again"),
     ],
 )
 def test_what_is_no_benchmark_is_named(study: Path, name: str, message: str) -> None:
     if "." in name:
         (study / name).write_text("text")
-    with pytest.raises(SourceError, match=rf"{message}(.|\n)*expected a folder of"):
+    with pytest.raises(TableError, match=message):
         dict(read_local(study / name))
 
 
 def test_ratings_are_kept_as_arrays_that_parquet_holds(study: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_csv(study / f"{split}.csv", f"{HEAD},ratings", f"{ROWS[0]},1 2 5")
-    write_table(dict(read_local(study))["train"], tmp_path / "raw.parquet")
-    assert np.array_equal(read_table(tmp_path / "raw.parquet")["ratings"][0], [1.0, 2.0, 5.0])
+    write_parquet(dict(read_local(study))["train"], tmp_path / "raw.parquet", TYPES)
+    assert np.array_equal(read_parquet(tmp_path / "raw.parquet")["ratings"][0], [1.0, 2.0, 5.0])

@@ -10,18 +10,23 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image, ImageCms
 
 from critic.data.minibench import make_table
-from critic.data.teacher import TeacherError, make_request, write_rationales
+from critic.data.teacher.client import TeacherError, make_request
+from critic.data.teacher.rationales import write_rationales
 from critic.edits import normalise
 from critic.params import Prices, Teacher
+from critic.pictures import decode, file_format, png
 
+PICTURES = Path(__file__).parents[2] / "pictures"
 REASONING = "The shape has the colour that was asked for, and nothing else looks any different from before."
 
 
@@ -129,7 +134,7 @@ def section(server: Server) -> Teacher:
         tolerance=0.25,
         min_chars=20,
         max_chars=400,
-        min_kept=0.0,
+        min_acceptance_rate=0.0,
         usd_per_million_tokens=Prices(input=2.0, output=10.0),
     )
 
@@ -161,6 +166,48 @@ def test_a_request_shows_both_image_files_and_tells_the_instruction_and_the_scor
         start, _, data = picture["image_url"]["url"].partition(",")
         kind = "jpeg" if image["bytes"].startswith(b"\xff\xd8") else "png"
         assert (start, base64.b64decode(data)) == (f"data:image/{kind};base64", image["bytes"])
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+CONVERTED = {
+    name: (PICTURES / name).read_bytes()
+    for name in ("exif6.png", "exif6_neg.jpg", "pal_trns.png", "gray16.png", "gray16_trns.png", "p3.png")
+} | {"clear white": encode(Image.new("RGBA", (56, 56), (255, 255, 255, 0)))}
+PICTURE = Image.open(PICTURES / "plain.png")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+UNCHANGED = {
+    name: (PICTURES / name).read_bytes() for name in ("plain.png", "gray.png", "motion.jpg", "mpo.jpg")
+} | {
+    "srgb": encode(PICTURE, "JPEG", icc_profile=SRGB),
+    "palette": encode(PICTURE.quantize()),
+    "opaque": encode(PICTURE.convert("RGBA")),
+    "cmyk": encode(PICTURE.convert("CMYK"), "JPEG"),
+    "webp": encode(PICTURE, "WEBP"),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "converted"),
+    [
+        pytest.param(file, files is CONVERTED, id=name)
+        for files in (CONVERTED, UNCHANGED)
+        for name, file in files.items()
+    ],
+)
+def test_the_teacher_sees_pictures_as_the_critic_does(
+    file: bytes, converted: bool, table: pd.DataFrame, section: Teacher
+) -> None:
+    row = table.to_dict("records")[0] | {"images": [{"bytes": file, "path": None}] * 2}
+    for picture in make_request(row, section, attempt=0)["messages"][1]["content"][:2]:
+        start, _, data = picture["image_url"]["url"].partition(",")
+        sent = base64.b64decode(data)
+        assert start == f"data:image/{file_format(sent).lower()};base64"
+        assert sent == (png(decode(file)) if converted else file)
 
 
 def test_an_instruction_cannot_change_the_conversation(table: pd.DataFrame, section: Teacher) -> None:
@@ -267,6 +314,7 @@ FAILURES: dict[str, tuple[int, Any]] = {
     "RateLimitError": (429, {"error": {"message": "quota"}}),
     "BadRequestError": (400, {"error": {"message": "the picture is too large"}}),
     "APIResponseValidationError": (200, '{"choices": [{"mess'),
+    "ContentFilterFinishReasonError": (200, completion("<think>The shape", "content_filter")),
 }
 
 
@@ -326,12 +374,16 @@ def test_too_few_rationales_stop_the_asking_with_counts_and_an_example_of_each_r
     leak = completion(f"<think>{REASONING} The MOS is high.</think><answer>{table['mos'][0]}</answer>")
     server.script = lambda edit, nth: (200, leak) if edit == 0 else (500, {"error": {"message": "out of memory"}})
     with pytest.raises(TeacherError) as failure:
-        write_rationales(table, but(section, min_kept=0.75, concurrency=1), journal)
+        write_rationales(table, but(section, min_acceptance_rate=0.75, concurrency=1), journal)
     message = str(failure.value)
     assert "0 of 12 edits have a rationale by the teacher (0.0%); 1 rejected, 3 failed" in message
-    assert re.search(r"3 x leaked_mos, as of edit train-00000: <think>The shape has .* The MOS is high", message)
-    assert re.search(r"3 x InternalServerError, as of edit train-00001: .*out of memory", message)
-    assert "Fewer than teacher.min_kept (75%) can have a rationale, so asking stopped. Change" in message
+    assert re.search(
+        r"3 x leaked_mos, for example edit train-00000: <think>The shape has .* The MOS is high", message
+    )
+    assert re.search(r"3 x InternalServerError, for example edit train-00001: .*out of memory", message)
+    assert (
+        "Fewer than teacher.min_acceptance_rate (75%) can get a rationale, so the run stopped. Change" in message
+    )
     assert {number(request) for request in server.requests} == {0, 1, 2, 3}
 
 
@@ -339,18 +391,29 @@ def test_a_share_that_is_just_reached_is_enough(
     server: Server, table: pd.DataFrame, section: Teacher, journal: Path
 ) -> None:
     server.script = lambda edit, nth: (400, {}) if edit < 3 else (200, server.good(edit))
-    assert len(write_rationales(table, but(section, min_kept=0.75), journal)) == 9
+    assert len(write_rationales(table, but(section, min_acceptance_rate=0.75), journal)) == 9
+
+
+def test_a_proxy_is_not_asked_for_a_teacher_of_this_machine(
+    server: Server, table: pd.DataFrame, section: Teacher, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert len(write_rationales(table, but(section, max_retries=0), journal)) == len(table)
 
 
 def test_a_server_that_is_not_there_is_a_failure_by_name(
     table: pd.DataFrame, section: Teacher, journal: Path
 ) -> None:
-    nowhere = but(section, base_url="http://127.0.0.1:1/v1", max_retries=0, min_kept=1.0)
-    with pytest.raises(TeacherError, match="x APIConnectionError, as of edit train-0000"):
+    nowhere = but(section, base_url="http://127.0.0.1:1/v1", max_retries=0, min_acceptance_rate=1.0)
+    with pytest.raises(
+        TeacherError, match=r"(?s)x APIConnectionError, for example edit train-0000.*attempts failed"
+    ):
         write_rationales(table, nowhere, journal)
 
 
-# --- going on
+# --- resuming
 
 
 def test_a_killed_run_goes_on_without_asking_again(
@@ -382,7 +445,7 @@ def test_another_request_is_asked_and_another_check_is_not(
         return server.asked()
 
     assert asked() == 12
-    assert asked() == asked(max_chars=95, tolerance=0.1, concurrency=1, timeout=5.0, min_kept=0.5) == 0
+    assert asked() == asked(max_chars=95, tolerance=0.1, concurrency=1, timeout=5.0, min_acceptance_rate=0.5) == 0
     assert asked(min_chars=200, attempts=1) == 0
     assert asked(min_chars=200) == 24
     assert asked(model="another") == asked(sampling={"max_tokens": 301}) == 12
@@ -394,16 +457,13 @@ def test_tokens_and_cost_are_shown_for_all_answers_and_for_those_of_now(
 ) -> None:
     server.script = lambda edit, nth: (200, server.good(edit, tokens=(1_000_000, 50_000)))
     write_rationales(table[:4], section, journal)
-    assert (
-        "4 answers, 0 of them from the journal: 4000000 tokens in, 200000 out, 10.00 USD of which 10.00 now"
-        in (capsys.readouterr().out)
-    )
+    tokens, usd = "4000000 tokens in, 200000 out", "10.00 USD, of which 10.00 in this run"
+    assert f"4 answers, 0 of them from the journal: {tokens}, {usd}" in capsys.readouterr().out
     write_rationales(table[:6], section, journal)
     shown = capsys.readouterr()
-    assert "6 answers, 4 of them from the journal: 6000000 tokens in, 300000 out, 15.00 USD of which 5.00 now" in (
-        shown.out
-    )
-    assert "6 kept, 0 rejected, 0 failed, 5.00 USD" in shown.err
+    tokens, usd = "6000000 tokens in, 300000 out", "15.00 USD, of which 5.00 in this run"
+    assert f"6 answers, 4 of them from the journal: {tokens}, {usd}" in shown.out
+    assert "6 accepted, 0 rejected, 0 failed, 5.00 USD" in shown.err
     write_rationales(table[:6], but(section, usd_per_million_tokens=None), journal)
     assert "USD" not in "".join(capsys.readouterr())
 

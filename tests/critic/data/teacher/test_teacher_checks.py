@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.answers import is_well_formed, parse_critique
-from critic.data.teacher.checks import Rejection, complete, leaks_mos, review
+from critic.data.teacher.checks import Rejection, add_opening_tag, leaks_mos, review
 
 REASONING = "The star is blue, as asked. The sky behind it is a little darker than it was; no seams can be seen."
 LIMITS = {"tolerance": 0.25, "min_chars": 20, "max_chars": 200}
@@ -86,13 +86,13 @@ def test_whatever_is_kept_can_be_learned_from(reasoning: str, answer: str, mos: 
 
 
 def test_an_opening_that_the_server_wrote_is_put_back_and_another_is_left() -> None:
-    assert complete(f" {respond()}\n") == respond()
-    assert complete(respond().removeprefix("<think>")) == respond()
+    assert add_opening_tag(f" {respond()}\n") == respond()
+    assert add_opening_tag(respond().removeprefix("<think>")) == respond()
 
 
 @given(st.text())
 def test_completing_twice_changes_nothing(text: str) -> None:
-    assert complete(complete(text)) == complete(text)
+    assert add_opening_tag(add_opening_tag(text)) == add_opening_tag(text)
 
 
 # --- leaks

@@ -1,4 +1,4 @@
-"""The journal gives back what was added, after a kill too, and takes no damaged line for an answer."""
+"""The journal returns what was added, after a kill too, and accepts no damaged line as an answer."""
 
 from pathlib import Path
 
@@ -54,6 +54,6 @@ def test_another_line_that_is_no_answer_is_named(path: Path, line: str) -> None:
     good = path.read_text().splitlines()
     path.write_text("\n".join([good[0], line, good[1], ""]))
     before = path.read_bytes()
-    with pytest.raises(JournalError, match=r"journal\.jsonl, line 2 is no answer, remove it"):
+    with pytest.raises(JournalError, match=r"journal\.jsonl line 2 is not an answer, remove it"):
         Journal(path)
     assert path.read_bytes() == before

@@ -13,9 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from critic.data.readers.hub import HubError, fetch
-from critic.data.readers.rationale_sets import COLUMNS, read_file, read_rows, read_snapshot
-from critic.data.readers.rows import SourceError
-from critic.edits import read_table, write_table
+from critic.data.readers.rationales import COLUMNS, read_file, read_rows, read_snapshot
+from critic.tables import TableError, number_rows, read_parquet, write_parquet
 
 NAME = "Coobiw/IE-Bench-CoT-mixed"
 USER = "<image><image>How good is this edit?"
@@ -80,10 +79,10 @@ def test_files_have_paths_of_images(
 def test_what_is_written_can_be_read_again(folder: Path) -> None:
     """So a set can be given without some of its rows."""
     given = [row | {"edit_inst": "make it red", "id": f"r{n}"} for n, row in enumerate(rows("messages"))]
-    table = read_rows(pd.DataFrame(given), folder, "the set")
+    table = read_rows(number_rows(pd.DataFrame(given), "the set"), folder)
     assert [*table["instruction"]] == ["make it red"] * 2
-    write_table(table, folder / "raw.parquet", COLUMNS)
-    write_table(read_table(folder / "raw.parquet")[1:], folder / "less.parquet", COLUMNS)
+    write_parquet(table, folder / "raw.parquet", COLUMNS)
+    write_parquet(read_parquet(folder / "raw.parquet")[1:], folder / "less.parquet", COLUMNS)
     less = read_file(folder / "less.parquet")
     assert [*less["id"]] == ["r1"]
     assert [*less["messages"]] == TURNS[1:]
@@ -92,7 +91,7 @@ def test_what_is_written_can_be_read_again(folder: Path) -> None:
 
 def test_a_system_turn_is_kept_for_the_checks_to_name(folder: Path) -> None:
     given = [rows("conversations")[0] | {"system": "Be kind."}, rows("conversations")[1] | {"system": ""}]
-    first, second = read_rows(pd.DataFrame(given), folder, "the set")["messages"]
+    first, second = read_rows(number_rows(pd.DataFrame(given), "the set"), folder)["messages"]
     assert [message["role"] for message in first] == ["system", "user", "assistant"]
     assert [message["role"] for message in second] == ["user", "assistant"]
 
@@ -112,22 +111,22 @@ def test_any_text_comes_through_json_lines_as_it_is(user: str, answer: str) -> N
 
 GOOD = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
-NO_LIST = "row 0: messages is no list of role and content, both text"
+NO_LIST = "row 1: messages is not a list of role and content, both text"
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "neither layout": ({"text": "a", "images": []}, "has 1 rows of text, images: expected"),
+    "neither layout": ({"text": "a", "images": []}, "has 1 rows with the columns text, images: give rows of"),
     "no images": ({"messages": GOOD}, "has no column images; it has messages"),
     "mixed keys": ({"messages": [{"from": "human", "value": "a"}], "images": []}, NO_LIST),
     "no turns": ({"messages": [], "images": []}, NO_LIST),
     "parts of content": ({"messages": PARTS, "images": []}, NO_LIST),
-    "text alone": ({"conversations": "a", "images": []}, "row 0: conversations is no list of from and value"),
-    "no file": ({"messages": GOOD, "images": ["x.png", "y.png"]}, r"row 0: the image x\.png can't be read"),
+    "text alone": ({"conversations": "a", "images": []}, "row 1: conversations is not a list of from and value"),
+    "no file": ({"messages": GOOD, "images": ["x.png", "y.png"]}, r"row 1: the image x\.png can't be read"),
 }
 
 
 @pytest.mark.parametrize(("row", "message"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     (tmp_path / "set.json").write_text(json.dumps([row]))
-    with pytest.raises(SourceError, match=rf"set\.json {message}"):
+    with pytest.raises(TableError, match=rf"set\.json {message}"):
         read_file(tmp_path / "set.json")
 
 
@@ -136,17 +135,17 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -
     [
         ("set.jsonl", '{"messages": []}\n{"messages', r"set\.jsonl line 2 is not JSON: "),
         ("set.json", "{", r"set\.json is not JSON: "),
-        ("set.json", '{"messages": []}', r"set\.json is no list of objects: expected rows of(.|\n)*conversations"),
-        ("set.json", "[]", r"set\.json has 0 rows of no columns: expected"),
-        ("set.csv", "a,b", r"set\.csv is no \.json, \.jsonl or \.parquet file"),
+        ("set.json", '{"messages": []}', r"set\.json is not a list of objects, \[\{\.\.\.\}, \.\.\.\]"),
+        ("set.json", "[]", r"set\.json has 0 rows with the columns none: give rows of(.|\n)*conversations"),
+        ("set.csv", "a,b", r"set\.csv is not a \.json, \.jsonl or \.parquet file: set download\.rationales\.path"),
         ("set.parquet", "PAR1", r"set\.parquet is not a whole Parquet file"),
-        ("set.json", None, r"no file .*set\.json: download\.rationales\.path"),
+        ("set.json", None, r"set\.json doesn't exist: set download\.rationales\.path to"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(TableError, match=message):
         read_file(tmp_path / name)
 
 

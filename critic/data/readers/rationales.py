@@ -1,0 +1,107 @@
+"""Read SFT sets in LLaMA-Factory's layouts: `messages` (role, content) or ShareGPT `conversations` (from, value).
+
+    table = read_file(Path("rationales.jsonl"))
+    table = read_snapshot(fetch("Coobiw/IE-Bench-CoT-mixed", "main"))
+
+Both return a raw table with the columns `COLUMNS`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from critic.data.readers._rows import choose_columns, embed_images
+from critic.data.readers.hub import HubError, Snapshot, read_splits
+from critic.edits import COLUMNS as EDIT_COLUMNS
+from critic.edits import count_images
+from critic.tables import TableError, number_rows, place, read
+
+COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "images": EDIT_COLUMNS["images"],
+    "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+    "instruction": pa.string(),
+}
+"""The columns of a raw table: `images` are the source and the edited image, `instruction` is optional."""
+
+LAYOUTS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+ROLES = {"human": "user", "gpt": "assistant"}
+EXAMPLE = """rows of
+
+    {"messages": [{"role": "user", "content": "<image><image>..."}, {"role": "assistant", "content": "..."}],
+     "images": ["source.png", "edited.png"]}
+
+or of
+
+    {"conversations": [{"from": "human", "value": "<image><image>..."}, {"from": "gpt", "value": "..."}],
+     "images": ["source.png", "edited.png"]}"""
+
+
+def read_file(path: Path) -> pd.DataFrame:
+    """The set in a .json (a list), .jsonl or .parquet file; paths of images are relative to its folder.
+
+    Raises:
+        TableError: the file doesn't exist, has another format or is malformed; or as `read_rows`.
+    """
+    if not path.is_file() or path.suffix.lower() not in (".json", ".jsonl", ".parquet"):
+        reason = "is not a .json, .jsonl or .parquet file" if path.is_file() else "doesn't exist"
+        raise TableError(f"{path} {reason}: set download.rationales.path to a file of {EXAMPLE}")
+    return read_rows(read(path), path.parent)
+
+
+def read_snapshot(snapshot: Snapshot) -> pd.DataFrame:
+    """The train split of a set on the hub.
+
+    Raises:
+        HubError: the set can't be read, or has no train split.
+        TableError: as `read_rows`.
+    """
+    splits = read_splits(snapshot)
+    if "train" not in splits:
+        raise HubError(f"{snapshot} has no split train; it has {', '.join(splits)}: give another SFT set")
+    return read_rows(number_rows(splits["train"].to_pandas(), str(snapshot)), snapshot.folder)
+
+
+def read_rows(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """A raw table with roles named user, assistant and system; without a column `id`, ids are made.
+
+    Args:
+        table: with the index of `critic.tables`; rows in one of the layouts, `images` and, optionally, `system`.
+        folder: the folder that paths of images are relative to.
+
+    Raises:
+        TableError: there are no rows, they have neither layout, a turn is malformed, or an image's file can't be
+            read.
+    """
+    layout = next((name for name in LAYOUTS if name in table), None)
+    if layout is None or table.empty:
+        raise TableError(
+            f"{str(table.index.name).rpartition(' ')[0]} has {len(table)} rows with the columns "
+            f"{', '.join(map(str, table.columns)) or 'none'}: give {EXAMPLE}"
+        )
+    system = table["system"] if "system" in table else [None] * len(table)
+    messages: list[Any] = [
+        _messages(turns, text, layout, place(table, row))
+        for row, (turns, text) in enumerate(zip(table[layout], system, strict=True))
+    ]
+    if "id" not in table:
+        table = table.assign(id=[f"rationale-{row:05d}" for row in range(len(table))])
+    if "edit_inst" in table:
+        table = table.drop(columns="instruction", errors="ignore").rename(columns={"edit_inst": "instruction"})
+    table = table.assign(messages=pd.Series(messages, index=table.index, dtype="object"))
+    return embed_images(choose_columns(table, COLUMNS, ("id", "images", "messages")), folder)
+
+
+def _messages(turns: Any, system: Any, layout: str, where: str) -> list[dict[str, str]]:
+    role, content = LAYOUTS[layout]
+    if not count_images(turns) or not all(_is_turn(turn, role, content) for turn in turns):
+        raise TableError(f"{where}: {layout} is not a list of {role} and {content}, both text: give {EXAMPLE}")
+    messages = [{"role": ROLES.get(turn[role], turn[role]), "content": turn[content]} for turn in turns]
+    return [{"role": "system", "content": system}] * bool(isinstance(system, str) and system) + messages
+
+
+def _is_turn(turn: Any, role: str, content: str) -> bool:
+    return isinstance(turn, Mapping) and isinstance(turn.get(role), str) and isinstance(turn.get(content), str)

@@ -1,0 +1,100 @@
+"""Let a teacher write the rationales of a table's edits.
+
+    rationales = write_rationales(table, params.load(params.Teacher), Path("runs/teacher/journal.jsonl"))
+    rationales["train-00007"]    # "The star is blue now, as the instruction wants, but its left arm is gone..."
+
+The teacher gets both pictures, the instruction, the MOS and the sub-scores, if there are any. Its own score is
+used only as a check: an answer whose score is far from the MOS is rejected. SFT learns the teacher's reasoning,
+followed by the exact MOS. See docs/teacher.md.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import openai
+import pandas as pd
+from tqdm import tqdm
+
+from critic import loopback
+from critic.data.teacher.client import TeacherClient, TeacherError
+from critic.data.teacher.journal import Journal
+from critic.data.teacher.tally import Tally
+from critic.params import Teacher
+
+
+def write_rationales(
+    table: pd.DataFrame, section: Teacher, journal: Path, *, title: str = "teacher"
+) -> dict[str, str]:
+    """Ask the teacher about each edit of a validated table, and keep the answers that pass the checks.
+
+    An edit whose answer is rejected is asked about again with another seed, up to `section.attempts` times in all.
+    A request that still fails after the client's retries is left to the next run. Answers in the journal are not
+    requested again. Prints counts, tokens and costs.
+
+    Returns:
+        Reasoning by edit id, in the table's order; edits without an accepted answer are left out.
+
+    Raises:
+        TeacherError: the API key is missing or refused, the server doesn't know the model, or fewer than
+            `section.min_acceptance_rate` of the edits can get a rationale; no more requests are sent then.
+        JournalError: the journal can't be read.
+    """
+    if table.empty:
+        return {}
+    tally = Tally(title, len(table), section)
+    with Journal(journal) as answers:
+        accepted = asyncio.run(_ask_about_all(table, section, answers, tally))
+    if tally.too_few:
+        rate = f"{section.min_acceptance_rate:.0%}"
+        raise TeacherError(
+            f"{tally.describe(examples=True)}\n"
+            f"Fewer than teacher.min_acceptance_rate ({rate}) can get a rationale, so the run stopped. "
+            "Change the teacher, its prompt or its limits, or lower min_acceptance_rate. "
+            f"{journal} keeps the answers so far."
+        )
+    print(tally.describe())
+    return {edit: accepted[edit] for edit in table["id"] if edit in accepted}
+
+
+async def _ask_about_all(table: pd.DataFrame, section: Teacher, journal: Journal, tally: Tally) -> dict[str, str]:
+    client = openai.AsyncOpenAI(
+        base_url=section.base_url,
+        api_key=_api_key(section),
+        timeout=section.timeout,
+        max_retries=section.max_retries,
+        http_client=openai.DefaultAsyncHttpxClient(mounts=loopback.MOUNTS),
+    )
+    teacher = TeacherClient(client, section, journal, tally)
+    rows = iter(table.to_dict("records"))
+    accepted: dict[str, str] = {}
+
+    async def work() -> None:
+        for row in rows:
+            if tally.too_few:
+                return
+            if rationale := await teacher.rationale(row):
+                accepted[row["id"]] = rationale
+            bar.set_postfix_str(tally.brief(), refresh=False)
+            bar.update()
+
+    with tqdm(total=tally.edits, desc=f"{tally.title} rationales", unit=" edits", mininterval=2) as bar:
+        try:
+            async with client, asyncio.TaskGroup() as group:
+                for _ in range(section.concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+    return accepted
+
+
+def _api_key(section: Teacher) -> str:
+    if section.api_key_variable is None:
+        return "none"  # the client requires a text
+    key = os.environ.get(section.api_key_variable)
+    if not key:
+        raise TeacherError(
+            f"no API key: set the environment variable {section.api_key_variable}, which teacher.api_key_variable "
+            "names, or set teacher.api_key_variable to null for a server without keys"
+        )
+    return key
