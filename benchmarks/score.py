@@ -1,9 +1,9 @@
-"""How fast edits are scored: each engine alone, and `critic score` against the engine alone.
+"""Measure the speed of each engine alone, and of `critic score`.
 
     python benchmarks/score.py models/grpo data/validated/test.parquet
 
-Prints a table of edits a second. Each way runs in a process of its own, greedily, after one batch to warm up;
-pictures are decoded and resized within the time. Of fewer pairs than asked for, the table is gone through again.
+Prints edits per second. Each way runs in its own process, greedily, after one batch to warm up. The time includes
+decoding and resizing. If the table has fewer pairs than --edits, they are used several times.
 """
 
 import argparse
@@ -27,12 +27,14 @@ WAYS = ("transformers", "vllm", "critic score")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="the critic's folder")
-    parser.add_argument("pairs", type=Path, help="edits to score, as `critic score` takes them")
-    parser.add_argument("--edits", type=int, default=400, help="how many (default: 400)")
-    parser.add_argument("--batch-size", type=int, default=64, help="requests at a time (default: 64)")
-    parser.add_argument("--max-tokens", type=int, default=80, help="tokens that an answer may take (default: 80)")
-    parser.add_argument("--way", choices=WAYS, help="time this one, and print JSON")
+    parser.add_argument("model", help="The critic's folder.")
+    parser.add_argument("pairs", type=Path, help="The pairs to score, as in `critic score`.")
+    parser.add_argument("--edits", type=int, default=400, help="The number of edits (default: 400).")
+    parser.add_argument("--batch-size", type=int, default=64, help="Requests at a time (default: 64).")
+    parser.add_argument(
+        "--max-tokens", type=int, default=80, help="Completion tokens for one answer (default: 80)."
+    )
+    parser.add_argument("--way", choices=WAYS, help="Measure only this way, and print JSON.")
     given = parser.parse_args()
     if given.way:
         print(json.dumps(measure(given)))
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> float:
-    """Edits a second, by one way."""
+    """Edits per second of one way."""
     contract = contract_of(given.model)
     kind: Kind = "transformers" if given.way == "transformers" else "vllm"
     engine = open_engine(
@@ -56,11 +58,11 @@ def measure(given: argparse.Namespace) -> float:
     )
     scorer = Scorer(engine, contract)
     table = read_pairs(given.pairs)
-    scorer(whole(table, 0, given.batch_size))
+    scorer(readable(table, 0, given.batch_size))
     ids = [f"{number:05}" for number in range(given.edits)]
     rows = [table.rows[number % len(table)] for number in range(given.edits)]
     pairs = Pairs(table.where, ids, rows, table.folder, table.columns)
-    began = time.perf_counter()
+    started = time.perf_counter()
     if given.way == "critic score":
         with tempfile.TemporaryDirectory() as folder:
             score_to_file(
@@ -69,12 +71,12 @@ def measure(given: argparse.Namespace) -> float:
     else:
         size = given.batch_size if kind == "transformers" else given.edits
         for start in range(0, given.edits, size):
-            scorer(whole(pairs, start, size))
-    return given.edits / (time.perf_counter() - began)
+            scorer(readable(pairs, start, size))
+    return given.edits / (time.perf_counter() - started)
 
 
-def whole(pairs: Pairs, start: int, size: int) -> list[Edit]:
-    """The edits from row `start` on, of at most `size` rows, those that can be read."""
+def readable(pairs: Pairs, start: int, size: int) -> list[Edit]:
+    """The readable edits of at most `size` rows from row `start`."""
     read = (pairs[number] for number in range(start, min(start + size, len(pairs))))
     return [edit for edit in read if isinstance(edit, Edit)]
 

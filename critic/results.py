@@ -1,11 +1,11 @@
-"""What scoring one edit ended in: a score, or the named reason for having none.
+"""What scoring one edit ended in: a score, or the named reason why there is none.
 
-    verdict.score, verdict.status, verdict.spread
-    line = verdict.to_json()                 # what `critic score` writes
-    Result.from_json(line) == verdict       # but for the latency, which isn't kept
+    result.score, result.status, result.spread
+    line = result.to_json()                 # what `critic score` writes
+    Result.from_json(line) == result        # except the latency, which isn't written
 
-A `critic.answers.Critique` is one response read; a verdict is what one or several of them, and the requests behind
-them, come to.
+A `critic.answers.Critique` is one response that was read. A result combines the responses, or failed requests, of
+one edit.
 """
 
 import json
@@ -19,22 +19,22 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Failure(StrEnum):
-    """Why there is no response to read. Responses that can't be read have a `critic.answers.Status`."""
+    """Why there is no response to read. A response that can't be read has a `critic.answers.Status`."""
 
     BAD_INPUT = "bad_input"
     """The edit itself: a missing or broken image, an empty instruction."""
     TOO_LONG = "too_long"
-    """Prompt, pictures and answer together exceed what the model can hold."""
+    """Prompt, pictures and answer together exceed the model's context."""
     UNREACHABLE = "unreachable"
     """No connection, or one that broke."""
     TIMED_OUT = "timed_out"
-    """No answer within the time that was given."""
+    """No answer before the timeout."""
     REFUSED = "refused"
-    """The server says that the request is wrong or not allowed (HTTP 4xx)."""
+    """The request is wrong or not allowed (HTTP 4xx), or a content filter withheld the answer."""
     SERVER_ERROR = "server_error"
-    """The server failed (HTTP 5xx, or 429 for too long)."""
+    """The server failed (HTTP 5xx, or 429 after all retries)."""
     GARBLED = "garbled"
-    """The server's reply isn't what its protocol says."""
+    """The server's reply doesn't follow its protocol."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,24 @@ class Result:
     """One scored edit.
 
     Attributes:
-        id: of the edit.
-        score: 1..5, or None unless `status` is "ok". Of several samples, their mean; in mode "expected", the mean
-            of the answer's distribution.
+        id: the edit's.
+        score: 1..5, or None unless `status` is "ok". The mean of several samples; in mode "expected", the mean of
+            the answer's distribution.
         status: "ok", another `critic.answers.Status`, or a `Failure`.
         detail: what exactly failed, for people; "" if nothing did.
-        mode: a `Mode`, or that of another judge.
-        argmax: the score of the greedy response, 1..5; None where there is none.
-        spread: standard deviation in points of MOS, of the samples' scores or of the answer's distribution; None
-            where neither was asked for.
-        samples: the score of each sample, None for one that failed; empty but in mode "average".
-        sub_scores: "alignment", "fidelity", "quality", each 1..5, those that the reasoning states.
+        mode: a `Mode`, or "judge" for another judge than the critic.
+        argmax: the score of the greedy response, 1..5; None if there is none.
+        spread: std, in points of MOS, of the samples' scores or of the answer's distribution; None if neither was
+            asked for.
+        samples: the score of each sample, None for one that failed; empty except in mode "average".
+        sub_scores: "alignment", "fidelity" and "quality", each 1..5, as far as the reasoning states them.
         reasoning: the text inside `<think>`.
-        raw: the response as it came, the prefill included.
-        prompt_tokens, tokens: read, placeholders of pictures included, and written, over all requests.
-        model: which weights: "sha256:<hash>" of a folder, "<name>@<commit>" on the hub, or the server's name.
+        raw: the response with the prefill.
+        prompt_tokens, tokens: tokens read (those of pictures included) and generated, over all requests.
+        model: the weights: "sha256:<hash>" of a folder, "<name>@<commit>" on the hub, or the server's name.
         contract: SHA-256 of the prompt contract.
-        latency: seconds from asking to the verdict, shared by the edits of one batch; not kept by `to_json`, so
-            that scoring twice gives the same bytes.
+        latency: seconds from request to result, shared by the edits of one batch; left out by `to_json`, so that
+            scoring twice gives the same bytes.
     """
 
     id: str
@@ -92,12 +92,12 @@ class Result:
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The verdict of a line.
+        """The result in a line.
 
         Raises:
-            ValueError: the line is no whole verdict.
+            ValueError: the line is not a complete result.
         """
         try:
             return cls(**json.loads(line))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"not a verdict: {error}") from error
+            raise ValueError(f"not a result: {error}") from error

@@ -1,4 +1,4 @@
-"""`critic`: score edits, and tell how far a critic can be believed.
+"""`critic`: score edits, and measure how well a critic agrees with people.
 
 critic score -m models/grpo pairs.csv --out scores.jsonl
 critic eval scores.jsonl --against data/validated/test.parquet
@@ -15,25 +15,28 @@ critic audit verify
 """
 
 from importlib import import_module
+from typing import Any
 
 import click
 
+from critic.files import OutputError
+
 _COMMANDS = {
-    "score": ("critic.cli.score", "Score one edit, or a file or folder of them."),
-    "eval": ("critic.cli.evaluate", "Tell how far a critic's scores agree with people's."),
-    "compare": ("critic.cli.compare", "Tell which of several critics agrees better with people."),
-    "rank": ("critic.cli.rank", "Tell which editor, or other group of edits, a critic scores higher."),
+    "score": ("critic.cli.score", "Score one edit, or a file or folder of edits."),
+    "eval": ("critic.cli.evaluate", "Measure how well a critic's scores agree with people's."),
+    "compare": ("critic.cli.compare", "Test which of several critics agrees better with people."),
+    "rank": ("critic.cli.rank", "Rank editors, or other groups of edits, by a critic's scores."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
-    "judge": ("critic.cli.judge", "Score edits by another judge: a classic metric or somebody else's model."),
-    "rate": ("critic.cli.rate", "Make MOS of what people say of edits, for the next training."),
-    "promote": ("critic.cli.promote", "Put this checkout's critic into service, if it is surely better."),
-    "rollback": ("critic.cli.rollback", "Put the critic before this one into service again."),
-    "releases": ("critic.cli.releases", "List the critics that were released."),
-    "package": ("critic.cli.package", "Make a Bento of a critic: the service with all that it needs."),
-    "audit": ("critic.cli.audit", "Tell where a critic came from, whether that is true, and make it again."),
+    "judge": ("critic.cli.judge", "Score edits with another judge: a classic metric or another model."),
+    "rate": ("critic.cli.rate", "Turn people's ratings into MOS for the next training."),
+    "promote": ("critic.cli.promote", "Put this checkout's critic into service if it is significantly better."),
+    "rollback": ("critic.cli.rollback", "Put the previous critic back into service."),
+    "releases": ("critic.cli.releases", "List the released critics."),
+    "package": ("critic.cli.package", "Build a Bento of a critic: the service and everything it needs."),
+    "audit": ("critic.cli.audit", "Trace a critic to its data and code, verify that, and reproduce it."),
 }
-"""The module of each command, and what it does. What is slow to import, such as torch, a module imports when its
-command runs: help and wrong options needn't wait for it."""
+"""The module and the summary of each command. A module imports slow packages, such as torch, only when its command
+runs, so that help and errors in options come at once."""
 
 
 class _Commands(click.Group):
@@ -47,11 +50,23 @@ class _Commands(click.Group):
         command: click.Command = import_module(module).command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            output = error.__context__
+            if isinstance(output, OutputError) and isinstance(output.__cause__, BrokenPipeError):
+                raise output.__cause__ from None  # click exits with code 1 and no message
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
 def main() -> None:
-    """Score text-driven image edits, and tell how far a critic can be believed."""
+    """Score text-driven image edits, and measure how well a critic agrees with people."""

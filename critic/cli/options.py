@@ -1,55 +1,126 @@
-"""Arguments and options that several commands have."""
+"""Options that several commands share."""
 
+import sys
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from critic.cli.tables import POLICIES
+from critic.evaluation.metrics import FAILURE_POLICIES, FailurePolicy
 
 if TYPE_CHECKING:
-    from critic.evaluation.metrics import Policy
+    from critic.scoring.resumable import Tally
+
+_Command = Callable[..., Any]
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT = click.Path(dir_okay=False, path_type=Path)
+COUNT = click.IntRange(min=1)
+DTYPE = click.Choice(["float32", "bfloat16"])
+COLUMNS = ("source_column", "edited_column", "instruction_column", "id_column")
+"""The names of the columns, among `bulk_options`; they go to `critic.scoring.inputs.read_pairs`."""
 
 against = click.option(
     "--against",
     "truth",
     type=FILE,
     required=True,
-    help="What people said: Parquet or CSV with id and mos (1 to 5).",
+    help="Table of opinions, with id and mos (1 to 5): Parquet, CSV, JSONL or JSON.",
 )
 mos_column = click.option(
     "--mos-column",
     default="mos",
-    show_default=True,
-    help="Which opinion, as mos_quality or mos_alignment of AGIQA-3k.",
+    help="Column of --against with the MOS, as mos_quality or mos_alignment of AGIQA-3k.",
 )
-policy = click.option(
+failure_policy = click.option(
+    "--failure-policy",
     "--policy",
-    type=click.Choice([*POLICIES]),
+    type=click.Choice([*FAILURE_POLICIES]),
     default="worst",
-    show_default=True,
-    help="What a failed answer counts as: nothing, the end of the scale farthest from the MOS, or --train-mean.",
+    help="Score of a failed answer: none, the end of the scale farthest from the MOS, or --train-mean.",
 )
 train_mean = click.option(
-    "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that were learnt from."
+    "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that the critic was trained on."
 )
-json_file = click.option("--json", "json_file", type=OUT, help="Write all figures here.")
-n_boot = click.option(
-    "--n-boot", type=click.IntRange(100), default=1000, show_default=True, help="Bootstrap resamples."
-)
-seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+json_file = click.option("--json", "json_file", type=OUT, help="Write all figures to this JSON file.")
+n_boot = click.option("--n-boot", type=click.IntRange(100), default=1000, help="Number of bootstrap resamples.")
+seed = click.option("--seed", type=int, default=0, help="Seed of the bootstrap.")
 
 
-def check_policy(policy: "Policy", train_mean: float | None) -> None:
-    """The default needs nothing that a file of scores doesn't tell; "train_mean" does.
+def check_failure_policy(failure_policy: FailurePolicy, train_mean: float | None) -> None:
+    """Check the arguments of `critic.evaluation.agreement.apply_failure_policy`.
 
     Raises:
-        UsageError: policy "train_mean" without a train mean.
+        UsageError: failure policy "train_mean" without a train mean.
     """
-    if policy == "train_mean" and train_mean is None:
+    if failure_policy == "train_mean" and train_mean is None:
         raise click.UsageError(
-            "--policy train_mean needs --train-mean, the mean MOS of the edits that were learnt from"
+            "--failure-policy train_mean needs --train-mean, the mean MOS of the critic's training edits"
         )
+
+
+def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """One decorator that adds several options, in this order."""
+    return lambda command: reduce(lambda added, option: option(added), reversed(options), command)
+
+
+def model_option(help: str) -> Callable[[_Command], _Command]:
+    """The option that names a critic."""
+    return click.option("-m", "--model", required=True, envvar="CRITIC_MODEL", show_envvar=True, help=help)
+
+
+model_options = together(
+    model_option(
+        "The critic: a folder, a name on the hub, or with --engine http the address of a server up to /v1, "
+        "with #NAME after it if the server has several models."
+    ),
+    click.option("--revision", help="The commit, tag or branch of a model on the hub."),
+    click.option(
+        "--engine",
+        "kind",
+        type=click.Choice(["vllm", "transformers", "http"]),
+        default="vllm",
+        help="The engine that runs the critic.",
+    ),
+    click.option(
+        "--contract", help="The prompt contract: a name or a .yaml file.  [default: the one in the model's folder]"
+    ),
+    click.option(
+        "--dtype", type=DTYPE, help="The dtype of the weights.  [default: bfloat16 on a GPU, float32 without]"
+    ),
+    click.option("--max-tokens", default=1024, type=COUNT, help="Completion tokens for one answer."),
+    click.option("--batch-size", default=64, type=COUNT, help="Requests that the engine gets at a time."),
+    click.option(
+        "--key-variable",
+        help="With --engine http, the environment variable that holds the API key.  [default: no key]",
+    ),
+    click.option(
+        "--timeout",
+        default=120.0,
+        type=click.FloatRange(0, min_open=True),
+        help="With --engine http, the seconds for one attempt.",
+    ),
+)
+"""Choose a critic and its engine: the arguments of `critic.engines.load.open_engine`."""
+
+bulk_options = together(
+    click.option("--retry-failed", is_flag=True, help="Score pairs again that failed before."),
+    click.option("--limit", type=COUNT, metavar="N", help="Score only the first N pairs."),
+    click.option("--source-column", help="The column of the picture before the edit.  [default: source]"),
+    click.option("--edited-column", help="The column of the picture after the edit.  [default: edited]"),
+    click.option(
+        "--instruction-column", help="The column of the instruction.  [default: instruction or edit_inst]"
+    ),
+    click.option("--id-column", help="The column of the id.  [default: id, or the row's number]"),
+)
+"""Choose pairs of a table and name its columns."""
+
+
+def finish(tally: "Tally", out: Path) -> None:
+    """Print the counts, and exit with 1 if any pair has no score."""
+    click.echo(tally.describe())
+    if tally.failed or tally.skipped_failures:
+        click.echo(f"The failures with their reasons: {out.with_suffix('.failures.jsonl')}")
+        sys.exit(1)

@@ -1,14 +1,12 @@
-"""`critic parity`: the gate that engines, batch sizes and orders don't change a score (`critic.cli.gate`)."""
+"""The options of `critic parity`; `critic.cli.parity_check` does the work."""
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
-_COUNT = click.IntRange(min=1)
+from critic.cli.options import COUNT, DTYPE, OUT, model_option
 
 
 @click.command(
@@ -18,37 +16,29 @@ Examples:
   critic parity -m models/grpo --pairs data/validated/test.parquet
   critic parity -m models/grpo --pairs pairs.csv --limit 64 --json parity.json""",
 )
-@click.option("-m", "--model", required=True, envvar="CRITIC_MODEL", show_envvar=True, help="The critic's folder.")
-@click.option("--pairs", required=True, type=click.Path(path_type=Path), help="Edits to score, as `critic score`.")
-@click.option("--contract", "contract_name", help="As `critic score`.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--limit", default=400, show_default=True, type=_COUNT, help="Take the first so many.")
-@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Edits at a time.")
-@click.option("--max-tokens", default=1024, show_default=True, type=_COUNT, help="Tokens that an answer may take.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write all differences to this file.")
-def command(
-    model: str,
-    pairs: Path,
-    contract_name: str | None,
-    dtype: Literal["float32", "bfloat16"],
-    limit: int,
-    batch_size: int,
-    max_tokens: int,
-    report: Path | None,
-) -> None:
+@model_option("The critic: a folder or a name on the hub.")
+@click.option(
+    "--pairs", required=True, type=click.Path(path_type=Path), help="The edits to score, as in `critic score`."
+)
+@click.option("--contract", "contract_name", help="The prompt contract, as in `critic score`.")
+@click.option("--dtype", type=DTYPE, default="float32", help="The dtype of the weights.")
+@click.option("--limit", default=400, type=COUNT, metavar="N", help="Score only the first N edits.")
+@click.option("--batch-size", default=32, type=COUNT, help="Edits in one batch.")
+@click.option("--max-tokens", default=1024, type=COUNT, help="Completion tokens for one answer.")
+@click.option("--json", "report", type=OUT, help="Write all differences to this JSON file.")
+def command(report: Path | None, **options: Any) -> None:
     """Score the same edits with every engine, alone and in batches, in order and shuffled.
 
-    The critic is run by transformers, by vLLM in this process and by vLLM behind HTTP, greedily;
-    pictures get mixed sizes. Exits with 1 if an engine agrees with transformers on less than 99 % of the
-    texts or 99.5 % of the scores, or one with itself in any other order or batch size. Each difference is listed
-    with the nats by which transformers preferred its own token where the texts part: near 0, it was a tie.
+    Transformers, vLLM in this process and vLLM behind HTTP run the critic greedily, on pictures of mixed sizes.
+    The exit code is 1 if an engine agrees with transformers on less than 99 % of the texts or 99.5 % of the
+    scores, or with itself in another order or batch size. Each difference is listed with the nats by which
+    transformers preferred its own token where the texts diverge: near 0, it was a tie.
     """
-    from critic.cli import gate  # torch takes seconds to import, which --help and wrong options needn't wait for
+    from critic.cli import parity_check  # after the checks of the options, since it imports torch
 
-    results = gate.run(model, contract_name, pairs, dtype, limit, batch_size, max_tokens)
-    gate.show(results)
+    results = parity_check.run(**options)
+    parity_check.show(results)
     if report:
-        summary = [asdict(r) | {"same_text": r.same_text, "same_score": r.same_score, "ok": r.ok} for r in results]
-        report.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        parity_check.write(results, report)
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`critic score`: one edit, or a file or folder of them (`critic.cli.scoring`)."""
+"""The options of `critic score`; `critic.cli.scoring` does the work."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from critic.cli.bulk import bulk_options, finish
-from critic.cli.model import model_options
+from critic.cli.options import COLUMNS, COUNT, bulk_options, finish, model_options
 from critic.results import MODES
 
 _PATH = click.Path(path_type=Path)
@@ -21,43 +20,42 @@ Examples:
   critic score -m models/grpo pairs.csv --out scores.jsonl
   critic score -m models/grpo pairs.csv --out scores.jsonl --retry-failed
   critic score -m models/grpo edits/ --out scores.jsonl --mode average --samples 8
-  critic score -m http://127.0.0.1:8000/v1 --engine http pairs.csv --out scores.jsonl
+  critic score -m http://127.0.0.1:8000/v1 --engine http --contract ie-critic pairs.csv --out scores.jsonl
   critic score -m models/7b data/validated/agiqa.parquet --out agiqa.jsonl
   critic score -m /shared/grpo /shared/pairs.csv --out scores.jsonl --workers 16 --ray 10.0.0.1:6379""",
 )
 @click.argument("pairs", required=False, type=_PATH)
-@click.option("--source", type=_PATH, help="One edit: the picture before.")
-@click.option("--edited", type=_PATH, help="One edit: the picture after.")
-@click.option("--instruction", help="One edit: what was asked for.")
-@click.option("--image", type=_PATH, help="One generated picture.")
-@click.option("--prompt", help="One generated picture: the text that it was made from.")
-@click.option("--out", type=_PATH, help="The .jsonl file that scores are appended to.")
+@click.option("--source", type=_PATH, help="The picture before the edit, to score one edit.")
+@click.option("--edited", type=_PATH, help="The picture after the edit, to score one edit.")
+@click.option("--instruction", help="The instruction of the edit, to score one edit.")
+@click.option("--image", type=_PATH, help="The picture, to score one generated picture.")
+@click.option("--prompt", help="The text that the picture was made from, to score one generated picture.")
+@click.option("--out", type=_PATH, help="The .jsonl file to which scores are appended.")
 @model_options
 @click.option(
     "--mode",
     type=click.Choice(MODES),
     default="greedy",
-    show_default=True,
-    help="greedy: the likeliest answer. direct: without reasoning. average: the mean of samples. expected: the "
-    "mean over the probabilities of the answer's digits; of servers, vLLM and SGLang can.",
+    help="How a score is made. greedy: the likeliest answer; direct: the same without reasoning; average: the "
+    "mean of samples; expected: the mean over the probabilities of the answer's digits (servers: vLLM and SGLang "
+    "only).",
 )
-@click.option("--samples", default=8, show_default=True, type=click.IntRange(min=2), help="Of mode average.")
+@click.option(
+    "--samples", default=8, type=click.IntRange(min=2), metavar="N", help="Average N samples in mode average."
+)
 @click.option(
     "--temperature",
     default=1.0,
-    show_default=True,
     type=click.FloatRange(0, 2, min_open=True),
-    help="Of mode average.",
+    help="The temperature of the samples in mode average.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of mode average.")
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Critics at work at a time."
-)
+@click.option("--seed", default=0, help="The seed of the samples in mode average.")
+@click.option("--workers", default=1, type=COUNT, metavar="N", help="Score with N critics at a time.")
 @click.option(
     "--ray",
     "cluster",
     metavar="HOST:PORT",
-    help="The Ray cluster whose machines they work on.  [default: this machine]",
+    help="The head of the Ray cluster that runs the workers.  [default: this machine]",
 )
 @bulk_options
 def command(
@@ -72,20 +70,17 @@ def command(
     cluster: str | None,
     retry_failed: bool,
     limit: int | None,
-    source_column: str | None,
-    edited_column: str | None,
-    instruction_column: str | None,
-    id_column: str | None,
     **chosen: Any,
 ) -> None:
     """Score edits from 1 (very bad) to 5 (excellent).
 
     PAIRS is a .csv, .jsonl or .parquet file with the columns source, edited and instruction, or a folder; see
-    docs/score.md. Scores are appended to --out, failures to a file beside it with their reasons; killed, the same
-    command goes on where it stopped. Without PAIRS, one edit is scored and shown. Exits with 1 if any edit failed.
+    docs/score.md. Scores are appended to --out, and failures with their reasons to a .failures.jsonl file of the
+    same name. After a kill, the same command continues where it stopped. Without PAIRS, one edit is scored and
+    shown. The exit code is 1 if any edit failed.
 
-    A table with the columns image and prompt holds generated pictures, whose prompts are judged by; so are --image
-    and --prompt, for a critic whose contract has words for them.
+    A table with the columns image and prompt holds generated pictures. These, and --image with --prompt, are
+    scored by how well they match their prompt; the critic's contract must support that.
     """
     edit, picture = (source, edited, instruction), (image, prompt)
     given = [part is not None for part in (*edit, *picture)]
@@ -97,31 +92,27 @@ def command(
         raise click.UsageError(
             "PAIRS goes with --out, and without --source, --edited, --instruction, --image and --prompt"
         )
-    spread = workers > 1 or cluster is not None
-    if spread and (pairs is None or chosen["kind"] == "http"):
+    several = workers > 1 or cluster is not None
+    if several and (pairs is None or chosen["kind"] == "http"):
         raise click.UsageError(
             "--workers and --ray go with PAIRS and --engine vllm or transformers; "
-            "a server is sent as many requests at a time as --batch-size says"
+            "with --engine http, --batch-size sets how many requests the server gets at a time"
         )
-    from critic.cli import scoring  # after the checks: it imports torch, which takes seconds
+    from critic.cli import scoring  # after the checks, since it imports torch
 
+    columns = {name: chosen.pop(name) for name in COLUMNS}
     if pairs is None or out is None:
-        verdict = scoring.score_one(edit, picture, **chosen)
-        scoring.show(verdict)
-        sys.exit(0 if verdict.ok else 1)
-    columns = {
-        "source_column": source_column,
-        "edited_column": edited_column,
-        "instruction_column": instruction_column,
-        "id_column": id_column,
-    }
+        one: Any = edit if image is None else (None, *picture)
+        result = scoring.score_one(*one, **chosen)
+        scoring.show(result)
+        sys.exit(0 if result.ok else 1)
     tally = scoring.score_many(
         pairs,
         out,
         columns,
         retry_failed=retry_failed,
         limit=limit,
-        workers=workers if spread else None,
+        workers=workers if several else None,
         cluster=cluster,
         **chosen,
     )

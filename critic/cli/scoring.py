@@ -1,4 +1,4 @@
-"""What `critic score` does: apart from its options, since torch takes seconds to import."""
+"""The work of `critic score`, apart from its options, since torch is slow to import."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,41 +15,43 @@ from rich.panel import Panel
 from rich.text import Text
 
 from critic.checkpoints import CheckpointError, load_processor
-from critic.data.readers.rows import SourceError
-from critic.edits import Edit, ImageError, decode_image
+from critic.edits import Edit
 from critic.engines.http import ServerError
 from critic.engines.load import contract_of, default_dtype, identify, open_engine
-from critic.prompts import Contract, ContractError
+from critic.files import OutputError
+from critic.pictures import PictureError, decode
+from critic.prompts import Contract, ContractError, load_contract
 from critic.results import Mode, Result
 from critic.scoring.inputs import Pairs, read_pairs
-from critic.scoring.ray_workers import ScaleError, on_workers
-from critic.scoring.resumable import OutputError, Tally, results_to_file, score_to_file
+from critic.scoring.ray_workers import WorkerError, on_workers
+from critic.scoring.resumable import Tally, results_to_file, score_to_file
 from critic.scoring.scorer import Scorer
+from critic.tables import TableError
 
 _BATCHES_AT_ONCE = 4
-"""Batches that an engine is given in one call: the longer the call, the less it idles at the call's end."""
+"""Batches for an engine in one call; with longer calls it idles less at their ends."""
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What can't be done is told in a line."""
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors that a user can fix into click's."""
     try:
         yield
     except (
-        SourceError,
+        TableError,
         OutputError,
         ContractError,
         CheckpointError,
         ServerError,
-        ImageError,
-        ScaleError,
+        PictureError,
+        WorkerError,
     ) as error:
         raise click.ClickException(str(error)) from None
 
 
 @dataclass(frozen=True)
 class _Critic:
-    """A critic and how it scores, as the options say and as workers are sent it; `engine` is for `open_engine`."""
+    """A critic and its way of scoring, from the options; workers get a copy. `engine` is for `open_engine`."""
 
     contract: Contract
     mode: Mode
@@ -62,9 +64,13 @@ class _Critic:
     def chosen(
         cls, contract: str | None, mode: Mode, samples: int, temperature: float, seed: int, **engine: Any
     ) -> "_Critic":
-        found = contract_of(engine["model"], contract, engine["revision"])
         if engine["kind"] != "http":
+            found = contract_of(engine["model"], contract, engine["revision"])
             engine["dtype"] = engine["dtype"] or default_dtype()
+        elif contract is None:
+            raise ContractError("a server doesn't give its prompt contract: name it, as --contract ie-critic")
+        else:
+            found = load_contract(contract)
         return cls(found, mode, samples, temperature, seed, engine)
 
     def open(self) -> Scorer:
@@ -73,7 +79,7 @@ class _Critic:
         return Scorer(engine, self.contract, self.mode, self.samples, self.temperature, self.seed)
 
     def settings(self, name: str) -> dict[str, Any]:
-        """All that a verdict of the critic of this name depends on."""
+        """Everything that a result of the critic of this name depends on."""
         engine = self.engine
         settings = {"model": name, "contract": self.contract.hash, "mode": self.mode, "engine": engine["kind"]}
         if engine["kind"] == "http":
@@ -84,20 +90,20 @@ class _Critic:
         return settings
 
 
-@_told()
-def score_one(
-    edit: tuple[Path | None, Path | None, str | None], picture: tuple[Path | None, str | None], **how: Any
-) -> Result:
-    """The verdict on one edit, or on one generated picture: whichever has all of its parts."""
+@one_line_errors()
+def score_one(source: Path | None, edited: Path, instruction: str, **how: Any) -> Result:
+    """Score one edit, or without a source one generated picture."""
     critic = _Critic.chosen(**how)
-    item = _item(*edit, *picture)
-    if item.source is None:
-        _check_words(critic.contract)
-    (verdict,) = critic.open()([item])
-    return verdict
+    if source is None:
+        _check_generated(critic.contract)
+        item = Edit("picture", None, _picture(edited), instruction)
+    else:
+        item = Edit("edit", _picture(source), _picture(edited), instruction)
+    (result,) = critic.open()([item])
+    return result
 
 
-@_told()
+@one_line_errors()
 def score_many(
     path: Path,
     out: Path,
@@ -109,89 +115,75 @@ def score_many(
     cluster: str | None,
     **how: Any,
 ) -> Tally:
-    """Score a table or folder into a file, on so many `workers`, or without any in this process.
+    """Score a table or folder into a file, with `workers` processes, or in this process if it is None.
 
-    The critic is loaded once it is clear that the file can be written and that there is something left to score.
+    The critic is loaded after the checks of the file, and only if there is something left to score.
     """
     if workers:
-        path, how["model"] = path.absolute(), _absolute(how["model"])
+        path = path.absolute()
+        if Path(how["model"]).exists():
+            how["model"] = str(Path(how["model"]).absolute())
     critic = _Critic.chosen(**how)
     open_pairs = partial(_open_pairs, critic.contract, path, **columns)
     table, batch_size = open_pairs(), _BATCHES_AT_ONCE * critic.engine["batch_size"]
     if table.generated:
-        _check_words(critic.contract)
+        _check_generated(critic.contract)
     if critic.engine["kind"] == "http":
         name = critic.open().engine.name
     else:
         model, revision = critic.engine["model"], critic.engine["revision"]
-        load_processor(model, critic.contract, revision)  # an error here rather than when the file is begun
+        load_processor(model, critic.contract, revision)  # its errors come before the file is created
         name = identify(model, revision)
     open_judge = partial(_open_same, name, critic)
     if workers:
-        judged = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
-        write = partial(results_to_file, table, judged)
+        score_rows = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
+        write = partial(results_to_file, table, score_rows)
     else:
         write = partial(score_to_file, table, open_judge, batch_size=batch_size)
     return write(out, critic.settings(name), retry_failed=retry_failed, limit=limit)
 
 
 def _open_pairs(contract: Contract, path: Path, **columns: str | None) -> Pairs:
-    """The pairs, their pictures brought to the contract's sizes as they are decoded."""
     return replace(read_pairs(path, **columns), resize=contract.resize)
 
 
 def _open_same(name: str, critic: _Critic) -> Scorer:
-    """The scorer, if it is the critic that the run was begun with: in a worker, or once it is needed."""
+    """The scorer, checked to be the critic that the run started with. A worker may find another one."""
     scorer = critic.open()
     if scorer.engine.name != name:
         raise CheckpointError(
-            f"on {gethostname()} the critic is {scorer.engine.name}, and not {name}: put the same there"
+            f"on {gethostname()} the critic is {scorer.engine.name}, not {name}: put the same critic there"
         )
     return scorer
 
 
-def _check_words(contract: Contract) -> None:
+def _check_generated(contract: Contract) -> None:
     if contract.generated_text is None:
         raise ContractError(
-            f"contract {contract.name} has no `generated_text`, so its critics can't judge generated pictures: "
-            "take a critic whose contract has it, as ie-critic"
+            f"contract {contract.name} has no `generated_text`, so its critics can't score generated pictures: "
+            "choose a critic whose contract has one, as ie-critic"
         )
-
-
-def _absolute(name: str) -> str:
-    """A path as it can be found from elsewhere; a name that is none as it is."""
-    return str(Path(name).absolute()) if Path(name).exists() else name
-
-
-def _item(
-    source: Path | None, edited: Path | None, instruction: str | None, image: Path | None, prompt: str | None
-) -> Edit:
-    if image is not None:
-        return Edit("picture", None, _picture(image), prompt or "")
-    assert source is not None
-    assert edited is not None
-    return Edit("edit", _picture(source), _picture(edited), instruction or "")
 
 
 def _picture(path: Path) -> Image.Image:
     try:
-        return decode_image({"bytes": path.read_bytes(), "path": path.name})
+        return decode(path.read_bytes())
     except OSError as error:
-        raise ImageError(f"{path} can't be read: {error.strerror}") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise TableError(f"{path} can't be read: {error.strerror}") from None
+    except PictureError as error:
+        raise PictureError(error.code, f"{path}: {error}") from None
 
 
-def show(verdict: Result) -> None:
-    """One verdict, for people."""
+def show(result: Result) -> None:
+    """Print one result."""
     console = Console(highlight=False)
-    if not verdict.ok:
-        console.print(f"[bold red]no score[/] ({verdict.status})", end=" ")
-        console.print(verdict.detail, markup=False)
+    if not result.ok:
+        console.print(f"[bold red]no score[/] ({result.status})", end=" ")
+        console.print(result.detail, markup=False)
         return
-    spread = "" if verdict.spread is None else f" \N{PLUS-MINUS SIGN} {verdict.spread:.2f}"
-    console.print(f"[bold]{verdict.score:.2f}[/]{spread} of 5 ({verdict.mode})")
-    for axis, score in verdict.sub_scores.items():
+    spread = "" if result.spread is None else f" \N{PLUS-MINUS SIGN} {result.spread:.2f}"
+    console.print(f"[bold]{result.score:.2f}[/]{spread} of 5 ({result.mode})")
+    for axis, score in result.sub_scores.items():
         console.print(f"  {axis:<9} {score:.1f}")
-    if verdict.reasoning:
-        console.print(Panel(Text(verdict.reasoning), title="reasoning", title_align="left"))
+    if result.reasoning:
+        console.print(Panel(Text(result.reasoning), title="reasoning", title_align="left"))

@@ -1,15 +1,15 @@
-"""Engines: what makes a critic's completions, all from the same prompts and the same pictures.
+"""The protocol of engines, which generate a critic's completions from prompts and pictures.
 
     engine = VllmEngine("models/grpo", dtype="float32", max_tokens=80)
     requests = [request(contract, edit) for edit in edits]
-    for outcome in engine.complete(requests):       # greedy; `Sampling` asks for more
-        ...                                         # a Completion, or the reason why there is none
+    for outcome in engine.complete(requests):       # greedy, see `Sampling`
+        ...                                         # a Completion, or a Failed with the reason
 
-The modules of this folder hold transformers, vLLM in this process, and any OpenAI-compatible server;
-`critic.scoring.scorer` makes scores of what they write.
+The engines of this folder run transformers, vLLM in this process, and any OpenAI-compatible server.
+`critic.scoring.scorer` turns completions into scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,15 +20,17 @@ from critic.prompts import Contract, Message, Mode
 from critic.results import Failure
 
 _TOKEN_SIDE = 28
-"""Pixels a side of the square that one token of a picture stands for (Qwen2.5-VL: 2 x 2 patches of 14)."""
+"""Side in pixels of the square that one image token covers (Qwen2.5-VL: 2 x 2 patches of 14)."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A rendered prompt and its pictures, in the contract's order and size.
 
-    `messages` is the conversation that `prompt` renders, for servers, which render themselves; one that ends in a
-    turn of the assistant's is gone on with. `seed` is that of a sampled completion.
+    Attributes:
+        messages: the conversation that `prompt` renders, for servers that render it themselves. The model
+            continues the last message if it is the assistant's.
+        seed: for a sampled completion.
     """
 
     prompt: str
@@ -42,9 +44,9 @@ class Sampling:
     """How completions are chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token at each place; above it, tokens are drawn by the request's seed.
-        max_tokens: to write at most; None for as many as the engine was made for.
-        top_logprobs: of so many likeliest first tokens the log-probabilities are kept.
+        temperature: 0 decodes greedily; above 0, tokens are sampled with the request's seed.
+        max_tokens: to generate at most; None for the engine's own limit.
+        top_logprobs: how many log-probabilities of the first token to keep.
     """
 
     temperature: float = 0.0
@@ -57,14 +59,14 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after the prompt.
+    """What a model generated after the prompt.
 
     Attributes:
         text: without the end token.
-        tokens: how many were written, the end token included.
-        finished: whether it came to its end.
-        prompt_tokens: how many were read, those of the pictures included.
-        logprobs: of the likeliest first tokens, by their text; empty unless asked for.
+        tokens: number of generated tokens, with the end token.
+        finished: False if generation stopped at the token limit.
+        prompt_tokens: number of tokens read, with those of the pictures.
+        logprobs: log-probabilities of the likeliest first tokens, by their text; empty unless asked for.
     """
 
     text: str
@@ -83,7 +85,7 @@ class Failed:
 
 
 class Engine(Protocol):
-    """Completes requests, in order; `name` tells which weights, as `critic.results.Result` wants it."""
+    """Completes requests, in order; `name` identifies the weights, as in `critic.results.Result.model`."""
 
     name: str
 
@@ -93,14 +95,9 @@ class Engine(Protocol):
 
 
 def request(
-    contract: Contract,
-    item: Edit,
-    mode: Mode = "reasoning",
-    *,
-    use_problem: bool = False,
-    seed: int = 0,
+    contract: Contract, item: Edit, mode: Mode = "reasoning", *, use_problem: bool = False, seed: int = 0
 ) -> Request:
-    """What a critic under `contract` is given to judge an edit or a generated picture.
+    """The request that asks a critic with this contract about an edit or a generated picture.
 
     Raises:
         ContractError: as `Contract.messages` and `Contract.pictures`.
@@ -109,14 +106,27 @@ def request(
     return Request(contract.render(messages), contract.pictures(item), messages, seed)
 
 
-def check_length(request: Request, tokenizer: Any, max_tokens: int, limit: int) -> Failed | None:
-    """A failure if prompt, pictures and `max_tokens` to write are together more than `limit` tokens."""
+def complete_fitting(
+    requests: Sequence[Request],
+    tokenizer: Any,
+    max_tokens: int,
+    limit: int,
+    generate: Callable[[list[Request]], Iterable[Completion]],
+) -> list[Completion | Failed]:
+    """Completions by `generate`, in order; a failure for a request that exceeds `limit` tokens with its answer."""
+    failures = [_check_length(request, tokenizer, max_tokens, limit) for request in requests]
+    fit = [request for request, failed in zip(requests, failures, strict=True) if failed is None]
+    completions = iter(generate(fit))
+    return [failed or next(completions) for failed in failures]
+
+
+def _check_length(request: Request, tokenizer: Any, max_tokens: int, limit: int) -> Failed | None:
     pictures = [(image.width // _TOKEN_SIDE) * (image.height // _TOKEN_SIDE) for image in request.pictures]
     text = len(tokenizer(request.prompt, add_special_tokens=False)["input_ids"]) - len(pictures)
     if text + sum(pictures) + max_tokens <= limit:
         return None
     return Failed(
         Failure.TOO_LONG,
-        f"{text} tokens of text, {sum(pictures)} of pictures and up to {max_tokens} to write are more than the "
-        f"{limit} that the model holds",
+        f"{text} tokens of text, {sum(pictures)} of pictures and up to {max_tokens} of completion exceed the "
+        f"model's context of {limit}: use smaller pictures or a lower --max-tokens",
     )

@@ -1,38 +1,39 @@
-"""Completions by any server that speaks OpenAI's chat completions: vLLM, SGLang, a gateway, a hosted model.
+"""Completions by a server with OpenAI's chat completions API: vLLM, SGLang, a gateway, a hosted model.
 
-engine = HttpEngine("http://127.0.0.1:8000/v1", max_tokens=80)      # the model that it serves
+engine = HttpEngine("http://127.0.0.1:8000/v1", max_tokens=80)      # the only model that it serves
 
-The server renders the conversation with the chat template of its own checkpoint, which for a critic of this
-project is the contract's. Pictures are sent as they are after the contract's resizing, as PNG.
+The server renders the conversation with the chat template of its checkpoint; a critic of this project has the
+contract's. Pictures are sent as PNG in the contract's size.
 """
 
 import asyncio
-import base64
 import os
+from base64 import b64encode
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx2
 import openai
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
+from critic import loopback
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
+from critic.pictures import png
 from critic.results import Failure
 
 _VLLM_LIKE = ("vllm", "sglang")
-"""Servers that go on with a turn that is begun, and that take sampling defaults from the checkpoint, where
-Qwen2.5-VL has a penalty on repetition."""
+"""Servers that can continue an assistant message, and that take sampling defaults from the checkpoint, where
+Qwen2.5-VL has a repetition penalty."""
 
 
 class ServerError(RuntimeError):
-    """The server can't be used at all; the message says why and what to do."""
+    """A server that can't be used at all; the message says why and what to do."""
 
 
 class HttpEngine:
-    """One request a completion; one that meets a 429, a 5xx or a timeout is made again, with growing pauses."""
+    """Sends one HTTP request for each completion; retries 429, 5xx and timeouts with growing pauses."""
 
     def __init__(
         self,
@@ -46,23 +47,29 @@ class HttpEngine:
         max_retries: int = 4,
         socket: Path | None = None,
     ):
-        """Ask the server what it serves.
+        """Ask the server which models it serves.
 
         Args:
-            base_url: up to and including `/v1`.
-            model: as the server calls it; None if it serves only one.
-            api_key_variable: the environment variable that holds the key; None if the server wants none.
+            base_url: the address up to and including `/v1`.
+            model: the server's name of the model; None if it serves only one.
+            api_key_variable: the environment variable that holds the API key; None if the server needs none.
             concurrency: requests at a time.
-            timeout: seconds that one attempt may take.
+            timeout: seconds for one attempt.
             max_retries: attempts after the first.
-            socket: the Unix socket that the server listens on, if it does on one.
+            socket: the Unix socket that the server listens on, if any.
 
         Raises:
-            ServerError: there is no server or no key, or it doesn't serve the model.
+            ServerError: the server can't be used, the key is missing or refused, or the model isn't served.
         """
+        if not base_url.lower().startswith(("http://", "https://")):
+            raise ServerError(
+                f"{base_url} is not the address of a server: begin it with http:// or https://, as http://{base_url}"
+            )
         key = "none" if api_key_variable is None else os.environ.get(api_key_variable)
         if not key:
-            raise ServerError(f"no API key: put it into the environment variable {api_key_variable}")
+            raise ServerError(
+                f"the environment variable {api_key_variable} is not set or empty: set it to the server's API key"
+            )
         self.max_tokens, self.concurrency = max_tokens, concurrency
         self._client: dict[str, Any] = {
             "base_url": base_url,
@@ -71,32 +78,25 @@ class HttpEngine:
             "max_retries": max_retries,
         }
         self._socket = None if socket is None else str(socket)
-        transport = httpx2.HTTPTransport(uds=self._socket) if socket else None
-        try:
-            with openai.OpenAI(
-                **self._client, http_client=openai.DefaultHttpxClient(transport=transport)
-            ) as client:
-                served = {str(entry.id): str(entry.owned_by) for entry in client.models.list()}
-        except (openai.APIError, ValueError, AttributeError) as error:
-            raise ServerError(
-                f"{base_url} doesn't tell what it serves: {error}. Is it the address up to /v1?"
-            ) from None
+        served = self._served(api_key_variable)
         if model is None and len(served) == 1:
             (model,) = served
         if model not in served:
+            names = ", ".join(served) or "no model"
             raise ServerError(
-                f"{base_url} serves {', '.join(served) or 'nothing'}, not {model}: name one of these"
+                f"{base_url} serves {names}{'' if model is None else f', not {model}'}: "
+                f"choose one with {base_url}#{next(iter(served), 'NAME')}"
             )
         self.name = self.served = model
         self.continues = served[model] in _VLLM_LIKE
         self._extra: dict[str, Any] = {"repetition_penalty": 1.0, "top_k": -1} if self.continues else {}
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
-        """One outcome a request, in order.
+        """One outcome for each request, in order.
 
         Raises:
-            ServerError: the requests go on with a turn that is begun, as those of expected scores do, and the
-                server isn't known to be able to.
+            ServerError: the requests continue an assistant message, as those of expected scores do, and the server
+                isn't one of those that are known to do that.
         """
 
         async def ask() -> list[Completion | Failed]:
@@ -106,25 +106,25 @@ class HttpEngine:
         return asyncio.run(ask())
 
     def open(self) -> openai.AsyncOpenAI:
-        """A client for `answer`, to be closed where it is used."""
+        """A client for `answer`; the caller closes it."""
         limits = openai.DEFAULT_CONNECTION_LIMITS
         transport = httpx2.AsyncHTTPTransport(uds=self._socket, limits=limits) if self._socket else None
-        http = openai.DefaultAsyncHttpxClient(transport=transport) if transport else None
+        http = openai.DefaultAsyncHttpxClient(transport=transport, mounts=loopback.MOUNTS)
         return openai.AsyncOpenAI(**self._client, http_client=http)
 
     async def answer(
         self, client: openai.AsyncOpenAI, requests: Sequence[Request], sampling: Sampling = GREEDY
     ) -> list[Completion | Failed]:
-        """As `complete`, in a loop that runs already."""
+        """As `complete`, for a running event loop."""
         if not self.continues and any(request.messages[-1]["role"] == "assistant" for request in requests):
             raise ServerError(
-                f"expected scores need a server that goes on with what is written, as {' and '.join(_VLLM_LIKE)} "
-                "do: take another mode, or run the critic behind one of these"
+                f"mode expected needs a server that continues an assistant message, as {' and '.join(_VLLM_LIKE)} "
+                "do: choose another mode, or serve the critic with one of these"
             )
-        gate = asyncio.Semaphore(self.concurrency)
+        semaphore = asyncio.Semaphore(self.concurrency)
 
         async def one(request: Request) -> Completion | Failed:
-            async with gate:
+            async with semaphore:
                 return await self._ask(client, request, sampling)
 
         return await asyncio.gather(*map(one, requests))
@@ -144,13 +144,11 @@ class HttpEngine:
         if request.messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         try:
-            # Not chat.completions.create: it walks through the whole body, which takes longer than all else here.
+            # Not chat.completions.create, which walks through the whole body: slower than everything else here.
             raw = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
             return _read(_Reply.model_validate_json(raw.content))
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            return Failed(Failure.GARBLED, f"not a chat completion: {where}: {problem['msg']}")
+            return Failed(Failure.GARBLED, f"not a chat completion: {_explain(error)}")
         except openai.APITimeoutError as error:
             return Failed(Failure.TIMED_OUT, str(error))
         except openai.APIConnectionError as error:
@@ -162,6 +160,55 @@ class HttpEngine:
             )
         except openai.APIError as error:
             return Failed(Failure.GARBLED, str(error))
+
+    def _served(self, api_key_variable: str | None) -> dict[str, str | None]:
+        """The models that the server lists, each with its owner."""
+        address = self._client["base_url"]
+        transport = httpx2.HTTPTransport(uds=self._socket) if self._socket else None
+        http = openai.DefaultHttpxClient(transport=transport, mounts=loopback.MOUNTS)
+        try:
+            with openai.OpenAI(**self._client, http_client=http) as client:
+                reply = _Models.model_validate_json(client.get("/models", cast_to=httpx2.Response).content)
+                return {model.id: model.owned_by for model in reply.data}
+        except ValidationError as error:
+            problem = (
+                f"{address}/models is not the list of models of an OpenAI-compatible server (a login page?): "
+                f"{_explain(error)}. Give the server's address up to /v1"
+            )
+        except openai.APITimeoutError:
+            seconds = self._client["timeout"]
+            problem = f"{address} didn't answer within {seconds:g} s: check the server, or raise --timeout"
+        except openai.APIConnectionError as error:
+            problem = (
+                f"{address} can't be reached: {error.__cause__ or error}. Start the server, or correct the address"
+            )
+        except openai.APIStatusError as error:
+            problem = f"{address}/models answered {error.status_code}: {error.message:.200}. "
+            if error.status_code in (401, 403) and api_key_variable is None:
+                problem += "Name the environment variable that holds the API key with --key-variable"
+            elif error.status_code in (401, 403):
+                problem += f"Check the API key in the environment variable {api_key_variable}"
+            elif error.status_code >= 500 or error.status_code == 429:
+                problem += "Try again later, or check the server's log"
+            else:
+                problem += "Give the server's address up to /v1"
+        raise ServerError(problem)
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+
+
+class _Model(BaseModel):
+    id: str
+    owned_by: str | None = None
+
+
+class _Models(BaseModel):
+    """The part of a list of models that is read."""
+
+    data: list[_Model]
 
 
 class _Message(BaseModel):
@@ -175,52 +222,38 @@ class _Likely(BaseModel):
     logprob: float
 
 
-class _Place(BaseModel):
-    top_logprobs: list[_Likely] = []
-
-
-class _Logprobs(BaseModel):
-    content: list[_Place] | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Reply(BaseModel):
-    """What is read of a chat completion."""
+    """The part of a chat completion that is read."""
 
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: _Usage | None = None
+    message: _Message = Field(validation_alias=AliasPath("choices", 0, "message"))
+    finish_reason: str | None = Field(None, validation_alias=AliasPath("choices", 0, "finish_reason"))
+    first_token: list[_Likely] = Field(
+        [], validation_alias=AliasPath("choices", 0, "logprobs", "content", 0, "top_logprobs")
+    )
+    prompt_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "prompt_tokens"))
+    tokens: int | None = Field(None, validation_alias=AliasPath("usage", "completion_tokens"))
 
 
-def _read(reply: _Reply) -> Completion:
-    """The completion; a server that takes reasoning apart has it in a field of its own, maybe the answer too."""
-    choice, usage = reply.choices[0], reply.usage or _Usage()
-    content = choice.message.content or ""
-    reasoning = choice.message.reasoning_content or choice.message.reasoning or ""
-    apart = reasoning and content.strip()
-    text = f"<think>{reasoning}</think>\n{content}" if apart else reasoning or content
-    finished = choice.finish_reason in ("stop", None)
-    places = (choice.logprobs and choice.logprobs.content) or [_Place()]
+def _read(reply: _Reply) -> Completion | Failed:
+    """The completion; the field for reasoning, if a server has one, may hold the answer too."""
+    if reply.finish_reason == "content_filter":
+        return Failed(
+            Failure.REFUSED, "the server's content filter withheld the answer (finish_reason content_filter)"
+        )
+    content = reply.message.content or ""
+    reasoning = reply.message.reasoning_content or reply.message.reasoning or ""
+    both = reasoning and content.strip()
     return Completion(
-        text=text,
-        tokens=usage.completion_tokens or 0,
-        finished=finished,
-        prompt_tokens=usage.prompt_tokens or 0,
-        logprobs={token.token: token.logprob for token in places[0].top_logprobs},
+        text=f"<think>{reasoning}</think>\n{content}" if both else reasoning or content,
+        tokens=reply.tokens or 0,
+        finished=reply.finish_reason != "length",
+        prompt_tokens=reply.prompt_tokens or 0,
+        logprobs={likely.token: likely.logprob for likely in reply.first_token},
     )
 
 
 def with_pictures(request: Request, *, compress_level: int = 1) -> Any:
-    """A request's conversation, its pictures in their places as data URLs of PNG files."""
+    """A request's conversation with its pictures as data URLs."""
     pictures = iter(request.pictures)
 
     def part(given: dict[str, Any]) -> dict[str, Any]:
@@ -237,12 +270,5 @@ def with_pictures(request: Request, *, compress_level: int = 1) -> Any:
 
 
 def data_url(image: Image.Image, compress_level: int = 1) -> str:
-    """A picture as a data URL of a PNG file."""
-    return f"data:image/png;base64,{base64.b64encode(png(image, compress_level)).decode()}"
-
-
-def png(image: Image.Image, compress_level: int = 1) -> bytes:
-    """A picture as a PNG file: quickly, and not as small as could be; level 0 takes half the time of 1."""
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=compress_level)
-    return buffer.getvalue()
+    """A picture as the data URL of a PNG file."""
+    return f"data:image/png;base64,{b64encode(png(image, compress_level)).decode()}"

@@ -1,12 +1,13 @@
-"""From a critic's name to an engine that runs it, under the contract that it was trained under.
+"""Load a critic by its name: its prompt contract, and an engine that runs it.
 
     contract = contract_of("models/grpo")
     engine = open_engine("vllm", "models/grpo", contract, max_tokens=1024)
 
-A critic is a folder, a name on the hub, or what runs behind an OpenAI-compatible server. One that this project
-made has its prompt contract in its folder; of any other Qwen2.5-VL checkpoint the contract must be named.
+A critic is a folder, a name on the hub (`owner/name`), or a model behind an OpenAI-compatible server. The folder
+of a critic that this project trained holds its prompt contract; for other Qwen2.5-VL checkpoints, name one.
 """
 
+import re
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Literal
@@ -26,35 +27,66 @@ from critic.prompts import Contract, ContractError, load_contract
 
 Kind = Literal["transformers", "vllm", "http"]
 
+_HUB_NAME = re.compile(r"(?P<owner>[A-Za-z0-9][\w.-]*)/[A-Za-z0-9][\w.-]*", re.ASCII)
+_ADDRESS = re.compile(r"https?://|[\w.-]+:\d+(/|$)", re.IGNORECASE)
+_MADE_BY_PIPELINE = "models"
 
-def contract_of(model: str, name: str | None = None, revision: str | None = None) -> Contract:
-    """The contract called `name`; without one, that in the model's folder, here or on the hub.
+
+def folder_of(model: str) -> Path | None:
+    """The folder of a critic, or None if `model` is a name on the hub; asks no network.
+
+    A name on the hub is `owner/name`, where the owner is not "models" and no file of that name is here.
+    Anything else is the path of a folder, which must exist.
 
     Raises:
-        ContractError: there is no such contract, it can't be used, or none is named and the model has none or
+        CheckpointError: `model` is a path without a folder, or the address of a server.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if _ADDRESS.match(model):
+        raise CheckpointError(
+            f"{model} is the address of a server, not a folder or a name on the hub: add --engine http, which "
+            "`critic score` has"
+        )
+    on_hub = _HUB_NAME.fullmatch(model)
+    if on_hub and on_hub["owner"] != _MADE_BY_PIPELINE and not Path(model).exists():
+        return None
+    fix = "give the folder of a checkpoint, or the name of a model on the hub as owner/name"
+    if Path(model).parts[:1] == (_MADE_BY_PIPELINE,):
+        fix = f"run `make repro` to make this project's critics, or {fix}"
+    raise CheckpointError(f"there is no folder {model}: {fix}")
+
+
+def contract_of(model: str, name: str | None = None, revision: str | None = None) -> Contract:
+    """The contract called `name`, or if that is None, the one in the model's folder or repository on the hub.
+
+    Raises:
+        CheckpointError: as `folder_of`.
+        ContractError: the contract doesn't exist or can't be used, or none is named and the model has none or
             can't be found.
     """
-    if name is None:
-        own = Path(model) / CONTRACT_FILE
-        name = str(own) if own.exists() else None if Path(model).is_dir() else _on_hub(model, revision)
+    folder = folder_of(model)
+    if name is None and folder is None:
+        name = _on_hub(model, revision)
+    elif name is None and folder is not None and (folder / CONTRACT_FILE).exists():
+        name = str(folder / CONTRACT_FILE)
     if name is None:
         raise ContractError(
-            f"{model} doesn't say which prompts it was trained on: name their contract with --contract, as "
-            "`ie-critic`, or the .yaml file of one (docs/score.md tells how to write it)"
+            f"{model} has no contract of the prompts that it was trained on: name one with --contract, as "
+            f"`ie-critic` or a .yaml file, or save it there as {CONTRACT_FILE} (see docs/score.md)"
         )
     return load_contract(name)
 
 
 def _on_hub(model: str, revision: str | None) -> str | None:
-    """Where the contract of a model on the hub was put, None if it has none."""
     try:
         return hf_hub_download(model, CONTRACT_FILE, revision=revision)
     except RemoteEntryNotFoundError:
         return None
-    except (OSError, ValueError, HfHubHTTPError) as error:  # no network, no such model, no name of one
+    except (OSError, ValueError, HfHubHTTPError) as error:  # no network, no such model
         raise ContractError(
-            f"there is no folder {model} here, and whether the hub has a contract of it can't be told: check the "
-            f"path, or name their contract with --contract. ({str(error).splitlines()[0]})"
+            f"there is no folder {model} here, and the hub can't be asked for its contract: correct the path, or "
+            f"name the contract with --contract. ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -73,20 +105,20 @@ def open_engine(
     key_variable: str | None = None,
     timeout: float = 120.0,
 ) -> Engine:
-    """The engine, its model loaded.
+    """Load the model into an engine.
 
     Args:
-        kind: "http" takes `model` as the address of a server up to `/v1`, and then, if it serves several, `#` and
-            the name of one.
-        max_tokens: that an answer may take.
-        dtype: of the weights, not with "http"; None is `default_dtype`.
-        batch_size: how many requests are worked on at a time, or a server is sent.
-        prefix_caching: let vLLM keep prompts that go on, as those of expected scores do.
-        gpu_memory_utilization: vLLM's share of a GPU, 0..1; None is vLLM's own default.
-        key_variable, timeout: of "http", see `HttpEngine`.
+        kind: which engine. For "http", `model` is the address of a server up to `/v1`, and `#NAME` after it if the
+            server has several models.
+        max_tokens: completion tokens.
+        dtype: of the weights, not for "http"; None for `default_dtype`.
+        batch_size: requests at a time.
+        prefix_caching: let vLLM keep the prompts that later requests continue, as mode "expected" does.
+        gpu_memory_utilization: vLLM's share of the GPU's memory, 0..1; None for vLLM's default.
+        key_variable, timeout: for "http", see `HttpEngine`.
 
     Raises:
-        CheckpointError: there is no such model, or it was trained under another contract.
+        CheckpointError: as `folder_of`, or the model can't be loaded or was trained with another contract.
         ServerError: as `HttpEngine`.
     """
     if kind == "http":
@@ -99,6 +131,7 @@ def open_engine(
             api_key_variable=key_variable,
             timeout=timeout,
         )
+    folder_of(model)
     dtype = dtype or default_dtype()
     processor = load_processor(model, contract, revision)
     if kind == "transformers":
@@ -126,7 +159,7 @@ def default_dtype() -> Literal["float32", "bfloat16"]:
 
 
 def identify(model: str, revision: str | None = None) -> str:
-    """Which weights these are: "sha256:" and a hash over a folder's weights and configuration, or name@commit.
+    """The identity of the weights: "sha256:" and a hash of a folder's weights and configuration, or name@commit.
 
     Raises:
         CheckpointError: the folder has no weights as .safetensors.
@@ -137,7 +170,7 @@ def identify(model: str, revision: str | None = None) -> str:
         return f"{model}@{commit}"
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise CheckpointError(f"{model} has no weights as .safetensors: convert them, other forms aren't read")
+        raise CheckpointError(f"{model} has no .safetensors file: convert its weights to safetensors")
     total = sha256()
     for file in [*weights, folder / "config.json", *folder.glob("generation_config.json")]:
         with file.open("rb") as stream:

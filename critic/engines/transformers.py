@@ -1,24 +1,23 @@
-"""Completions by transformers, with the model in this process.
+"""Completions by transformers, in this process.
 
 engine = TransformersEngine(model, processor, max_tokens=80)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, check_length
+from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, complete_fitting
 
 
 @dataclass
 class TransformersEngine:
-    """`generate` of transformers, on a model that is already in memory.
+    """Calls `generate` of a loaded model on batches of at most `batch_size` requests.
 
-    At most `batch_size` requests are a batch. Samples are drawn one request at a time, so that a request's seed
-    decides alone.
+    With a temperature, each request is a batch of its own, so that a sample depends on the request's seed alone.
     """
 
     model: PreTrainedModel
@@ -30,17 +29,13 @@ class TransformersEngine:
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
         limit = self.model.config.get_text_config().max_position_embeddings
         written = sampling.max_tokens or self.max_tokens
-        outcomes = {
-            number: failed
-            for number, request in enumerate(requests)
-            if (failed := check_length(request, self.processor.tokenizer, written, limit))
-        }
-        fit = [number for number in range(len(requests)) if number not in outcomes]
         size = self.batch_size if sampling.temperature == 0 else 1
-        done: dict[int, Completion | Failed] = {**outcomes}
-        for batch in (fit[start : start + size] for start in range(0, len(fit), size)):
-            done |= zip(batch, self._batch([requests[n] for n in batch], sampling, written), strict=True)
-        return [done[number] for number in range(len(requests))]
+
+        def generate(fit: list[Request]) -> Iterator[Completion]:
+            for start in range(0, len(fit), size):
+                yield from self._batch(fit[start : start + size], sampling, written)
+
+        return complete_fitting(requests, self.processor.tokenizer, written, limit, generate)
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling, max_tokens: int) -> list[Completion]:
         model = self.model
@@ -62,7 +57,7 @@ class TransformersEngine:
             output = model.generate(
                 **inputs,
                 **drawn,
-                repetition_penalty=1.0,  # Qwen2.5-VL's generation_config has 1.05, which vLLM leaves out
+                repetition_penalty=1.0,  # Qwen2.5-VL's generation_config has 1.05, vLLM's default is 1.0
                 max_new_tokens=max_tokens,
                 use_cache=True,
                 return_dict_in_generate=True,

@@ -5,20 +5,20 @@ engine = VllmEngine("models/grpo", dtype="float32", max_tokens=80)
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from warnings import catch_warnings
 
 import torch
 
-from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, check_length
+from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, complete_fitting
 
 
 class VllmEngine:
-    """vLLM orders and batches the requests of a call itself.
+    """vLLM, which schedules and batches the requests of a call itself.
 
-    Its settings are those of a CPU where no GPU is: a small cache and no graph capture. A process can have one
-    such engine at a time: let go of it before the next is made.
+    Without a GPU it runs with a small cache and no graph capture. A process can have one such engine at a time:
+    delete it before you create the next one.
     """
 
     def __init__(
@@ -35,21 +35,21 @@ class VllmEngine:
         prefix_caching: bool = False,
         name: str = "",
     ):
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the scheduler runs in step with us
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # runs the scheduler in this process
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM's first words
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM logs anything
 
         given: dict[str, Any] = {}
         if gpu_memory_utilization is not None:
             given["gpu_memory_utilization"] = gpu_memory_utilization
         if not torch.cuda.is_available():
-            # A seeded sample whose prompt is read in two chunks ends vLLM 0.31 on a CPU: it moves back the
-            # offset of the random generator, which only a GPU's has.
+            # vLLM 0.31 crashes on a CPU when the prompt of a seeded sample is read in two chunks: it resets the
+            # offset of the random generator, which only a GPU's generator has.
             given["enable_chunked_prefill"] = False
         self.name, self.max_tokens = name, max_tokens
-        with catch_warnings(action="ignore", category=FutureWarning):  # of torch to vLLM
+        with catch_warnings(action="ignore", category=FutureWarning):  # from torch, about vLLM's code
             from vllm import LLM
 
             self.llm = LLM(
@@ -70,26 +70,24 @@ class VllmEngine:
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
         from vllm import SamplingParams
 
-        tokenizer, written = self.llm.get_tokenizer(), sampling.max_tokens or self.max_tokens
-        outcomes: list[Completion | Failed | None] = [
-            check_length(request, tokenizer, written, self.limit) for request in requests
-        ]
-        fit = [number for number, failed in enumerate(outcomes) if failed is None]
-        prompts: list[Any] = [
-            {"prompt": requests[n].prompt, "multi_modal_data": {"image": requests[n].pictures}} for n in fit
-        ]
-        asked = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                max_tokens=written,
-                seed=requests[n].seed if sampling.temperature > 0 else None,
-                logprobs=sampling.top_logprobs or None,
-            )
-            for n in fit
-        ]
-        for number, output in zip(fit, self.llm.generate(prompts, asked, use_tqdm=False), strict=True):
-            outcomes[number] = _read(output)
-        return [outcome for outcome in outcomes if outcome is not None]
+        written = sampling.max_tokens or self.max_tokens
+
+        def generate(fit: list[Request]) -> Iterator[Completion]:
+            prompts: list[Any] = [
+                {"prompt": request.prompt, "multi_modal_data": {"image": request.pictures}} for request in fit
+            ]
+            asked = [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    max_tokens=written,
+                    seed=request.seed if sampling.temperature > 0 else None,
+                    logprobs=sampling.top_logprobs or None,
+                )
+                for request in fit
+            ]
+            return map(_read, self.llm.generate(prompts, asked, use_tqdm=False))
+
+        return complete_fitting(requests, self.llm.get_tokenizer(), written, self.limit, generate)
 
 
 def _read(output: Any) -> Completion:

@@ -1,1 +1,1 @@
-"""Scores of edits: modes, input files, output files that survive a kill, Ray workers, parity of engines, judges."""
+"""Scores of edits: modes, input files, resumable output files, Ray workers, parity of engines, judges."""

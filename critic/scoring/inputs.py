@@ -1,16 +1,14 @@
-"""Pairs to score, or generated pictures, from what people have them in: a CSV, JSONL or Parquet file, or a folder.
+"""Read pairs to score, or generated pictures, from a CSV, JSONL or Parquet file, or a folder.
 
     pairs = read_pairs(Path("pairs.csv"))
     len(pairs), pairs.ids
-    for pair in pairs:    # an Edit, or a BadPair that says what is wrong with its row
+    for pair in pairs:    # an Edit, or a BadPair with what is wrong in its row
 
-Ids are in memory, and the text of a CSV; pictures are read and decoded when their pair is asked for, and not kept.
-What each form holds is in docs/score.md. It is a tool of the user's own: the paths of pictures may be absolute or
-lead out of the table's folder.
+Ids, and the text of a CSV, stay in memory. Pictures are read and decoded when their pair is asked for, and not
+kept. docs/score.md describes the formats. The paths of pictures may be absolute or lead out of the table's folder:
+the user chose the table.
 """
 
-import csv
-import json
 import re
 from array import array
 from collections import defaultdict
@@ -23,26 +21,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import load_from_disk
-from datasets.exceptions import DatasetsError
 from PIL import Image
 
-from critic.data.readers.rows import SourceError
-from critic.edits import Edit, ImageError, count_images, decode_image
+from critic import tables
+from critic.edits import Edit, count_images
+from critic.pictures import PictureError, decode, decode_cell
 from critic.prompts import ContractError
+from critic.tables import TableError
 
-NAMES = {
-    "source": ("source",),
-    "edited": ("edited",),
-    "instruction": ("instruction", "edit_inst"),
-    "id": ("id",),
-}
-"""The parts of a pair, and the columns that they are looked for in, the last that is there. A column `images`,
-a list of two, stands for source and edited where these aren't there."""
+NAMES = {"source": ("source",), "edited": ("edited",), "instruction": ("instruction", "edit_inst"), "id": ("id",)}
+"""The parts of a pair, and the columns that may hold them; the last that is there counts. If source and edited
+aren't there, a column `images` with lists of two replaces both."""
 
 GENERATED = ("image", "prompt")
-"""The columns of a table of generated pictures, as AGIQA-3k is: it has both, and no part of a pair but an id."""
+"""The columns of a table of generated pictures, such as AGIQA-3k: both, and no part of a pair except an id."""
 
 TABLES = ("pairs.csv", "pairs.jsonl", "pairs.parquet")
 EXAMPLE = """a .csv, .jsonl or .parquet file of
@@ -75,25 +67,23 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """A sized sequence of pairs, or of generated pictures, in the order of their rows; faster in that order.
+    """A sized sequence of pairs, or of generated pictures, in the order of their rows; fastest in that order.
 
     Attributes:
-        where: what they were read from.
-        ids: one a pair, all different.
-        rows: a cell of a picture is the path of a file, the file's bytes, or {"bytes", "path"}.
+        where: the file or folder.
+        ids: one for each pair, all different.
+        rows: a picture's cell is the path of a file, the file's bytes, or {"bytes", "path"}.
         folder: that paths are relative to.
         columns: the column of each part of a pair, see `NAMES`, or of a generated picture, see `GENERATED`.
-        resize: done to each picture once it is decoded, so that a batch of large ones needs no more memory than
-            the sizes that are asked for; a picture that it refuses with a `ContractError` is that row's failure.
+        resize: applied to each picture after decoding, so that a batch of large pictures needs no more memory than
+            the sizes that are asked for; if it raises a `ContractError`, the row fails.
     """
 
     where: str
     ids: Sequence[str]
     rows: Rows
     folder: Path
-    columns: Mapping[str, str] = field(
-        default_factory=lambda: {part: part for part in ("source", "edited", "instruction")}
-    )
+    columns: Mapping[str, str] = field(default_factory=lambda: {part: part for part in NAMES if part != "id"})
     resize: Callable[[Image.Image], Image.Image] | None = None
 
     def __len__(self) -> int:
@@ -111,7 +101,7 @@ class Pairs:
         """The pair, or generated picture, of a row.
 
         Raises:
-            SourceError: the file itself can't be read any more.
+            TableError: the file can't be read any more.
         """
         try:
             cells = self.rows[row]
@@ -122,7 +112,7 @@ class Pairs:
             if "images" in parts:
                 images = parts["images"]
                 if count_images(images) != 2:
-                    raise _BadRow(f"images has {count_images(images)} of them, not two: source and edited")
+                    raise _BadRow(f"images has {count_images(images)} pictures, not two: source and edited")
                 parts |= zip(("source", "edited"), images, strict=True)
             return Edit(
                 id=self.ids[row],
@@ -134,26 +124,26 @@ class Pairs:
             return BadPair(self.ids[row], str(error))
 
     def _picture(self, cell: Any, part: str) -> Image.Image:
-        if isinstance(cell, bytes):
-            cell = {"bytes": cell}
         if isinstance(cell, Mapping) and not cell.get("bytes"):
             cell = cell.get("path")
-        if isinstance(cell, str) and cell:
-            part = f"{part} {cell}"
-            try:
-                cell = {"bytes": (self.folder / cell).read_bytes()}
-            except (OSError, ValueError) as error:  # ValueError: no system can have such a path
-                reason = getattr(error, "strerror", None) or error
-                raise _BadRow(
-                    f"{part} can't be read: {reason}; paths are relative to the table's folder"
-                ) from None
-        if not isinstance(cell, Mapping):
-            raise _BadRow(f"{part}: {'no picture' if not cell else f'{shorten(cell)} is no path of a file'}")
         try:
-            image = decode_image(cell)
+            if isinstance(cell, str) and cell:
+                part = f"{part} {cell}"
+                image = decode((self.folder / cell).read_bytes())
+            elif isinstance(cell, bytes):
+                image = decode(cell)
+            elif isinstance(cell, Mapping):
+                image = decode_cell(cell)
+            else:
+                raise _BadRow(
+                    f"{part}: {'no picture' if not cell else f'{shorten(cell)} is not the path of a file'}"
+                )
             return image if self.resize is None else self.resize(image)
-        except (ImageError, ContractError) as error:
+        except (PictureError, ContractError) as error:
             raise _BadRow(f"{part}: {error}") from None
+        except (OSError, ValueError) as error:  # ValueError: no file system can have such a path
+            reason = getattr(error, "strerror", None) or error
+            raise _BadRow(f"{part} can't be read: {reason}; paths are relative to the table's folder") from None
 
 
 def read_pairs(
@@ -164,36 +154,29 @@ def read_pairs(
     instruction_column: str | None = None,
     id_column: str | None = None,
 ) -> Pairs:
-    """The pairs, or generated pictures, of a file or folder; what is wrong with a row is that row's `BadPair`.
+    """The pairs, or generated pictures, of a file or folder; a row with a fault becomes a `BadPair`.
 
     Args:
         path: see docs/score.md.
         source_column, edited_column, instruction_column, id_column: the columns' names, if not those of `NAMES`.
 
     Raises:
-        SourceError: there is no such file or folder, it can't be read, a column isn't there or is there twice, or
-            two rows have one id.
+        TableError: the file or folder isn't there or can't be read, a column is missing or there twice, or two
+            rows have the same id.
     """
-    given = {
-        "source": source_column,
-        "edited": edited_column,
-        "instruction": instruction_column,
-        "id": id_column,
-    }
+    given = dict(zip(NAMES, (source_column, edited_column, instruction_column, id_column), strict=True))
     if path.is_dir():
-        if (path / "dataset_dict.json").exists():
-            raise SourceError(f"{path} holds several splits: give the folder of one, as {path / 'train'}")
-        if (path / "state.json").exists():
+        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
             return _read_dataset(path, given)
         match [path / name for name in TABLES if (path / name).exists()]:
             case []:
                 return _read_names(path, given)
             case [path]:
                 pass
-            case tables:
-                raise SourceError(f"{' and '.join(map(str, tables))} are both there: give the one to score")
+            case both:
+                raise TableError(f"{' and '.join(map(str, both))} are both there: give the one to score")
     if not path.is_file():
-        raise SourceError(f"there is no {path}; expected {EXAMPLE}")
+        raise TableError(f"there is no {path}; expected {EXAMPLE}")
     match path.suffix.lower():
         case ".csv":
             return _read_csv(path, given)
@@ -201,10 +184,10 @@ def read_pairs(
             return _read_jsonl(path, given)
         case ".parquet":
             return _read_parquet(path, given)
-    raise SourceError(f"{path} is neither a folder nor a .csv, .jsonl or .parquet file; expected {EXAMPLE}")
+    raise TableError(f"{path} is neither a folder nor a .csv, .jsonl or .parquet file; expected {EXAMPLE}")
 
 
-class _BadRow(ValueError):
+class _BadRow(Exception):
     """What is wrong with a row."""
 
 
@@ -223,23 +206,26 @@ class _TableRows:
 
 @dataclass(frozen=True)
 class _JsonRows:
-    """Rows of a JSONL file, read again from where each begins."""
+    """Rows of a JSONL file, read again from the offset of each."""
 
     path: Path
-    starts: Sequence[int]
+    offsets: Sequence[int]
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
         with self.path.open("rb") as file:
-            file.seek(self.starts[row])
-            return _object(file.readline())
+            file.seek(self.offsets[row])
+            try:
+                return tables.json_object(file.readline())
+            except TableError as error:
+                raise _BadRow(str(error)) from None
 
 
 class _ParquetRows:
-    """Rows of a Parquet file, a few of which are in memory: those read on from the last one asked for."""
+    """Rows of a Parquet file, a few of which are in memory: those after the last one that was asked for."""
 
     def __init__(self, path: Path, columns: Collection[str]):
         self._path, self._columns = path, list(columns)
-        self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
+        self._file = tables.open_parquet(path, buffer_size=_BUFFER)
         groups = range(self._file.num_row_groups)
         self._starts = [0, *accumulate(self._file.metadata.row_group(group).num_rows for group in groups)]
         self._group, self._first = -1, 0
@@ -255,13 +241,13 @@ class _ParquetRows:
                 self._first += len(self._rows)
                 self._rows = next(self._batches).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{self._path} row {row} can't be read, make the file again: {error}") from error
+            raise TableError(f"{self._path} row {row + 1} can't be read, make the file again: {error}") from error
         return self._rows[row - self._first]
 
 
 @dataclass(frozen=True)
 class _FolderRows:
-    """Rows of a folder of files that are named alike: the files' names by part, of each name in `names`."""
+    """Rows of a folder whose files are named after their pairs: the file names of each pair's parts."""
 
     folder: Path
     names: Sequence[str]
@@ -287,68 +273,63 @@ class _FolderRows:
 
 
 def _read_csv(path: Path, given: Mapping[str, str | None]) -> Pairs:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            head = next(reader, [])
-            columns = _choose(head, given, path)
-            places = {name: head.index(name) for name in columns.values()}
-            cells: dict[str, list[str | None]] = {name: [] for name in places}
-            faults = {}
-            for row, line in enumerate(filter(None, reader)):
-                if len(line) > len(head):
-                    faults[row] = (
-                        f"line {reader.line_num} has {len(line)} cells and the header {len(head)}: "
-                        "put a text with commas in quotes"
-                    )
-                for name, place in places.items():
-                    cells[name].append(line[place] if place < len(line) else None)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SourceError(f"{path} is not CSV in UTF-8, after line {reader.line_num}: {error}") from None
+    rows = tables.csv_rows(path)
+    _, header = next(rows)
+    columns = _choose(header, given, path)
+    places = {name: header.index(name) for name in columns.values()}
+    cells: dict[str, list[str | None]] = {name: [] for name in places}
+    lines, faults = array("q"), {}
+    for row, (line, texts) in enumerate(rows):
+        lines.append(line)
+        if fault := tables.count_cells(texts, header):
+            faults[row] = f"line {line} {fault}"
+        for name, place in places.items():
+            cells[name].append(texts[place] if place < len(texts) else None)
     table = pa.table({name: pa.array(texts, pa.large_string()) for name, texts in cells.items()})
-    ids = _ids(cells[columns["id"]] if "id" in columns else [None] * len(table), path)
-    return Pairs(str(path), ids, _TableRows(table, faults), path.parent, columns)
+    named = cells[columns["id"]] if "id" in columns else [None] * len(table)
+    return Pairs(str(path), _ids(named, path, "line", lines), _TableRows(table, faults), path.parent, columns)
 
 
 def _read_jsonl(path: Path, given: Mapping[str, str | None]) -> Pairs:
-    starts, named, there = array("q"), [], dict[str, None]()
-    place, fault = 0, ""
-    id_name = given["id"] or "id"
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                starts.append(place)
-                try:
-                    cells = _object(line)
-                except _BadRow as error:
-                    cells, fault = {}, fault or f": row {len(starts) - 1} {error}"
-                there.update(dict.fromkeys(cells))
-                named.append(cells.get(id_name))
-            place += len(line)
-    if starts and not there:
-        raise SourceError(f"{path} has no line with an object{fault}; expected {EXAMPLE}")
-    columns = _choose([*there] if starts else [*chain(*NAMES.values())], given, path)
-    return Pairs(str(path), _ids(named, path), _JsonRows(path, starts), path.parent, columns)
+    lines, offsets, named, there = array("q"), array("q"), [], dict[str, None]()
+    fault = ""
+    for line, offset, content in tables.jsonl_lines(path):
+        lines.append(line)
+        offsets.append(offset)
+        try:
+            cells = tables.json_object(content)
+        except TableError as error:
+            cells, fault = {}, fault or f": line {line} {error}"
+        there.update(dict.fromkeys(cells))
+        named.append(cells.get(given["id"] or "id"))
+    if lines and not there:
+        raise TableError(f"{path} has no line with an object{fault}; expected {EXAMPLE}")
+    columns = _choose([*there] if lines else [*chain(*NAMES.values())], given, path)
+    return Pairs(str(path), _ids(named, path, "line", lines), _JsonRows(path, offsets), path.parent, columns)
 
 
 def _read_parquet(path: Path, given: Mapping[str, str | None]) -> Pairs:
-    try:
-        columns = _choose(pq.read_schema(path).names, given, path)
-        rows = _ParquetRows(path, columns.values())
+    with tables.open_parquet(path) as file:
+        columns = _choose(file.schema_arrow.names, given, path)
+        named: list[Any] = [None] * file.metadata.num_rows
         if "id" in columns:
-            named = pq.read_table(path, columns=[columns["id"]])[columns["id"]].to_pylist()
-        else:
-            named = [None] * pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path} is not a whole Parquet file, make it again: {error}") from error
-    return Pairs(str(path), _ids(named, path), rows, path.parent, columns)
+            try:
+                named = file.read([columns["id"]])[columns["id"]].to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise TableError(f"{path} is not a whole Parquet file, make it again: {error}") from error
+    return Pairs(str(path), _ids(named, path), _ParquetRows(path, columns.values()), path.parent, columns)
 
 
 def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:
+    from datasets import load_from_disk  # slow to import
+
+    if (folder / "dataset_dict.json").exists():
+        raise TableError(f"{folder} holds several splits: give the folder of one, as {folder / 'train'}")
     try:
         table: pa.Table = load_from_disk(str(folder)).with_format("arrow")[:]
-    except (DatasetsError, OSError, ValueError) as error:
-        raise SourceError(f"{folder} can't be read by datasets, save it to disk again: {error}") from error
+    except Exception as error:  # datasets raises whatever a broken file leads to
+        raise TableError(f"{folder} can't be read by datasets, save it to disk again: {error}") from error
+    tables.check_names(folder, table.column_names)
     columns = _choose(table.column_names, given, folder)
     named = table[columns["id"]].to_pylist() if "id" in columns else [None] * len(table)
     rows = _TableRows(table.select([*columns.values()]))
@@ -361,28 +342,15 @@ def _read_names(folder: Path, given: Mapping[str, str | None]) -> Pairs:
         if match := _FILE.fullmatch(path.name):
             files[match["name"]][match["part"].lower()].append(path.name)
     if not files:
-        raise SourceError(f"{folder} holds no pairs; expected {EXAMPLE}")
+        raise TableError(f"{folder} holds no pairs; expected {EXAMPLE}")
     if any(given.values()):
-        raise SourceError(f"{folder} holds files and no table: leave the names of columns out")
+        raise TableError(f"{folder} holds files and no table: leave out the options for columns")
     names = sorted(files)
     return Pairs(str(folder), _ids(names, folder), _FolderRows(folder, names, files), folder)
 
 
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        cells = json.loads(line)
-    except (ValueError, RecursionError) as error:  # of JSON or of its encoding
-        raise _BadRow(f"is not JSON: {error}") from None
-    if not isinstance(cells, dict):
-        raise _BadRow("is no object, {...}")
-    return cells
-
-
 def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) -> dict[str, str]:
-    """The column of each part of a pair, "images" in place of source and edited, "id" only if there is one.
-
-    Of generated pictures those of `GENERATED`.
-    """
+    """The column of each part of a pair, or of a generated picture; "id" only if there is one."""
     names = {part: (name,) if (name := given[part]) else NAMES[part] for part in NAMES}
     columns = {part: name for part in NAMES for name in names[part] if name in there}
     needed = {"source", "edited", "instruction"}
@@ -397,25 +365,24 @@ def _choose(there: Sequence[str], given: Mapping[str, str | None], where: Path) 
     if missing:
         wanted = ", ".join(" or ".join(names[part]) for part in missing)
         options = " and ".join(f"--{part}-column" for part in missing)
-        raise SourceError(
+        raise TableError(
             f"{where} has no column {wanted}; it has {', '.join(there) or 'none'}: "
-            f"say with {options} which it is, or see docs/score.md (generated pictures have image and prompt)"
+            f"name it with {options}, or see docs/score.md (generated pictures have image and prompt)"
         )
-    if twice := [name for name in columns.values() if there.count(name) > 1]:
-        raise SourceError(f"{where} has the column {twice[0]} twice: rename one")
     return columns
 
 
-def _ids(named: Iterable[Any], where: Path) -> list[str]:
-    """The rows' ids as text that UTF-8 can hold, that of a row without one its number in five digits."""
+def _ids(named: Iterable[Any], where: Path, unit: str = "row", numbers: Sequence[int] | None = None) -> list[str]:
+    """The rows' ids as text that UTF-8 can encode; a row without an id gets its number from 0, in five digits."""
     rows: dict[str, int] = {}
     for row, name in enumerate(named):
         id = f"{row:05d}" if name is None or name == "" or name != name else str(name)
         id = id.encode("utf-8", "replace").decode()
         if (first := rows.setdefault(id, row)) != row:
-            raise SourceError(
-                f"{where} has the id {id!r} in rows {first} and {row} (from 0): give each row its own, "
-                "or leave the column out"
+            places = [f"{unit} {number + 1 if numbers is None else numbers[number]}" for number in (first, row)]
+            raise TableError(
+                f"{where} has the id {id!r} twice, in {' and '.join(places)}: give each row its own id, or leave "
+                "the column out"
             )
     return [*rows]
 

@@ -1,12 +1,13 @@
-"""Do the engines agree? The same edits, scored by transformers, vLLM in process and vLLM behind HTTP.
+"""Compare engines: the same edits, scored by transformers, by vLLM in process and by vLLM behind HTTP.
 
     reference = in_batches(transformers, requests, 32)
-    result = compare("vLLM", ids, requests, reference, in_batches(vllm, requests, 32), transformers, contract)
-    result.same_text, result.same_score, result.differences
+    others = in_batches(vllm, requests, 32)
+    parity = compare_outcomes("vLLM", ids, requests, reference, others, transformers, contract)
+    parity.same_text, parity.same_score, parity.differences
 
-All decode greedily, so they should write the same; kernels that add in another order may break a tie of two tokens
-otherwise. Each difference is therefore told with how near a tie it was: by how many nats the reference engine
-preferred its own token where the two texts part.
+All decode greedily, so they should generate the same text. Kernels that add in a different order may break a tie
+of two tokens differently, so each difference has a gap: the nats by which the reference engine preferred its own
+token where the two texts diverge.
 """
 
 import random
@@ -20,23 +21,21 @@ from critic.prompts import Contract
 from critic.scoring.scorer import read_response
 
 MIN_SAME_TEXT, MIN_SAME_SCORE = 0.99, 0.995
-"""What share of edits must get the same text, and the same score, from two engines."""
+"""The shares of edits that must get the same text, and the same score, from two engines."""
 
 Outcome = Completion | Failed
-_WORD_BEGUN = re.compile(r" ?[^\W\d_]*\Z")
-"""Where the texts part within a word, the tokens part at its start, the blank before it included."""
+_PARTIAL_WORD = re.compile(r" ?[^\W\d_]*\Z")
+"""If the texts diverge within a word, the tokens diverge at its start, with the space before it."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An edit that two engines didn't write the same about.
+    """An edit for which two engines generated different texts.
 
     Attributes:
-        id: of the edit.
-        reference, other: what each wrote.
-        scores: 1..5 each, None for a response without.
-        gap: nats by which the reference engine preferred its own token to the likeliest other one where the texts
-            part; None where that can't be told.
+        scores: 1..5 each, None for a response without a score.
+        gap: nats by which the reference engine preferred its own token to the next likeliest one where the texts
+            diverge; None if it is unknown.
     """
 
     id: str
@@ -48,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """How one way of running the critic compares with the reference."""
+    """One way of running the critic, compared with the reference."""
 
     name: str
     edits: int
@@ -66,7 +65,7 @@ class Parity:
 
     @property
     def largest(self) -> float:
-        """The largest distance between two scores of an edit, in points."""
+        """The largest difference between the two scores of an edit, in points."""
         pairs = [d.scores for d in self.differences]
         return max((abs(a - b) for a, b in pairs if a is not None and b is not None), default=0.0)
 
@@ -77,7 +76,7 @@ class Parity:
 
 
 def mixed_sizes(edits: Sequence[Edit]) -> Iterator[Edit]:
-    """The edits, of two in three one picture squeezed, so that sizes differ within edits and between them."""
+    """The edits, with one picture squeezed in two of three, so that sizes differ within and between edits."""
     for number, edit in enumerate(edits):
         if number % 3 == 1:
             source, _ = edit.pair
@@ -90,7 +89,6 @@ def mixed_sizes(edits: Sequence[Edit]) -> Iterator[Edit]:
 
 
 def in_batches(engine: Engine, requests: Sequence[Request], size: int) -> list[Outcome]:
-    """Complete requests, `size` at a time."""
     return [
         outcome
         for start in range(0, len(requests), size)
@@ -99,14 +97,14 @@ def in_batches(engine: Engine, requests: Sequence[Request], size: int) -> list[O
 
 
 def shuffled(engine: Engine, requests: Sequence[Request], size: int) -> list[Outcome]:
-    """Complete requests in another order, `size` at a time; outcomes come in the order of `requests`."""
+    """Complete requests in a random order, `size` at a time; outcomes have the order of `requests`."""
     order = random.Random(0).sample(range(len(requests)), len(requests))
     outcomes = in_batches(engine, [requests[number] for number in order], size)
     placed = dict(zip(order, outcomes, strict=True))
     return [placed[number] for number in range(len(requests))]
 
 
-def compare(
+def compare_outcomes(
     name: str,
     ids: Sequence[str],
     requests: Sequence[Request],
@@ -115,10 +113,10 @@ def compare(
     engine: Engine,
     contract: Contract,
 ) -> Parity:
-    """What differs between two engines' outcomes of the same requests.
+    """Compare two engines' outcomes of the same requests.
 
     Args:
-        reference: the outcomes of `engine`, which must be able to tell first tokens' probabilities.
+        reference: the outcomes of `engine`, which must give log-probabilities.
     """
     differences = [
         Difference(
@@ -147,11 +145,11 @@ def _score(outcome: Outcome, contract: Contract) -> float | None:
 def _gap(engine: Engine, asked: Request, one: Outcome, other: Outcome) -> float | None:
     if isinstance(one, Failed) or isinstance(other, Failed):
         return None
-    parted = next(
+    diverged = next(
         (n for n, (a, b) in enumerate(zip(one.text, other.text, strict=False)) if a != b),
         min(len(one.text), len(other.text)),
     )
-    shared = _WORD_BEGUN.sub("", one.text[:parted])
+    shared = _PARTIAL_WORD.sub("", one.text[:diverged])
     before = replace(asked, prompt=asked.prompt + shared)
     (outcome,) = engine.complete([before], Sampling(max_tokens=1, top_logprobs=2))
     if isinstance(outcome, Failed):

@@ -1,19 +1,19 @@
-"""Score pairs on several workers, of this machine or of a Ray cluster.
+"""Score pairs with several workers, on this machine or on a Ray cluster.
 
-    open_judge = partial(open_scorer, "models/grpo")                # is called once in each worker
-    judged = on_workers(partial(read_pairs, Path("/shared/pairs.csv")), open_judge, workers=4, batch_size=256)
-    results_to_file(pairs, judged, Path("scores.jsonl"), settings)
+    open_judge = partial(open_scorer, "models/grpo")                # called once in each worker
+    score_rows = on_workers(partial(read_pairs, Path("/shared/pairs.csv")), open_judge, workers=4, batch_size=256)
+    results_to_file(pairs, score_rows, Path("scores.jsonl"), settings)
 
-Ray Data's `map_batches` sends the numbers of rows to actors. Each opens the pairs and the critic itself, once, and
-decodes the pictures of its own rows, so that what travels is numbers one way and verdicts the other. The paths of
-pairs and critic must lead to the same files on every machine.
+Ray Data's `map_batches` sends row numbers to actors. Each actor opens the pairs and the critic itself, once, and
+decodes the pictures of its own rows, so that only row numbers and results travel. The paths of pairs and critic
+must lead to the same files on every machine.
 
-Verdicts come back in the order of the rows. Ray starts an actor that died again, elsewhere if its machine is gone,
-and gives it the batch that it had.
+Results come back in the order of the rows. Ray restarts an actor that died, on another machine if its machine is
+gone, and gives it the same batch again.
 
-Not by `ray.data.llm`, whose vLLM processor makes one completion a row, by a vLLM that it pins: pictures would go
-through the object store, and modes that ask again after an answer would need a pipeline each. `map_batches` runs
-the same `Scorer` as one process does, with either engine.
+`ray.data.llm` is not used: its vLLM processor makes one completion for each row with a vLLM version that it pins,
+sends pictures through the object store, and would need a pipeline for each mode that sends a second request.
+`map_batches` runs the same `Scorer` as one process does, with either engine.
 """
 
 import logging
@@ -27,62 +27,64 @@ import pyarrow as pa
 
 from critic.results import Result
 from critic.scoring.inputs import Pairs
-from critic.scoring.resumable import Judge, Judged, judge_batch
+from critic.scoring.resumable import ScoreBatch, ScoreRows, score_batch
 
 _RETRIES = 3
-"""Times that a batch is given out again after its worker died, lest a pair that kills workers do so forever."""
+"""Retries of a batch whose worker died; a limit, because a pair may kill every worker that gets it."""
 
 
-class ScaleError(RuntimeError):
-    """Workers that can't be had or can't work; the message says why and what to do."""
+class WorkerError(RuntimeError):
+    """Workers that can't be started or that failed; the message says why and what to do."""
 
 
 def on_workers(
     open_pairs: Callable[[], Pairs],
-    open_judge: Callable[[], Judge],
+    open_judge: Callable[[], ScoreBatch],
     *,
     workers: int,
     batch_size: int,
     address: str | None = None,
-) -> Judged:
-    """What `critic.scoring.resumable.results_to_file` asks for verdicts: a function of rows that lets workers score them.
+) -> ScoreRows:
+    """A function for `critic.scoring.resumable.results_to_file` that lets workers score rows.
 
-    Where there are GPUs, each worker has one; else the cores are divided among the workers.
+    If the cluster has GPUs, each worker gets one; if not, the cores are divided among the workers.
 
     Args:
         open_pairs, open_judge: called in each worker, so they must pickle; paths in them must be absolute.
-        workers: that are started; those that find no place wait for one, while the others work.
-        batch_size: rows that a worker is given at a time.
-        address: of a running cluster; None starts one on this machine that listens to nobody else, and stops it.
+        workers: how many to start; those without free resources wait while the others work.
+        batch_size: rows for a worker at a time.
+        address: HOST:PORT of a running cluster; None starts one on this machine, closed to other machines, and
+            stops it at the end.
 
-    Raises, when it is called:
-        ScaleError: ray isn't installed, there is no such cluster, or a worker can't be started or failed.
+    Raises:
+        WorkerError: ray isn't installed. The function raises it if there is no such cluster, or a worker can't be
+            started or failed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
     except ImportError:
-        raise ScaleError("several workers need Ray: pip install 'edit-critic[ray]'") from None
+        raise WorkerError("several workers need Ray: pip install 'edit-critic[ray]'") from None
 
-    def judged(rows: Sequence[int]) -> Generator[list[Result], None, None]:
+    def score_rows(rows: Sequence[int]) -> Generator[list[Result], None, None]:
         if not rows:
             return
         _connect(address)
         try:
             for batch in _map(rows, batch_size, workers, open_pairs, open_judge).iter_batches(batch_size=None):
-                yield [Result.from_json(line.decode()) for line in batch["verdict"]]
+                yield [Result.from_json(line.decode()) for line in batch["result"]]
         except ray.exceptions.RayError as error:
-            raise ScaleError(
-                f"a worker failed, to which pairs and critic must be at the same paths as here: {error}"
+            raise WorkerError(
+                f"a worker failed; its machine needs the pairs and the critic at the same paths as here: {error}"
             ) from error
         finally:
             ray.shutdown()
 
-    return judged
+    return score_rows
 
 
 def _map(rows: Sequence[int], batch_size: int, workers: int, *openers: Callable[[], Any]) -> Any:
-    """A Ray data set of the rows' verdicts, a block a batch, in order."""
+    """A Ray data set of the rows' results, in order, one block for each batch."""
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -90,7 +92,7 @@ def _map(rows: Sequence[int], batch_size: int, workers: int, *openers: Callable[
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # which would say that it shows none
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that no progress is shown
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     with catch_warnings(action="ignore", category=ray.util.annotations.RayDeprecationWarning):
         return ray.data.from_arrow([pa.table({"row": batch}) for batch in batches]).map_batches(
@@ -98,20 +100,20 @@ def _map(rows: Sequence[int], batch_size: int, workers: int, *openers: Callable[
             fn_constructor_args=openers,
             batch_size=None,  # a whole block
             compute=ray.data.ActorPoolStrategy(size=workers),
-            max_task_retries=_RETRIES,  # which has no successor yet
+            max_task_retries=_RETRIES,  # deprecated, but there is no other option yet
             **_share(workers),
         )
 
 
 class _Worker:
-    """An actor: its pairs and its judge."""
+    """An actor with its own pairs and judge."""
 
-    def __init__(self, open_pairs: Callable[[], Pairs], open_judge: Callable[[], Judge]):
+    def __init__(self, open_pairs: Callable[[], Pairs], open_judge: Callable[[], ScoreBatch]):
         self.pairs, self.judge = open_pairs(), open_judge()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        verdicts = judge_batch([self.pairs[row] for row in batch["row"].tolist()], self.judge)
-        return {"verdict": [verdict.to_json().encode("utf-8", "replace") for verdict in verdicts]}
+        results = score_batch([self.pairs[row] for row in batch["row"].tolist()], self.judge)
+        return {"result": [result.to_json().encode("utf-8", "replace") for result in results]}
 
 
 def _connect(address: str | None) -> None:
@@ -119,23 +121,23 @@ def _connect(address: str | None) -> None:
 
     try:
         if address is None:
-            ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # the only switch that keeps it to the loopback
+            ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # nothing else keeps it on the loopback
             ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait for it without end
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would wait forever
             ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         where = (
-            f"at {address}, which must be HOST:PORT of its head, or without its token"
+            f"at {address} can be used: it must be HOST:PORT of the cluster's head, with its token if it needs one"
             if address
-            else "could be started here"
+            else "can be started here"
         )
-        raise ScaleError(f"no Ray cluster {where}: {error}") from error
+        raise WorkerError(f"no Ray cluster {where} ({error})") from error
 
 
 def _share(workers: int) -> dict[str, int]:
-    """What each worker reserves, so that so many find a place."""
+    """The resources that each worker reserves, so that all workers fit."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -1,15 +1,15 @@
-r"""Scores of edits, by an engine, in one of four modes; every edit ends in a score or a named failure.
+r"""Score edits with an engine, in one of four modes; every edit ends in a score or a named failure.
 
     scorer = Scorer(engine, contract, mode="expected")
-    for verdict in scorer(edits):
-        verdict.score, verdict.spread, verdict.status
+    for result in scorer(edits):
+        result.score, result.spread, result.status
 
-greedy: the likeliest token at each place, so that the same edit scores the same each time.
-direct: likewise, asked for a score without reasoning.
-average: the mean of K samples at a temperature, and their standard deviation. A sample that fails counts for
-    nothing; if half of them or more fail, the edit has no score, nor if one of them wasn't even answered. Samples
-    of an edit are drawn by seeds made of `seed`, its id and their number, whatever else is scored with it.
-expected: the greedy response, and then the mean of the answer that could stand in its place, see `Scorer.expect`.
+greedy: greedy decoding, so that the same edit always gets the same score.
+direct: the same, with a prompt that asks for no reasoning.
+average: the mean and std of K samples at a temperature. A sample whose answer can't be read is left out. The edit
+    has no score if half of the samples or more can't be read, or if the request of one fails. The seed of a sample
+    depends on `seed`, the edit's id and the sample's number only, not on other edits.
+expected: the greedy response, then the mean of the distribution of its answer, see `Scorer.expect`.
 """
 
 import re
@@ -35,7 +35,7 @@ from critic.results import Failure, Mode, Result
 
 _DIGITS = Sampling(max_tokens=1, top_logprobs=20)
 _LEAST = 0.01
-"""First digits less likely than this are left out of an expected score."""
+"""First digits with a lower probability are left out of an expected score."""
 _ANSWER = re.compile(r"<answer>\s*(?P<mark>[*_`]*)(?P<whole>[1-5])\.(?P<tenth>[0-9])?")
 _SUB_SCORE = re.compile(
     rf"\b({'|'.join(AXES)})(?:\s+score)?(?:\s+is)?\s*[:=(]?\s*"
@@ -47,12 +47,11 @@ _FAILURES = {str(failure) for failure in Failure}
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores edits, or generated pictures, with one engine under one contract.
+    """Scores edits, or generated pictures, with one engine and one contract.
 
     Attributes:
-        samples, temperature: of mode "average".
-        seed: of its samples.
-        use_problem: take the data set's own prompt, see `Contract.messages`.
+        samples, temperature, seed: for mode "average".
+        use_problem: use the data set's own prompt, see `Contract.messages`.
     """
 
     engine: Engine
@@ -64,25 +63,25 @@ class Scorer:
     use_problem: bool = False
 
     def __call__(self, items: Sequence[Edit]) -> list[Result]:
-        """One verdict an item, in order; the engine is given all of them at once.
+        """One result for each item, in order; the engine gets all requests at once.
 
         Raises:
-            ContractError: the contract has no words for such items, or they lack the `problem` that is asked for.
+            ContractError: the contract has no text for such items, or one has no `problem` to use.
         """
-        begun = perf_counter()
-        asked: dict[int, Request] = {}
-        verdicts: dict[int, Result] = {}
+        started = perf_counter()
+        requests: dict[int, Request] = {}
+        results: dict[int, Result] = {}
         for number, item in enumerate(items):
             try:
-                asked[number] = self._request(item)
+                requests[number] = self._request(item)
             except _BadItem as error:
-                verdicts[number] = Result(item.id, None, Failure.BAD_INPUT, str(error))
-        scored = self._average if self.mode == "average" else self._greedy
-        verdicts |= zip(asked, scored([items[n].id for n in asked], [*asked.values()]), strict=True)
-        seconds = perf_counter() - begun
+                results[number] = Result(item.id, None, Failure.BAD_INPUT, str(error))
+        score = self._average if self.mode == "average" else self._greedy
+        results |= zip(requests, score([items[n].id for n in requests], [*requests.values()]), strict=True)
+        seconds = perf_counter() - started
         return [
             replace(
-                verdicts[number],
+                results[number],
                 mode=self.mode,
                 model=self.engine.name,
                 contract=self.contract.hash,
@@ -93,23 +92,23 @@ class Scorer:
 
     def _request(self, item: Edit) -> Request:
         what = "prompt" if item.source is None else "instruction"
-        text: str = getattr(item, what)
-        if not text.strip():
+        if not item.instruction.strip():
             raise _BadItem(f"the {what} is empty")
         try:
-            text.encode()
-            item = _resized(item, self.contract)
+            item.instruction.encode()
+            source = None if item.source is None else self.contract.resize(item.source)
+            item = replace(item, source=source, edited=self.contract.resize(item.edited))
         except UnicodeEncodeError as error:
-            raise _BadItem(f"the {what} is no text: {error}") from None
+            raise _BadItem(f"the {what} is not text: {error}") from None
         except ContractError as error:
             raise _BadItem(str(error)) from None
-        asked: prompts.Mode = "direct" if self.mode == "direct" else "reasoning"
-        return request(self.contract, item, asked, use_problem=self.use_problem)
+        prompt: prompts.Mode = "direct" if self.mode == "direct" else "reasoning"
+        return request(self.contract, item, prompt, use_problem=self.use_problem)
 
     def _greedy(self, ids: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         outcomes = self.engine.complete(requests, GREEDY)
-        verdicts = [self._read(id, outcome) for id, outcome in zip(ids, outcomes, strict=True)]
-        return self.expect(requests, verdicts) if self.mode == "expected" else verdicts
+        results = [self._read(id, outcome) for id, outcome in zip(ids, outcomes, strict=True)]
+        return self.expect(requests, results) if self.mode == "expected" else results
 
     def _average(self, ids: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         seeded = [
@@ -140,54 +139,49 @@ class Scorer:
             tokens=outcome.tokens,
         )
 
-    def expect(self, requests: Sequence[Request], verdicts: Sequence[Result]) -> list[Result]:
-        """The verdicts with the mean of the answer's distribution for a score, and its standard deviation.
+    def expect(self, requests: Sequence[Request], results: Sequence[Result]) -> list[Result]:
+        """Replace the scores of greedy results by the mean of the answer's distribution, and add its std.
 
-        The reasoning stays the greedy one. A score like 3.75 is four tokens, so its distribution is a tree: at the
-        place of its first digit the model gives a probability to each of 1 to 5, and after "3." to each tenth.
-        With p the probabilities among digits alone (first digits under 0.01 left out), and h what the hundredths
-        after the greedy answer's tenth come to (other tokens there count as 0), taken to be the same after all
-        other tenths, which is off by 0.09 at most:
+        The reasoning stays the greedy one. A score like 3.75 is four tokens, so its distribution is a tree: the
+        model gives a probability to each first digit, 1 to 5, and after "3." to each tenth. Let p be the
+        probabilities, normalised over digits (first digits under 0.01 left out), and h the expected value of the
+        hundredths after the greedy answer's tenth (tokens other than digits count as 0). h is used after all other
+        tenths too, an error of at most 0.09:
 
             E = p(5) 5 + sum over w in 1..4 of p(w) sum over t in 0..9 of p(t | w.) (w + t/10 + h)
 
-        It takes up to six requests of one token an edit. A response with more than one answer, one that isn't
-        written so ("4", "4/5"), or one in whose place no digit is among the 20 likeliest tokens keeps its greedy
-        score and has no spread.
+        This takes up to six requests of one token for each edit. A result keeps its greedy score and has no spread
+        if the response has several answers, the answer isn't a decimal number ("4", "4/5"), or no digit is among
+        the 20 likeliest tokens.
         """
         trees: dict[int, _Tree] = {}
-        for number, verdict in enumerate(verdicts):
-            answer = _ANSWER.search(verdict.raw)
-            if verdict.ok and answer and answer["tenth"] and verdict.raw.count("<answer>") == 1:
-                trees[number] = _Tree(verdict.raw, answer, requests[number], self.contract.prefill)
+        for number, result in enumerate(results):
+            answer = _ANSWER.search(result.raw)
+            if result.ok and answer and answer["tenth"] and result.raw.count("<answer>") == 1:
+                trees[number] = _Tree(result.raw, answer, requests[number], self.contract.prefill)
         for step in (_Tree.wholes, _Tree.tenths, _Tree.hundredths):
-            asked = [(tree, text) for tree in trees.values() for text in step(tree)]
-            outcomes = self.engine.complete([tree.request_after(text) for tree, text in asked], _DIGITS)
-            for (tree, text), outcome in zip(asked, outcomes, strict=True):
-                tree.learn(text, outcome)
+            nodes = [(tree, text) for tree in trees.values() for text in step(tree)]
+            outcomes = self.engine.complete([tree.request_after(text) for tree, text in nodes], _DIGITS)
+            for (tree, text), outcome in zip(nodes, outcomes, strict=True):
+                tree.add(text, outcome)
         return [
-            trees[number].judge(verdict) if number in trees else verdict for number, verdict in enumerate(verdicts)
+            trees[number].expect(result) if number in trees else result for number, result in enumerate(results)
         ]
 
 
 class _BadItem(ValueError):
-    """An item that can't be asked about, and why."""
-
-
-def _resized(item: Edit, contract: Contract) -> Edit:
-    source = None if item.source is None else contract.resize(item.source)
-    return replace(item, source=source, edited=contract.resize(item.edited))
+    """Why an item can't be scored."""
 
 
 class _Tree:
-    """The digits that could stand where a greedy response has its answer."""
+    """The probabilities of the digits in the answer of a greedy response."""
 
     def __init__(self, raw: str, answer: re.Match[str], request: Request, prefill: str):
-        self.begun, self.prefill = raw[len(prefill) : answer.start("whole")], prefill
+        self.before, self.prefill = raw[len(prefill) : answer.start("whole")], prefill
         self.request, self.greedy = request, f"{answer['whole']}.{answer['tenth']}"
         self.after: dict[str, dict[int, float]] = {}
         self.failed: Failed | None = None
-        self.read = self.written = 0
+        self.prompt_tokens = self.tokens = 0
 
     def wholes(self) -> list[str]:
         return [""]
@@ -199,17 +193,19 @@ class _Tree:
         return [] if self.greedy.startswith("5") else [self.greedy]
 
     def request_after(self, text: str) -> Request:
-        begun = self.begun + text
-        turn = {"role": "assistant", "content": self.prefill + begun}
-        return replace(self.request, prompt=self.request.prompt + begun, messages=[*self.request.messages, turn])
+        written = self.before + text
+        message = {"role": "assistant", "content": self.prefill + written}
+        return replace(
+            self.request, prompt=self.request.prompt + written, messages=[*self.request.messages, message]
+        )
 
-    def learn(self, text: str, outcome: Completion | Failed) -> None:
-        """Keep what probabilities the digits have after a text: of whole numbers and tenths, 1 in all."""
+    def add(self, text: str, outcome: Completion | Failed) -> None:
+        """Store the probabilities of the digits after a text; those of whole numbers and tenths sum to 1."""
         if isinstance(outcome, Failed):
             self.failed = outcome
             return
-        self.read += outcome.prompt_tokens
-        self.written += outcome.tokens
+        self.prompt_tokens += outcome.prompt_tokens
+        self.tokens += outcome.tokens
         digits = range(int(LOWEST), int(HIGHEST) + 1) if text == "" else range(10)
         likely = {digit: exp(outcome.logprobs[str(digit)]) for digit in digits if str(digit) in outcome.logprobs}
         if text == "":
@@ -217,14 +213,12 @@ class _Tree:
         total = sum(likely.values()) if text != self.greedy else 1.0
         self.after[text] = {digit: p / total for digit, p in likely.items()} if total > 0 else {}
 
-    def judge(self, verdict: Result) -> Result:
-        verdict = replace(
-            verdict,
-            prompt_tokens=verdict.prompt_tokens + self.read,
-            tokens=verdict.tokens + self.written,
+    def expect(self, result: Result) -> Result:
+        result = replace(
+            result, prompt_tokens=result.prompt_tokens + self.prompt_tokens, tokens=result.tokens + self.tokens
         )
         if self.failed is not None:
-            return replace(verdict, score=None, status=self.failed.status, detail=self.failed.detail)
+            return replace(result, score=None, status=self.failed.status, detail=self.failed.detail)
         h = sum(p * digit / 100 for digit, p in self.after.get(self.greedy, {}).items())
         scores: list[tuple[float, float]] = []
         for whole, p in self.after[""].items():
@@ -235,63 +229,62 @@ class _Tree:
                 scores += [(p * q, whole + tenth / 10 + h) for tenth, q in tenths.items()]
         total = sum(p for p, _ in scores)
         if total == 0:
-            return verdict
+            return result
         mean = sum(p * score for p, score in scores) / total
         variance = sum(p * (score - mean) ** 2 for p, score in scores) / total
-        return replace(verdict, score=min(HIGHEST, mean), spread=sqrt(variance))
+        return replace(result, score=min(HIGHEST, mean), spread=sqrt(variance))
 
 
 def predict(
     scorer: Scorer, items: Iterable[Edit], *, total: int, batch_size: int, title: str = "scoring"
 ) -> pd.DataFrame:
-    """Score `total` items, `batch_size` at a time, without having all their pictures in memory.
+    """Score `total` items, `batch_size` at a time, so that not all pictures are in memory.
 
     Returns:
-        One row an item: id, score (1..5, null if there is none), status, reasoning, response (the prefill
-        included), tokens (of the completion).
+        One row for each item: id, score (1..5, null for a failure), status, reasoning, response (with the
+        prefill), tokens (of the completion).
     """
-    names = {"id": "id", "score": "score", "status": "status", "reasoning": "reasoning", "raw": "response"}
+    names = {name: name for name in ("id", "score", "status", "reasoning", "raw", "tokens")} | {"raw": "response"}
     rows = []
     remaining = iter(items)
     with tqdm(total=total, desc=title, unit=" edits", mininterval=2) as bar:
         while batch := list(islice(remaining, batch_size)):
-            for verdict in scorer(batch):
-                row = {column: getattr(verdict, name) for name, column in names.items()}
-                rows.append(row | {"tokens": verdict.tokens})
+            for result in scorer(batch):
+                rows.append({column: getattr(result, name) for name, column in names.items()})
             bar.update(len(batch))
-    table = pd.DataFrame(rows, columns=[*names.values(), "tokens"])
+    table = pd.DataFrame(rows, columns=[*names.values()])
     return table.astype({"score": "Float64", "status": "str"})
 
 
 def read_response(completion: Completion, prefill: str) -> Critique:
-    """The critique in a completion, to which the prefill that the prompt ended in is put back.
+    """The critique in the prefill and the completion together.
 
-    A server whose chat template has no prefill lets the model write `<think>` itself; then it is there already. If
-    such a model doesn't reason at all, its answer can't be told from one inside reasoning, and doesn't count.
+    If the server's chat template has no prefill, the model writes `<think>` itself and the prefill isn't repeated.
+    If such a model doesn't reason, its answer can't be distinguished from one inside reasoning, and doesn't count.
     """
     text = completion.text
-    begun = bool(prefill) and text.lstrip().startswith(prefill)
-    return parse_critique(text if begun else prefill + text, finished=completion.finished)
+    has_prefill = bool(prefill) and text.lstrip().startswith(prefill)
+    return parse_critique(text if has_prefill else prefill + text, finished=completion.finished)
 
 
 def explain(critique: Critique) -> str:
-    """What is wrong with a response without a score, in words."""
+    """Why a response has no score, for people."""
     answer = f": {critique.answer!r:.80}" if critique.answer is not None else ""
     return {
-        Status.EMPTY: "nothing was written",
+        Status.EMPTY: "the response is empty",
         Status.NO_ANSWER: f"no complete <answer> outside the reasoning; it ends in {critique.raw[-60:]!r}",
-        Status.TRUNCATED: "cut off at the token limit before an answer: allow more with --max-tokens",
-        Status.NOT_A_NUMBER: f"the answer is no number{answer}",
+        Status.TRUNCATED: "cut off at the token limit before the answer: raise --max-tokens",
+        Status.NOT_A_NUMBER: f"the answer is not a number{answer}",
         Status.OUT_OF_RANGE: f"the answer is outside {LOWEST:g} to {HIGHEST:g}{answer}",
-        Status.AMBIGUOUS: "several answers that don't agree",
+        Status.AMBIGUOUS: "the response has several different answers",
     }[critique.status]
 
 
 def sub_scores(reasoning: str) -> dict[str, float]:
-    """The scores that the reasoning states for alignment, fidelity and quality, 1..5: each axis' first.
+    """The scores that the reasoning states for alignment, fidelity and quality, 1..5; the first of each axis.
 
-    Only a number right after the axis counts ("alignment 4.5", "Fidelity: 4.", "quality score is 3.5"), and none
-    that is a part of something else ("quality 4/10", "alignment 2 to 5").
+    A number counts only right after the axis ("alignment 4.5", "Fidelity: 4.", "quality score is 3.5"), and not as
+    part of another expression ("quality 4/10", "alignment 2 to 5").
     """
     found: dict[str, float] = {}
     for axis, number in _SUB_SCORE.findall(reasoning):
@@ -301,10 +294,10 @@ def sub_scores(reasoning: str) -> dict[str, float]:
 
 
 def _mean(samples: Sequence[Result]) -> Result:
-    """One verdict of several: it speaks with the words of the sample nearest to the mean."""
+    """The samples' mean as one result, with the reasoning of the sample nearest to the mean."""
     scores = {number: sample.score for number, sample in enumerate(samples) if sample.score is not None}
 
-    def all_in_one(sample: Result) -> Result:
+    def combined(sample: Result) -> Result:
         return replace(
             sample,
             samples=[sample.score for sample in samples],
@@ -314,17 +307,17 @@ def _mean(samples: Sequence[Result]) -> Result:
         )
 
     if unanswered := [sample for sample in samples if sample.status in _FAILURES]:
-        detail = f"{len(unanswered)} of {len(samples)} samples weren't answered: {unanswered[0].detail}"
-        return replace(all_in_one(unanswered[0]), score=None, detail=detail)
+        detail = f"the requests of {len(unanswered)} of {len(samples)} samples failed: {unanswered[0].detail}"
+        return replace(combined(unanswered[0]), score=None, detail=detail)
     if 2 * len(scores) <= len(samples):
         failed = [sample for sample in samples if not sample.ok]
         ((commonest, _),) = Counter(sample.status for sample in failed).most_common(1)
         first = next(sample for sample in failed if sample.status == commonest)
-        detail = f"{len(failed)} of {len(samples)} samples failed, most so: {first.detail}"
-        return replace(all_in_one(first), detail=detail)
+        detail = f"{len(failed)} of {len(samples)} samples can't be read, most often because: {first.detail}"
+        return replace(combined(first), detail=detail)
     mean = fmean(scores.values())
     nearest = min(scores, key=lambda number: abs(scores[number] - mean))
-    return replace(all_in_one(samples[nearest]), score=mean, spread=pstdev(scores.values()))
+    return replace(combined(samples[nearest]), score=mean, spread=pstdev(scores.values()))
 
 
 def _seed(seed: int, id: str, sample: int) -> int:

@@ -1,4 +1,4 @@
-"""A verdict goes to a line of JSON and back, and a line that is none is refused."""
+"""A result goes to a line of JSON and back, and any other line is refused."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from critic.results import Failure, Result
 
-verdicts = st.builds(
+results = st.builds(
     Result,
     id=st.text(),
     score=st.none() | st.floats(1, 5),
@@ -20,17 +20,17 @@ verdicts = st.builds(
 )
 
 
-@given(verdicts)
-def test_a_line_of_json_gives_the_verdict_back_but_for_the_latency(verdict: Result) -> None:
-    line = verdict.to_json()
+@given(results)
+def test_a_line_of_json_gives_the_result_back_except_the_latency(result: Result) -> None:
+    line = result.to_json()
     assert "\n" not in line
     assert "latency" not in json.loads(line)
-    assert Result.from_json(line) == verdict
+    assert Result.from_json(line) == result
 
 
 @pytest.mark.parametrize(
     "line", ["", '{"id": "a"', "[]", '{"id": "a"}', '{"id": "a", "score": 1, "status": "ok", "x": 2}']
 )
-def test_what_is_no_whole_verdict_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match="not a verdict"):
+def test_what_is_not_a_whole_result_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="not a result"):
         Result.from_json(line)

@@ -1,29 +1,40 @@
-"""Other judges of edits, measured by the same harness as the critic: classic metrics, and models of other people.
+"""Other judges of edits, measured as the critic is: classic image metrics, and other people's models.
 
-    judge = MetricJudge("ssim")
-    (verdict,) = judge([edit])
-    verdict.score                        # 1..5, higher is better, by judge.scale
-    json.loads(verdict.raw)["native"]    # what the judge itself said
+    judge = kinds()["ssim"].open()
+    (result,) = judge([edit])
+    result.score                         # 1..5, higher is better, by judge.scale
+    json.loads(result.raw)["native"]     # the judge's own number
 
-A judge goes wherever `critic.scoring.resumable.score_to_file` wants one. Where it gives no number, or none within its own
-range, or is known to have made it up, the edit has a named failure.
+A judge fits wherever `critic.scoring.resumable.score_to_file` wants one. An edit gets a named failure if the judge
+gives no number, a number outside its own range, or one that it is known to have made up.
+
+To add a judge, add one module to this folder, with a table `JUDGES` of names and `Kind`s: `critic judge` finds it.
+The module must import what is slow (torch, numpy...) in its functions, since the command's help imports it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from critic.answers import HIGHEST, LOWEST, Status
 from critic.results import Failure, Result
 
-if TYPE_CHECKING:  # this module is light: the help of `critic judge` needs it
+if TYPE_CHECKING:
+    from PIL import Image
+
     from critic.edits import Edit
 
 MODE = "judge"
-"""`Result.mode` of a judge that isn't the critic."""
+"""`Result.mode` of a judge other than the critic."""
 
 
 class JudgeError(RuntimeError):
@@ -35,9 +46,9 @@ class Scale:
     """A judge's own range, and the monotone map from it onto 1..5.
 
     Attributes:
-        lowest, highest: the ends, both included; infinite where there is none.
-        higher_is_better: if not, the map turns the scale round.
-        halfway: of a range without a highest end, the distance from `lowest` that scores 3.
+        lowest, highest: the ends, both included; infinite if there is none.
+        higher_is_better: if False, the map reverses the order.
+        halfway: for a range without a highest end, the distance from `lowest` that scores 3.
     """
 
     lowest: float
@@ -52,18 +63,18 @@ class Scale:
 
     @property
     def linear(self) -> bool:
-        """Whether the map keeps distances, and not the order alone."""
+        """Whether the map keeps distances, not only the order."""
         return isfinite(self.lowest) and isfinite(self.highest)
 
     def to_score(self, native: float) -> float:
-        """1..5 of a score in the range: 1 + 4 t, or 5 - 4 t where lower is better, with
+        """Map a number of the range to 1..5: 1 + 4 t, or 5 - 4 t if lower is better, with
 
             t = (x - lowest) / (highest - lowest)                between two ends
             t = u / (1 + u),  u = (x - lowest) / halfway         without a highest end
             t = (1 + x / (1 + |x|)) / 2                          without any end
 
-        Only the first is linear. The others keep every order, so rank correlations are those of the judge's own
-        scores; Pearson's r isn't, and the size of a score says nothing.
+        Only the first is linear. The others keep the order, so rank correlations are those of the judge's own
+        numbers; Pearson's r isn't, and differences between scores mean nothing.
         """
         if self.linear:
             place = (native - self.lowest) / (self.highest - self.lowest)
@@ -75,81 +86,106 @@ class Scale:
         return LOWEST + 4 * place if self.higher_is_better else HIGHEST - 4 * place
 
     def fault(self, native: Any, what: str = "score") -> tuple[Status, str] | None:
-        """What is wrong with something that should be a number in the range; None if it is one."""
+        """What is wrong with a value that should be a number in the range; None if nothing is."""
         if not isinstance(native, int | float) or isinstance(native, bool) or not abs(native) < inf:
-            return Status.NOT_A_NUMBER, f"the {what} is no number: {native!r:.80}"
+            return Status.NOT_A_NUMBER, f"the {what} is not a number: {native!r:.80}"
         if not self.lowest <= native <= self.highest:
             return Status.OUT_OF_RANGE, f"the {what} is outside {self.lowest:g} to {self.highest:g}: {native}"
         return None
 
 
-SCALES = {
-    "psnr": Scale(0, 100),
-    "ssim": Scale(-1, 1),
-    "colour_difference": Scale(0, inf, higher_is_better=False, halfway=10),
-    "noise": Scale(0, inf, higher_is_better=False, halfway=10),
-    "blur": Scale(0, 1, higher_is_better=False),
-    "viescore": Scale(0, 10),
-    "editscore": Scale(0, 10),
-    "editreward": Scale(-inf, inf),
-}
-"""The range of each judge, in its own unit."""
+class Judge(ABC):
+    """Gives one result for each edit, in order.
 
-
-class Judge(Protocol):
-    """Gives a verdict an edit, in order; `name` tells the judge and its weights, `scale` what its scores are."""
+    Attributes:
+        name: identifies the judge and its weights.
+        scale: the range of its own numbers.
+        settings: what else its results depend on, as JSON.
+        batch_size: edits in one call; a kill loses the results of one call at most.
+        resize: applied to each picture after decoding, None to leave pictures as they are.
+    """
 
     name: str
     scale: Scale
+    settings: Mapping[str, Any] = MappingProxyType({})
+    batch_size: int = 16
+    resize: "Callable[[Image.Image], Image.Image] | None" = None
 
-    def __call__(self, edits: "Sequence[Edit]") -> list[Result]: ...
+    def __call__(self, edits: "Sequence[Edit]") -> list[Result]:
+        return [self.judge(edit) for edit in edits]
+
+    @abstractmethod
+    def judge(self, edit: "Edit") -> Result:
+        """The result for one edit."""
+
+    def result(
+        self,
+        id: str,
+        native: Any,
+        sub_scores: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Result:
+        """A result with a score, or with a failure if a number isn't in the judge's range.
+
+        Args:
+            native: the judge's number, on its own scale.
+            sub_scores: on the same scale, named as in `Result`.
+            extra: what else to keep in `raw`, the JSON of {"native": ..., **extra}.
+            fields: of `Result`.
+        """
+        numbers = {"score": native, **(sub_scores or {})}
+        fields["raw"] = json.dumps({"native": native, **(extra or {})}, ensure_ascii=False, default=repr)
+        for what, number in numbers.items():
+            if fault := self.scale.fault(number, what):
+                return self.failure(id, *fault, **fields)
+        score, *subs = (self.scale.to_score(float(number)) for number in numbers.values())
+        return Result(
+            id,
+            score,
+            Status.OK.value,
+            mode=MODE,
+            model=self.name,
+            sub_scores=dict(zip(sub_scores or {}, subs, strict=True)),
+            **fields,
+        )
+
+    def failure(self, id: str, status: Status | Failure, detail: str, **fields: Any) -> Result:
+        """A result without a score."""
+        return Result(id, None, status.value, detail, mode=MODE, model=self.name, **fields)
 
 
-def judged(
-    judge: Judge,
-    id: str,
-    native: Any,
-    sub_scores: Mapping[str, Any] | None = None,
-    said: Mapping[str, Any] | None = None,
-    **fields: Any,
-) -> Result:
-    """The verdict on an edit: a score, or a failure if the judge's is no number in its range.
+@dataclass(frozen=True)
+class Kind:
+    """A judge that `critic judge` offers.
 
-    Args:
-        native: the judge's score, on its own scale.
-        sub_scores: on the same scale, named as those of `Result`; one that is no number in the range fails too.
-        said: what else `raw` keeps, which is {"native": ..., **said} in JSON.
-        fields: of `Result`.
+    Attributes:
+        summary: one clause for the help.
+        scale: the range of its own numbers.
+        open: makes the judge from the values of `options`.
+        options: of the command, in the order of the help.
     """
-    given = {"score": native, **(sub_scores or {})}
-    fields["raw"] = json.dumps({"native": native, **(said or {})}, ensure_ascii=False, default=repr)
-    for what, number in given.items():
-        if fault := judge.scale.fault(number, what):
-            return unjudged(judge, id, *fault, **fields)
-    score, *subs = (judge.scale.to_score(float(number)) for number in given.values())
-    return Result(
-        id,
-        score,
-        Status.OK.value,
-        mode=MODE,
-        model=judge.name,
-        sub_scores=dict(zip(sub_scores or {}, subs, strict=True)),
-        **fields,
-    )
+
+    summary: str
+    scale: Scale
+    open: Callable[..., Judge]
+    options: Sequence[click.Option] = ()
 
 
-def unjudged(judge: Judge, id: str, status: Status | Failure, detail: str, **fields: Any) -> Result:
-    """The verdict on an edit that has no score."""
-    return Result(id, None, status.value, detail, mode=MODE, model=judge.name, **fields)
+@cache
+def kinds() -> dict[str, Kind]:
+    """All judges by name, from the tables `JUDGES` of this folder's modules."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return {name: kind for module in modules for name, kind in module.JUDGES.items()}
 
 
-def borrowed(module: str, name: str, remedy: str) -> Any:
-    """What a module of other people's has by this name.
+def imported(module: str, name: str, fix: str) -> Any:
+    """An attribute of an optional module.
 
     Raises:
-        JudgeError: it can't be imported, or doesn't have it; with the remedy.
+        JudgeError: the module can't be imported or lacks the attribute; the message ends with `fix`.
     """
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise JudgeError(f"{module} can't be used here ({error}): {remedy}") from error
+        raise JudgeError(f"{module} can't be used here ({error}): {fix}") from error

@@ -1,36 +1,41 @@
-"""EditReward (arXiv 2509.26346), by the class `EditRewardInferencer` of its repository, which is optional.
+"""EditReward (arXiv 2509.26346), with the class `EditRewardInferencer` of its repository, which is optional.
 
     judge = EditRewardJudge("checkpoints/EditReward-Qwen2.5-7B-VL", config="config/EditReward-Qwen2.5-7B-VL.yaml")
 
-Its reward has no ends: it was learnt from preferences. The model gives two numbers, the mean of the reward, which
-is the score, and how uncertain it is; `raw` keeps both as "outputs".
+Its reward has no range: it was trained on preferences. The model gives two numbers, the mean of the reward, which
+is the score, and its uncertainty; `raw` keeps both as "outputs".
 """
 
-from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING
 
-import torch
+import click
 
-from critic.edits import Edit
 from critic.results import Failure, Result
-from critic.scoring.judges import SCALES, JudgeError, borrowed, judged, unjudged
+from critic.scoring.judges import Judge, JudgeError, Kind, Scale, imported
+
+if TYPE_CHECKING:
+    from critic.edits import Edit
 
 
-class EditRewardJudge:
-    """An EditReward checkpoint, on the GPU if there is one; one edit at a time, so no batch changes a score."""
+class EditRewardJudge(Judge):
+    """An EditReward checkpoint, on a GPU if there is one. One edit at a time, so that no batch changes a score."""
 
-    scale = SCALES["editreward"]
+    scale = Scale(-inf, inf)
 
-    def __init__(self, checkpoint: str, *, config: str):
-        """Load it.
+    def __init__(self, model: str, *, config: str):
+        """Load the checkpoint.
 
         Args:
-            checkpoint: a folder with model.safetensors or model.pth.
+            model: the checkpoint, a folder with model.safetensors or model.pth.
             config: the .yaml file of the repository that the checkpoint was trained with.
 
         Raises:
-            JudgeError: the repository can't be imported, or can't load the checkpoint.
+            JudgeError: the repository can't be imported or can't load the checkpoint.
         """
-        inferencer = borrowed(
+        import torch
+
+        inferencer = imported(
             "EditReward",
             "EditRewardInferencer",
             "clone https://github.com/TIGER-AI-Lab/EditReward, install what its README lists, and put the clone "
@@ -39,19 +44,18 @@ class EditRewardJudge:
         try:
             self._inferencer = inferencer(
                 config_path=config,
-                checkpoint_path=checkpoint,
+                checkpoint_path=model,
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 reward_dim="overall_detail",
                 rm_head_type="ranknet_multi_head",
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            raise JudgeError(f"EditReward can't load {checkpoint} by {config}: {error}") from error
-        self.name = f"editreward:{checkpoint}"
+            raise JudgeError(f"EditReward can't load {model} with {config}: {error}") from error
+        self.name, self.settings = f"editreward:{model}", {"config": config}
 
-    def __call__(self, edits: Sequence[Edit]) -> list[Result]:
-        return [self._judge(edit) for edit in edits]
+    def judge(self, edit: "Edit") -> Result:
+        import torch
 
-    def _judge(self, edit: Edit) -> Result:
         try:
             with torch.no_grad():
                 (reward,) = self._inferencer.reward(
@@ -59,7 +63,22 @@ class EditRewardJudge:
                 )
             outputs = reward.tolist()
             native = outputs[0]
-        except Exception as error:  # whatever an edit that it can't handle leads it to
-            detail = f"EditReward raised {type(error).__name__}: {error}"
-            return unjudged(self, edit.id, Failure.SERVER_ERROR, detail)
-        return judged(self, edit.id, native, said={"outputs": outputs})
+        except Exception as error:  # their code raises any exception for an edit that it can't handle
+            return self.failure(
+                edit.id, Failure.SERVER_ERROR, f"EditReward raised {type(error).__name__}: {error}"
+            )
+        return self.result(edit.id, native, extra={"outputs": outputs})
+
+
+_OPTIONS = [
+    click.Option(["-m", "--model"], required=True, help="A folder with model.safetensors or model.pth."),
+    click.Option(["--config"], required=True, help="The repository's .yaml file that the model was trained with."),
+]
+JUDGES = {
+    "editreward": Kind(
+        "EditReward, from a clone of its repository (installed separately).",
+        EditRewardJudge.scale,
+        EditRewardJudge,
+        _OPTIONS,
+    )
+}

@@ -1,7 +1,7 @@
-"""Engines complete what they are asked, in order.
+"""Engines complete the requests, in order.
 
-What the tiny base writes is not looked at here, only that it is the same however it is asked. vLLM is held to
-the same in the pipeline's tests.
+These tests don't check what the tiny base writes, only that it is the same for any batch. The pipeline's tests
+check that for vLLM.
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def test_what_doesnt_fit_is_told_and_the_others_are_completed(
     assert [first, *others] == completions
     assert isinstance(failed, Failed)
     assert failed.status == Failure.TOO_LONG
-    assert "up to 12 to write are more than the 4096" in failed.detail
+    assert "up to 12 of completion exceed the model's context of 4096" in failed.detail
 
 
 def test_a_sample_depends_on_its_seed_alone(engine: Recorder, requests: list[Request]) -> None:

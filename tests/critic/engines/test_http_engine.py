@@ -1,4 +1,4 @@
-"""Whatever a server does, each request ends in what it wrote or in a named failure."""
+"""Each request ends in a completion or in a named failure, whatever the server does."""
 
 import base64
 import json
@@ -52,13 +52,17 @@ def drop(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each completion with the next of `replies`, the last one again and again."""
+    """Answers each completion with the next of `replies`, the last one again and again.
+
+    `listing` answers GET in place of the list of `models`.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [completion(content=ANSWER)]
         self.owner, self.models = "someone", ["critic"]
+        self.listing: Reply | None = None
         self.bodies: list[dict[str, Any]] = []
         self.at_a_time, self.most = 0, 0
         self.stop, self.lock = threading.Event(), threading.Lock()
@@ -69,7 +73,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the server's."""
+        """A disconnected client isn't an error of the server."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -77,7 +81,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         models = [{"id": name, "object": "model", "owned_by": self.server.owner} for name in self.server.models]
-        send(self, json.dumps({"object": "list", "data": models}))
+        if self.server.listing:
+            self.server.listing(self, {})
+        else:
+            send(self, json.dumps({"object": "list", "data": models}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -183,7 +190,7 @@ def test_first_tokens_probabilities_are_read(server: Server) -> None:
 
 def test_expected_scores_are_asked_only_of_servers_that_go_on_with_a_turn(server: Server) -> None:
     scorer = Scorer(engine(server), CONTRACT, "expected")
-    with pytest.raises(ServerError, match="take another mode"):
+    with pytest.raises(ServerError, match="choose another mode"):
         scorer([edit()])
     server.owner = "vllm"
     Scorer(engine(server), CONTRACT, "expected")([edit()])
@@ -191,7 +198,7 @@ def test_expected_scores_are_asked_only_of_servers_that_go_on_with_a_turn(server
     assert last["messages"][-1]["role"] == "assistant" and last["continue_final_message"] is True
 
 
-# --- what comes of it
+# --- what the replies become
 
 BROKEN: dict[str, tuple[Reply, str]] = {
     "drops the connection": (drop, "unreachable"),
@@ -211,6 +218,7 @@ BROKEN: dict[str, tuple[Reply, str]] = {
     "nothing": (completion(content=""), "empty"),
     "no content": (completion(content=None), "empty"),
     "cut off": (completion("length", content="Half do"), "truncated"),
+    "filtered": (completion("content_filter", content="Half do"), "refused"),
     "words": (completion(content="</think><answer>good</answer>"), "not_a_number"),
 }
 
@@ -219,23 +227,30 @@ BROKEN: dict[str, tuple[Reply, str]] = {
 def test_a_broken_reply_is_a_named_failure_and_never_a_score(server: Server, what: str) -> None:
     reply, expected = BROKEN[what]
     server.replies = [reply]
-    (verdict,) = Scorer(engine(server), CONTRACT)([edit()])
-    assert (verdict.score, verdict.status) == (None, expected)
-    assert verdict.detail
+    (result,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert (result.score, result.status) == (None, expected)
+    assert result.detail
+
+
+def test_a_content_filter_is_not_mistaken_for_the_token_limit(server: Server) -> None:
+    server.replies = [completion("content_filter", content="Half do")]
+    (result,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert "content filter" in result.detail
+    assert "--max-tokens" not in result.detail
 
 
 def test_others_are_scored_beside_broken_ones(server: Server) -> None:
     server.replies = [reply for reply, _ in BROKEN.values()] + [completion(content=ANSWER)]
     edits = [edit(number) for number in range(len(BROKEN) + 3)]
-    verdicts = Scorer(engine(server, concurrency=1), CONTRACT)(edits)
-    assert [verdict.status for verdict in verdicts] == [expected for _, expected in BROKEN.values()] + ["ok"] * 3
+    results = Scorer(engine(server, concurrency=1), CONTRACT)(edits)
+    assert [result.status for result in results] == [expected for _, expected in BROKEN.values()] + ["ok"] * 3
 
 
 @pytest.mark.parametrize("reply", [status(500), status(429), drop, hang])
 def test_what_may_pass_is_tried_again(server: Server, reply: Reply) -> None:
     server.replies = [reply, completion(content=ANSWER)]
-    (verdict,) = Scorer(engine(server, max_retries=1), CONTRACT)([edit()])
-    assert verdict.score == 3.5
+    (result,) = Scorer(engine(server, max_retries=1), CONTRACT)([edit()])
+    assert result.score == 3.5
     assert len(server.bodies) == 2
 
 
@@ -252,28 +267,85 @@ def test_what_may_pass_is_tried_again(server: Server, reply: Reply) -> None:
 )
 def test_the_answer_is_found_wherever_a_server_puts_it(server: Server, message: dict[str, str | None]) -> None:
     server.replies = [completion(**message)]
-    (verdict,) = Scorer(engine(server), CONTRACT)([edit()])
-    assert (verdict.score, verdict.reasoning) == (3.5, "Fine.")
+    (result,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert (result.score, result.reasoning) == (3.5, "Fine.")
 
 
 # --- servers that can't be used at all
 
 
-def test_a_server_that_isnt_there_is_an_error_at_once() -> None:
-    with pytest.raises(ServerError, match="doesn't tell what it serves"):
+def test_a_server_that_isnt_there_is_an_error_at_once_that_names_the_cause() -> None:
+    with pytest.raises(ServerError, match=r"can't be reached: .*Connection refused\. Start the server, or"):
         HttpEngine("http://127.0.0.1:9/v1", max_tokens=80, max_retries=0)
+
+
+def test_an_address_without_its_scheme_is_corrected() -> None:
+    with pytest.raises(
+        ServerError, match=r"^127\.0\.0\.1:9/v1 is not .* or https://, as http://127\.0\.0\.1:9/v1$"
+    ):
+        HttpEngine("127.0.0.1:9/v1", max_tokens=80)
 
 
 def test_a_model_that_isnt_served_is_named_with_those_that_are(server: Server) -> None:
     server.models = ["critic", "other"]
-    with pytest.raises(ServerError, match=r"serves critic, other, not None: name one of these"):
+    with pytest.raises(ServerError, match=r"serves critic, other: choose one with http://\S+/v1#critic$"):
         engine(server)
-    with pytest.raises(ServerError, match=r"serves critic, other, not theirs"):
+    with pytest.raises(ServerError, match=r"serves critic, other, not theirs: choose one with \S+/v1#critic$"):
         engine(server, model="theirs")
     assert engine(server, model="other").name == "other"
+    server.models = []
+    with pytest.raises(ServerError, match=r"serves no model: "):
+        engine(server)
 
 
 def test_a_key_that_isnt_there_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRITIC_KEY", raising=False)
-    with pytest.raises(ServerError, match="environment variable CRITIC_KEY"):
+    with pytest.raises(ServerError, match="environment variable CRITIC_KEY is not set"):
         engine(server, api_key_variable="CRITIC_KEY")
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_refusal_of_the_key_names_the_option_or_the_variable(
+    server: Server, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.listing = status(code)
+    with pytest.raises(ServerError, match=rf"/models answered {code}: .*API key with --key-variable$"):
+        engine(server)
+    monkeypatch.setenv("CRITIC_KEY", "secret")
+    with pytest.raises(ServerError, match=r"Check the API key in the environment variable CRITIC_KEY$") as error:
+        engine(server, api_key_variable="CRITIC_KEY")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("page", ["<html>Sign in</html>", "[1]", '{"models": []}'])
+def test_a_page_that_is_not_a_list_of_models_is_named(server: Server, page: str) -> None:
+    server.listing = lambda handler, _: send(handler, page)
+    with pytest.raises(ServerError, match=r"/models is not the list of models .* Give the server's address"):
+        engine(server)
+
+
+def test_another_path_is_named(server: Server) -> None:
+    server.listing = status(404)
+    with pytest.raises(ServerError, match=r"/models answered 404: .*Give the server's address up to /v1$"):
+        engine(server)
+
+
+def test_a_server_that_fails_is_named(server: Server) -> None:
+    server.listing = status(503)
+    with pytest.raises(ServerError, match=r"/models answered 503: .*Try again later, or check the server's log$"):
+        engine(server)
+
+
+def test_a_server_that_hangs_is_named(server: Server) -> None:
+    server.listing = hang
+    with pytest.raises(ServerError, match=r"didn't answer within 0\.2 s: check the server, or raise --timeout"):
+        engine(server, timeout=0.2)
+
+
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert engine(server).complete([request(CONTRACT, edit())]) == [Completion(ANSWER, 9, True, 30)]

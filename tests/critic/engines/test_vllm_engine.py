@@ -1,4 +1,4 @@
-"""vLLM in this process: what it does otherwise than transformers, and must not."""
+"""vLLM in this process: where its defaults differ from transformers', and must not."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pairs to score: each form that they come in, and what is said of a row or a file that is not quite so."""
+"""Pairs to score: each format, and the errors for rows and files with faults."""
 
 import csv
 import json
@@ -20,11 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from critic.data.readers.rows import SourceError
-from critic.edits import GENERATED_COLUMNS, Edit, decode_image, edits_from_table, write_table
+from critic.edits import GENERATED_COLUMNS, TYPES, Edit, edits_from_table
+from critic.pictures import decode
 from critic.prompts import load_contract
 from critic.scoring.inputs import BadPair, Pairs, read_pairs
+from critic.tables import TableError
+from critic.tables import write_parquet as write_table
 
+PHOTOS = Path(__file__).parents[1] / "pictures"
 ROW = {"source": "images/a.png", "edited": "images/b.png", "instruction": "make it red"}
 
 
@@ -78,7 +81,7 @@ def check_pictures(pair: Edit | BadPair, picture: Callable[..., bytes]) -> Edit:
     """That a pair has the pictures a and b."""
     assert isinstance(pair, Edit), pair
     for seed, image in enumerate((pair.source, pair.edited)):
-        assert np.array_equal(image, decode_image({"bytes": picture(seed)}))
+        assert np.array_equal(image, decode(picture(seed)))
     return pair
 
 
@@ -145,7 +148,12 @@ def test_ids_are_text(study: Path) -> None:
 def test_a_bad_row_is_named_and_the_others_go_on(
     kind: str, study: Path, change: dict[str, str], detail: str
 ) -> None:
-    bad, good = read_pairs(WRITERS[kind](study, [ROW | change, ROW]))
+    table = WRITERS[kind](study, [ROW | change, ROW])
+    if kind == "csv" and any("\0" in cell for cell in change.values()):
+        with pytest.raises(TableError, match="line 2 has a NUL character"):
+            read_pairs(table)
+        return
+    bad, good = read_pairs(table)
     assert isinstance(bad, BadPair) and bad.id == "00000"
     assert bad.detail.startswith(detail)
     assert isinstance(good, Edit)
@@ -156,18 +164,19 @@ def test_a_column_that_is_missing_is_named_with_those_that_are_there(kind: str, 
     table = WRITERS[kind](study, [{"source": "a", "after": "b", "prompt": "c"}])
     message = (
         "has no column edited, instruction or edit_inst; it has source, after, prompt: "
-        "say with --edited-column and --instruction-column which it is"
+        "name it with --edited-column and --instruction-column"
     )
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(TableError, match=message):
         read_pairs(table)
-    with pytest.raises(SourceError, match="has no column key; it has source"):
+    with pytest.raises(TableError, match="has no column key; it has source"):
         read_pairs(table, id_column="key", edited_column="after", instruction_column="prompt")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_ids_that_are_there_twice_are_named(kind: str, study: Path) -> None:
     rows = [ROW | {"id": id} for id in ("x", "y", "x")]
-    with pytest.raises(SourceError, match="has the id 'x' in rows 0 and 2"):
+    twice = {"csv": "line 2 and line 4", "jsonl": "line 1 and line 3"}.get(kind, "row 1 and row 3")
+    with pytest.raises(TableError, match="has the id 'x' twice, in " + twice):
         read_pairs(WRITERS[kind](study, rows))
 
 
@@ -178,6 +187,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts, min_size=1, max_size=5))
 def test_any_instruction_comes_back_as_it_was_written(kind: str, study: Path, instructions: list[str]) -> None:
+    if kind == "csv":
+        instructions = [text.replace("\0", "") for text in instructions]
     pairs = read_pairs(WRITERS[kind](study, [ROW | {"instruction": text} for text in instructions]))
     for pair, text in zip(pairs, instructions, strict=True):
         assert (pair.instruction if isinstance(pair, Edit) else "") == (text if text.strip() else "")
@@ -198,7 +209,7 @@ def test_a_table_of_pictures_and_prompts_is_of_generated_ones(
     assert (
         isinstance(good, Edit) and good.source is None and (good.id, good.instruction) == ("cat.png", "a red cat")
     )
-    assert np.array_equal(good.edited, decode_image({"bytes": picture(0)}))
+    assert np.array_equal(good.edited, decode(picture(0)))
     assert isinstance(gone, BadPair) and gone.detail.startswith("image images/c.png can't be read: No such file")
     assert wordless == BadPair("no words", "the prompt is empty")
 
@@ -218,7 +229,7 @@ def test_validated_pictures_are_those_that_the_pipeline_scores(study: Path, pict
 @pytest.mark.parametrize("part", ["source", "edited", "instruction", "edit_inst", "images"])
 def test_a_table_with_a_part_of_a_pair_is_of_pairs(study: Path, part: str) -> None:
     table = write_jsonl(study / "pairs.jsonl", {"image": "images/a.png", "prompt": "a red cat", part: "x"})
-    with pytest.raises(SourceError, match=r"has no column .* \(generated pictures have image and prompt\)"):
+    with pytest.raises(TableError, match=r"has no column .* \(generated pictures have image and prompt\)"):
         read_pairs(table)
 
 
@@ -236,10 +247,10 @@ def test_parquet_of_this_project_holds_the_files(study: Path, picture: Callable[
     table = pd.DataFrame(
         {"id": ["a", "b"], "images": [images, images[:1]], name: "make it red", "mos": [3.0, 4.0]}
     )
-    write_table(table, study / "test.parquet")
+    write_table(table, study / "test.parquet", TYPES)
     good, bad = read_pairs(study / "test.parquet")
     assert check_pictures(good, picture).instruction == "make it red"
-    assert bad == BadPair("b", "images has 1 of them, not two: source and edited")
+    assert bad == BadPair("b", "images has 1 pictures, not two: source and edited")
 
 
 def test_cells_hold_files_lists_of_paths_or_images_of_datasets(study: Path, picture: Callable[..., bytes]) -> None:
@@ -255,9 +266,7 @@ def test_cells_hold_files_lists_of_paths_or_images_of_datasets(study: Path, pict
     single = datasets.Dataset.from_dict(paths | {"instruction": ["make it red"]}, features=features)
     single.save_to_disk(str(study / "single"))
     check_pictures(read_pairs(study / "single")[0], picture)
-    both = datasets.Dataset.from_dict(
-        {"images": [[decode_image({"bytes": file}) for file in files]], "edit_inst": ["make it red"]}
-    )
+    both = datasets.Dataset.from_dict({"images": [[decode(file) for file in files]], "edit_inst": ["make it red"]})
     both.save_to_disk(str(study / "both"))
     check_pictures(read_pairs(study / "both")[0], picture)
 
@@ -269,7 +278,7 @@ def test_source_and_edited_go_before_images(study: Path, picture: Callable[..., 
     del row["edited"]
     (pair,) = read_pairs(write_jsonl(study / "pairs.jsonl", row))
     assert isinstance(pair, Edit)
-    assert np.array_equal(pair.edited, decode_image({"bytes": picture(0)}))
+    assert np.array_equal(pair.edited, decode(picture(0)))
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=20))
@@ -291,21 +300,49 @@ def test_parquet_that_breaks_in_the_middle_is_the_files_fault(study: Path, pictu
     content = bytearray(path.read_bytes())
     content[4:3000] = bytes(2996)
     path.write_bytes(content)
-    with pytest.raises(SourceError, match=r"pairs\.parquet row 0 can't be read, make the file again"):
+    with pytest.raises(TableError, match=r"pairs\.parquet row 1 can't be read, make the file again"):
         list(pairs)
 
 
-# --- rows that only one form can have
+@pytest.mark.parametrize("index", ["id", None])
+def test_parquet_of_pandas_has_its_index_and_its_categories_as_columns(study: Path, index: str | None) -> None:
+    table = pd.DataFrame([ROW | {"id": "x"}, ROW | {"id": "y"}]).astype({"instruction": "category"})
+    (table.set_index("id") if index else table.set_index(pd.Index([7, 9]))).to_parquet(study / "pairs.parquet")
+    pairs = read_pairs(study / "pairs.parquet")
+    assert pairs.ids == ["x", "y"]
+    assert all(isinstance(pair, Edit) and pair.instruction == "make it red" for pair in pairs)
 
 
-def test_a_csv_row_of_too_many_cells_is_bad_and_one_of_too_few_lacks_the_last(study: Path) -> None:
+@pytest.mark.parametrize("name", ["motion.jpg", "mpo.jpg", "exif6_neg.jpg", "p3.png", "gray16.png", "exif6.png"])
+def test_any_photo_is_read_as_everywhere_else(study: Path, name: str) -> None:
+    photo = PHOTOS / name
+    (pair,) = read_pairs(write_csv_rows(study / "pairs.csv", [ROW | {"edited": str(photo)}]))
+    assert isinstance(pair, Edit)
+    assert np.array_equal(pair.edited, decode(photo.read_bytes()))
+
+
+def test_a_picture_that_moves_is_its_rows_failure(study: Path) -> None:
+    (pair,) = read_pairs(write_csv_rows(study / "pairs.csv", [ROW | {"edited": str(PHOTOS / "anim.webp")}]))
+    assert isinstance(pair, BadPair) and "pictures: give one of them" in pair.detail
+
+
+def test_a_quote_that_is_not_closed_is_named_with_its_line(study: Path) -> None:
+    table = write_csv(study / "pairs.csv", ",".join(ROW), 'a.png,b.png,"red" cat', "a.png,b.png,blue")
+    with pytest.raises(TableError, match=r"pairs\.csv line 2: the row that begins here is not CSV"):
+        read_pairs(table)
+
+
+# --- rows that only one format can have
+
+
+def test_a_csv_row_with_more_or_fewer_cells_than_the_header_is_bad(study: Path) -> None:
     head, good = "source,edited,instruction,comment", "images/a.png,images/b.png,make it red"
     long, full, short, empty = read_pairs(
-        write_csv(study / "pairs.csv", head, f"{good}, or green, or blue", "", good, "images/a.png", ",,,")
+        write_csv(study / "pairs.csv", head, f"{good}, or green, or blue", "", f"{good},", "images/a.png", ",,,")
     )
     assert long == BadPair("00000", "line 2 has 5 cells and the header 4: put a text with commas in quotes")
     assert isinstance(full, Edit) and full.id == "00001"
-    assert short == BadPair("00002", "edited: no picture")
+    assert short == BadPair("00002", "line 5 has 1 cells and the header 4: put a text with commas in quotes")
     assert empty == BadPair("00003", "source: no picture")
 
 
@@ -313,10 +350,10 @@ def test_a_csv_row_of_too_many_cells_is_bad_and_one_of_too_few_lacks_the_last(st
     ("line", "detail"),
     [
         ('{"source": "images/a.png", ', "is not JSON: "),
-        ("[1, 2]", "is no object"),
+        ("[1, 2]", "is not an object"),
         ("[" * 100_000, "is not JSON: "),
-        ({"source": 5}, "source: 5 is no path of a file"),
-        ({"edited": {"bytes": "text"}}, "edited: can't be decoded"),
+        ({"source": 5}, "source: 5 is not the path of a file"),
+        ({"edited": {"bytes": "text"}}, "edited: no bytes: the table must hold the image file itself"),
         ({"instruction": 5}, "the instruction 5 is not text"),
         ({"instruction": "\ud800"}, "the instruction is not text: "),
         ({"source": "\ud800"}, "source \ud800 can't be read: "),
@@ -379,7 +416,7 @@ def test_a_folder_holds_files_that_are_named_alike(study: Path, picture: Callabl
 def test_a_name_that_is_no_utf_8_has_an_id_that_a_file_can_hold(
     study: Path, picture: Callable[..., bytes]
 ) -> None:
-    """So that the pair is known again when its verdict is read back."""
+    """So that the pair is found again when its result is read back."""
     folder = study / "named"
     folder.mkdir()
     for ending in (b"_source.png", b"_edited.png", b".txt"):
@@ -395,7 +432,7 @@ def test_a_folder_with_a_table_is_that_table(kind: str, study: Path) -> None:
     WRITERS[kind](study, [ROW])
     assert len(read_pairs(study)) == 1
     WRITERS["csv" if kind == "jsonl" else "jsonl"](study, [ROW])
-    with pytest.raises(SourceError, match=r"pairs\.\w+ and .*pairs\.\w+ are both there: give the one to score"):
+    with pytest.raises(TableError, match=r"pairs\.\w+ and .*pairs\.\w+ are both there: give the one to score"):
         read_pairs(study)
 
 
@@ -407,14 +444,15 @@ def test_a_folder_with_a_table_is_that_table(kind: str, study: Path) -> None:
     [
         ("nowhere.csv", None, r"there is no .*nowhere\.csv; expected(.|\n)*save_to_disk"),
         ("pairs.tsv", b"", r"pairs\.tsv is neither a folder nor"),
-        ("empty.csv", b"", r"has no column source, edited, .*; it has none"),
-        ("picture.csv", b"\x89PNG\r\n\x1a\n", "is not CSV in UTF-8, after line 0: "),
-        ("open.csv", b'source,edited,instruction\na,b,"c', "is not CSV in UTF-8, after line 2: unexpected end"),
+        ("empty.csv", b"", r"empty\.csv is empty: give it a first line with the names of the columns"),
+        ("picture.csv", b"\x89PNG\r\n\x1a\n", r"picture\.csv line 1 is not UTF-8: "),
+        ("open.csv", b'source,edited,instruction\na,b,"c', r"open\.csv line 2: .* is not CSV \(unexpected end"),
         ("twice.csv", b"source,edited,source,instruction\n", "has the column source twice: rename one"),
-        ("pairs.jsonl", b"source,edited\na,b\n", "has no line with an object: row 0 is not JSON"),
+        ("pairs.jsonl", b"source,edited\na,b\n", "has no line with an object: line 1 is not JSON"),
         ("pairs.parquet", b"source,edited\na,b\n", "is not a whole Parquet file, make it again"),
         ("folder/readme.txt", b"", "folder holds no pairs; expected"),
         ("folder/state.json", b"", "folder can't be read by datasets, save it to disk again"),
+        ("folder/state.json", b"{}", "folder can't be read by datasets, save it to disk again"),
         ("folder/dataset_dict.json", b"{}", "holds several splits: give the folder of one, as .*folder/train"),
     ],
 )
@@ -423,13 +461,13 @@ def test_what_holds_no_pairs_is_named(study: Path, name: str, content: bytes | N
     if content is not None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(TableError, match=message):
         read_pairs(path.parent if path.parent != study else path)
 
 
 def test_files_have_no_columns(study: Path) -> None:
     (study / "a_source.png").touch()
-    with pytest.raises(SourceError, match="holds files and no table: leave the names of columns out"):
+    with pytest.raises(TableError, match="holds files and no table: leave out the options for columns"):
         read_pairs(study, id_column="id")
 
 
@@ -476,4 +514,4 @@ def test_pictures_are_resized_as_they_are_decoded_and_one_that_cant_be_is_its_ro
     assert large.edited.width * large.edited.height <= contract.max_pixels
     assert contract.pictures(large) == [large.source, large.edited]
     assert isinstance(thin, BadPair)
-    assert "edited images/thin.png: a picture of 3000 x 1 pixels can't be brought within the limits" in thin.detail
+    assert "edited images/thin.png: a picture of 3000 x 1 pixels can't be resized to the limits" in thin.detail

@@ -1,4 +1,4 @@
-"""Scoring on several workers: whatever dies, the files are in the end those of one process."""
+"""Scoring with several workers: the final files equal those of one process, whichever process dies."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from critic import cli
 from critic.edits import Edit
 from critic.results import Result
 from critic.scoring.inputs import read_pairs
-from critic.scoring.ray_workers import ScaleError, on_workers
-from critic.scoring.resumable import Judge, results_to_table
+from critic.scoring.ray_workers import WorkerError, on_workers
+from critic.scoring.resumable import ScoreBatch, results_to_table
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed")
 
@@ -94,7 +94,7 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 def test_driver_and_worker_are_killed_and_the_files_are_those_of_one_process(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the tiny base says is no score: the failures hold it, drawn by a seed of its own for each pair."""
+    """The tiny base gives no score: the failures hold its samples, drawn with a different seed for each pair."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     one, out, failures = (tmp_path / f"{name}.jsonl" for name in ("one", "spread", "spread.failures"))
     CliRunner().invoke(cli.main, critic(pairs, one))
@@ -141,7 +141,7 @@ def test_driver_and_worker_are_killed_and_the_files_are_those_of_one_process(
     assert len(table) == COUNT and table["raw"].nunique() > COUNT / 2
 
 
-def never() -> Judge:
+def never() -> ScoreBatch:
     def judge(edits: Sequence[Edit]) -> list[Result]:
         raise AssertionError("nobody is asked")
 
@@ -149,19 +149,19 @@ def never() -> Judge:
 
 
 def test_a_cluster_that_isnt_there_is_told(pairs: Path) -> None:
-    judged = on_workers(partial(read_pairs, pairs), never, workers=2, batch_size=1, address="127.0.0.1:1")
-    with pytest.raises(ScaleError, match=r"no Ray cluster at 127\.0\.0\.1:1, which must be HOST:PORT of its head"):
-        next(judged([0]))
+    score_rows = on_workers(partial(read_pairs, pairs), never, workers=2, batch_size=1, address="127.0.0.1:1")
+    with pytest.raises(WorkerError, match=r"no Ray cluster at 127\.0\.0\.1:1 can be used: it must be HOST:PORT"):
+        next(score_rows([0]))
 
 
 def test_nothing_to_score_starts_nothing(pairs: Path) -> None:
-    judged = on_workers(partial(read_pairs, pairs), never, workers=2, batch_size=1, address="127.0.0.1:1")
-    assert [*judged([])] == []
+    score_rows = on_workers(partial(read_pairs, pairs), never, workers=2, batch_size=1, address="127.0.0.1:1")
+    assert [*score_rows([])] == []
 
 
 def test_without_ray_it_is_told_how_to_have_it(monkeypatch: pytest.MonkeyPatch, pairs: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ScaleError, match=r"several workers need Ray: pip install 'edit-critic\[ray\]'"):
+    with pytest.raises(WorkerError, match=r"several workers need Ray: pip install 'edit-critic\[ray\]'"):
         on_workers(partial(read_pairs, pairs), never, workers=2, batch_size=1)
 
 
@@ -170,4 +170,4 @@ def test_a_server_is_asked_by_one_process(pairs: Path, tmp_path: Path, options: 
     command = critic(pairs, tmp_path / "s.jsonl", *options, "--engine", "http", "--mode", "greedy")
     result = CliRunner().invoke(cli.main, command)
     assert result.exit_code == 2
-    assert "is sent as many requests at a time as --batch-size" in " ".join(result.output.split())
+    assert "--batch-size sets how many requests the server gets at a time" in " ".join(result.output.split())

@@ -1,8 +1,10 @@
-"""Scoring into a file: whatever ends a run, the next goes on to the files of a run that nothing ended."""
+"""Scoring into a file: after any interruption, the next run ends with the files of an uninterrupted one."""
 
 import json
 import multiprocessing
+import os
 import random
+import resource
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import critic.files
 import critic.scoring.resumable
 from critic.edits import Edit
 from critic.results import Failure, Result
@@ -102,7 +105,8 @@ def test_scores_go_into_one_file_and_failures_into_another(out: Path) -> None:
     assert (tally.scored, tally.failed) == (COUNT - 6, {Failure.BAD_INPUT: 3, Failure.TIMED_OUT: 3})
     assert (tally.skipped, tally.skipped_failures) == (0, 0)
     assert json.loads(out.with_name("scores.run.json").read_text()) == SETTINGS | {
-        "pairs": str(Path("pairs.csv").absolute())
+        "pairs": str(Path("pairs.csv").absolute()),
+        "picture_rules": 2,
     }
 
 
@@ -188,7 +192,7 @@ def test_opening_the_judge_is_not_in_the_rate(out: Path, capsys: pytest.CaptureF
 
 
 def test_a_judge_that_answers_something_else_is_stopped(out: Path) -> None:
-    with pytest.raises(RuntimeError, match="the judge gave 2 verdicts of 3 edits, or in another order"):
+    with pytest.raises(RuntimeError, match="the judge gave 2 results for 3 edits, or in another order"):
         score(out, lambda edits: judge(edits)[1:])
     with pytest.raises(RuntimeError, match="or in another order"):
         score(out, lambda edits: judge(edits)[::-1])
@@ -216,7 +220,7 @@ class Killed(BaseException):
 
 
 def kill_after(count: int, patch: pytest.MonkeyPatch) -> None:
-    """Let only so many bytes more be written, then raise."""
+    """Raise once this many more bytes are written."""
     left = count
 
     def append(file: Any, lines: Any) -> None:
@@ -228,7 +232,15 @@ def kill_after(count: int, patch: pytest.MonkeyPatch) -> None:
         if left < 0:
             raise Killed
 
+    def replace(path: Path, content: bytes) -> None:
+        nonlocal left
+        left -= len(content)
+        if left < 0:
+            raise Killed
+        path.write_bytes(content)
+
     patch.setattr(critic.scoring.resumable, "_append", append)
+    patch.setattr(critic.scoring.resumable, "write_bytes", replace)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -250,7 +262,7 @@ def test_a_kill_after_any_byte_changes_no_byte_of_the_end(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kill=st.integers(0, 1500), size=st.integers(1, 9))
-def test_a_kill_during_a_retry_loses_no_verdict(
+def test_a_kill_during_a_retry_loses_no_result(
     tmp_path_factory: pytest.TempPathFactory, kill: int, size: int
 ) -> None:
     out = tmp_path_factory.mktemp("retried") / "scores.jsonl"
@@ -295,7 +307,7 @@ def test_a_process_that_is_killed_five_times_ends_as_one_that_was_not(out: Path)
 
 
 @pytest.mark.parametrize("end", [b'{"id": "00023", "sco', b"\0" * 300, b"\xff\n", b"[]\n"])
-def test_a_last_line_that_is_no_verdict_is_cut_off(out: Path, end: bytes) -> None:
+def test_a_last_line_that_is_no_result_is_cut_off(out: Path, end: bytes) -> None:
     score(out)
     before = contents(out)
     for file in (out, out.with_name("scores.failures.jsonl")):
@@ -314,14 +326,14 @@ def test_a_last_line_without_its_end_is_scored_again(out: Path, torn: int) -> No
     assert contents(out) == before
 
 
-def test_another_line_that_is_no_verdict_is_named_and_stays(out: Path) -> None:
+def test_another_line_that_is_no_result_is_named_and_stays(out: Path) -> None:
     score(out)
     lines = out.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join([lines[0], b"{}\n", *lines[1:]]))
     before = contents(out)
     for read in (lambda: score(out), lambda: results_to_table(out)):
         with pytest.raises(
-            OutputError, match=r"scores\.jsonl, line 2 is not a verdict: .*: remove it, and run again"
+            OutputError, match=r"scores\.jsonl, line 2 is not a result: .*: remove it, and run again"
         ):
             read()
     assert contents(out) == before
@@ -336,8 +348,7 @@ def test_a_retry_asks_about_failures_alone_and_keeps_those_that_fail_again(out: 
 
     def partly(edits: Sequence[Edit]) -> list[Result]:
         return [
-            verdict if verdict.id != "00008" else Result(verdict.id, None, "truncated")
-            for verdict in recover(edits)
+            result if result.id != "00008" else Result(result.id, None, "truncated") for result in recover(edits)
         ]
 
     counting = Counting(partly)
@@ -374,7 +385,7 @@ def test_the_failures_of_before_stay_until_the_new_file_takes_their_place(
     score(out)
     before = contents(out)["failures.jsonl"]
     with monkeypatch.context() as patch:
-        patch.setattr(critic.scoring.resumable.os, "replace", killed)
+        patch.setattr(critic.files.os, "replace", killed)
         with pytest.raises(Killed):
             score(out, recover, retry_failed=True)
     assert contents(out)["failures.jsonl"].startswith(before)
@@ -403,9 +414,23 @@ def test_other_settings_are_refused(out: Path, change: dict[str, Any], message: 
     score(out, limit=5)
     before = contents(out)
     with pytest.raises(
-        OutputError, match=rf"begun with other settings: {message}\. Go on .*, or choose another --out"
+        OutputError, match=rf"started with other settings: {message}\. Use .*, or choose another --out"
     ):
         score_to_file(PAIRS, lambda: judge, out, SETTINGS | change, batch_size=4)
+    assert contents(out) == before
+
+
+def test_a_file_of_a_version_with_other_rules_for_pictures_is_refused(out: Path) -> None:
+    score(out, limit=5)
+    record = out.with_name("scores.run.json")
+    settings = json.loads(record.read_text())
+    del settings["picture_rules"]
+    record.write_text(json.dumps(settings))
+    before = contents(out)
+    with pytest.raises(
+        OutputError, match=r"other settings: picture_rules was not set and is 2\. .* choose another --out"
+    ):
+        score(out)
     assert contents(out) == before
 
 
@@ -418,12 +443,10 @@ def test_pairs_from_elsewhere_are_refused(out: Path) -> None:
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "notes.jsonl"
     out.write_text("half a line")
-    with pytest.raises(
-        OutputError, match=r"is there, and no .*notes\.run\.json that says how it was made: choose"
-    ):
+    with pytest.raises(OutputError, match=r"is there, but no .*notes\.run\.json with its settings: choose"):
         score(out)
     assert contents(out) == {"jsonl": b"half a line"}
-    with pytest.raises(OutputError, match=r"scores\.csv is no \.jsonl file: give such a name"):
+    with pytest.raises(OutputError, match=r"scores\.csv is not a \.jsonl file: give --out a name that ends"):
         score(tmp_path / "scores.csv")
     (tmp_path / "notes.run.json").write_text("[1]")
     with pytest.raises(OutputError, match=r"notes\.run\.json can't be read"):
@@ -438,6 +461,66 @@ def test_two_processes_can_not_write_one_file(out: Path) -> None:
 
     assert score(out, meddle).scored == COUNT - 6
     assert score(out).skipped == COUNT - 6
+
+
+# --- files that can't be written
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link to a device"])
+def test_what_is_not_a_regular_file_is_refused_and_left_alone(out: Path, kind: str) -> None:
+    out.parent.mkdir()
+    {"FIFO": os.mkfifo, "folder": os.mkdir, "link to a device": lambda path: path.symlink_to("/dev/full")}[kind](
+        out
+    )
+    before = out.lstat()
+    with pytest.raises(OutputError, match=r"scores\.jsonl is not a regular file"):
+        score(out)
+    assert out.lstat() == before
+    assert os.listdir(out.parent) == [out.name]
+
+
+def test_standard_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"/dev/stdout is not a \.jsonl file"):
+        score(Path("/dev/stdout"))
+
+
+def test_a_link_is_followed_and_stays(out: Path, tmp_path: Path) -> None:
+    out.parent.mkdir()
+    out.symlink_to(tmp_path / "elsewhere.jsonl")
+    score(out)
+    score(out, recover, retry_failed=True)
+    assert out.is_symlink()
+    assert len(ids(tmp_path / "elsewhere.jsonl")) == COUNT - len(BAD)
+
+
+def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/scores\.jsonl can't be written: (Not a direct|File exists)"):
+        score(tmp_path / "file/scores.jsonl")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(out: Path) -> None:
+    out.parent.mkdir(mode=0o500)
+    with pytest.raises(OutputError, match=r"scores\.jsonl can't be written: Permission denied\. Choose a folder"):
+        score(out)
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_continues(out: Path) -> None:
+    score(out)
+    whole = contents(out)
+    for file in out.parent.iterdir():
+        file.unlink()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limit[1]))
+    try:
+        with pytest.raises(OutputError, match=r"scores\.jsonl can't be written: File too large\. Free some space"):
+            score(out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert 0 < out.stat().st_size <= 1500
+    score(out)
+    assert contents(out) == whole
 
 
 # --- reading

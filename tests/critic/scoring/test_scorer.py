@@ -25,7 +25,7 @@ def edit(id: str, instruction: str = "make it blue", side: int = 56) -> Edit:
 
 @dataclass
 class Script:
-    """Writes what it is told to, in turn, and keeps what it was asked."""
+    """Returns the given texts in turn, and keeps the requests."""
 
     lines: list[Completion | Failed]
     name: str = "script"
@@ -44,10 +44,10 @@ def says(answer: str, reasoning: str = "Fine.", finished: bool = True) -> Comple
 # --- greedy and direct
 
 
-def test_a_verdict_holds_what_was_written_and_who_wrote_it() -> None:
+def test_a_result_holds_what_was_written_and_who_wrote_it() -> None:
     engine = Script([says("4.25", "Blue now, alignment 5.0. Kept, fidelity 4.5.")])
-    (verdict,) = Scorer(engine, CONTRACT)([edit("a")])
-    assert verdict == Result(
+    (result,) = Scorer(engine, CONTRACT)([edit("a")])
+    assert result == Result(
         id="a",
         score=4.25,
         status="ok",
@@ -60,7 +60,7 @@ def test_a_verdict_holds_what_was_written_and_who_wrote_it() -> None:
         model="script",
         contract=CONTRACT.hash,
     )
-    assert verdict.latency is not None
+    assert result.latency is not None
     ((request,), sampling), = engine.asked  # fmt: skip
     assert sampling == GREEDY
     assert request.prompt.endswith("Think, then score.<|im_end|>\n<|im_start|>assistant\n<think>")
@@ -68,8 +68,8 @@ def test_a_verdict_holds_what_was_written_and_who_wrote_it() -> None:
 
 def test_direct_asks_for_a_score_at_once() -> None:
     engine = Script([says("2", "")])
-    (verdict,) = Scorer(engine, CONTRACT, mode="direct")([edit("a")])
-    assert (verdict.score, verdict.mode, verdict.reasoning) == (2.0, "direct", "")
+    (result,) = Scorer(engine, CONTRACT, mode="direct")([edit("a")])
+    assert (result.score, result.mode, result.reasoning) == (2.0, "direct", "")
     assert "Score.<|im_end|>" in engine.asked[0][0][0].prompt
 
 
@@ -91,8 +91,8 @@ def test_a_failure_has_no_score_and_says_why_and_others_keep_theirs(mode: str) -
     edits = [edit(str(number)) for number in range(len(lines))]
     first, *failed, last = Scorer(Script(lines), CONTRACT, mode=mode)(edits)  # type: ignore[arg-type]
     assert (first.score, last.score) == (3.0, 4.0)
-    assert [verdict.status for verdict in failed] == [*FAILURES]
-    assert all(verdict.score is None and verdict.detail and not verdict.ok for verdict in failed)
+    assert [result.status for result in failed] == [*FAILURES]
+    assert all(result.score is None and result.detail and not result.ok for result in failed)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_an_instruction_cant_change_the_structure_of_the_conversation(instructio
 
 def test_the_mean_of_the_samples_and_their_spread() -> None:
     engine = Script([says("2", "Low."), says("3", "Middle."), says("5", "High."), says("oops")])
-    (verdict,) = Scorer(engine, CONTRACT, mode="average", samples=4, temperature=0.7)([edit("a")])
-    assert verdict.score == pytest.approx(10 / 3)
-    assert verdict.spread == pytest.approx(sqrt(14 / 9))
-    assert verdict.samples == [2.0, 3.0, 5.0, None]
-    assert (verdict.reasoning, verdict.argmax, verdict.tokens) == ("Middle.", None, 36)
+    (result,) = Scorer(engine, CONTRACT, mode="average", samples=4, temperature=0.7)([edit("a")])
+    assert result.score == pytest.approx(10 / 3)
+    assert result.spread == pytest.approx(sqrt(14 / 9))
+    assert result.samples == [2.0, 3.0, 5.0, None]
+    assert (result.reasoning, result.argmax, result.tokens) == ("Middle.", None, 36)
     requests, sampling = engine.asked[0]
     assert sampling.temperature == 0.7
     assert len({request.seed for request in requests}) == 4
@@ -148,18 +148,18 @@ def test_samples_dont_depend_on_what_else_is_scored() -> None:
 
 def test_without_a_majority_of_samples_there_is_no_score() -> None:
     engine = Script([says("2"), says("oops"), Completion("Half", 80, False), says("nine")])
-    (verdict,) = Scorer(engine, CONTRACT, mode="average", samples=4)([edit("a")])
-    assert (verdict.score, verdict.status) == (None, "not_a_number")
-    assert verdict.detail.startswith("3 of 4 samples failed")
-    assert verdict.samples == [2.0, None, None, None]
+    (result,) = Scorer(engine, CONTRACT, mode="average", samples=4)([edit("a")])
+    assert (result.score, result.status) == (None, "not_a_number")
+    assert result.detail.startswith("3 of 4 samples can't be read, most often because: ")
+    assert result.samples == [2.0, None, None, None]
 
 
 def test_a_sample_that_wasnt_answered_isnt_left_out_of_a_mean() -> None:
-    """It could be answered the next time: the edit is tried again, and its score doesn't hang on the network."""
+    """It could be answered the next time: the edit is tried again, and its score doesn't depend on the network."""
     engine = Script([says("2"), says("3"), Failed(Failure.TIMED_OUT, "no answer in 120 s")])
-    (verdict,) = Scorer(engine, CONTRACT, mode="average", samples=3)([edit("a")])
-    assert (verdict.score, verdict.status) == (None, "timed_out")
-    assert verdict.detail == "1 of 3 samples weren't answered: no answer in 120 s"
+    (result,) = Scorer(engine, CONTRACT, mode="average", samples=3)([edit("a")])
+    assert (result.score, result.status) == (None, "timed_out")
+    assert result.detail == "the requests of 1 of 3 samples failed: no answer in 120 s"
 
 
 # --- expected
@@ -180,12 +180,12 @@ def test_the_expected_score_is_the_mean_over_the_tree_of_digits() -> None:
             digits(d2=1.0),
         ]
     )
-    (verdict,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
+    (result,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
     outcomes = [(0.3, 3.72), (0.3, 3.92), (0.3, 4.12), (0.1, 5.0)]
     mean = sum(p * score for p, score in outcomes)
-    assert verdict.score == pytest.approx(mean)
-    assert verdict.spread == pytest.approx(sqrt(sum(p * (score - mean) ** 2 for p, score in outcomes)))
-    assert (verdict.argmax, verdict.reasoning, verdict.mode) == (3.72, "Fine.", "expected")
+    assert result.score == pytest.approx(mean)
+    assert result.spread == pytest.approx(sqrt(sum(p * (score - mean) ** 2 for p, score in outcomes)))
+    assert (result.argmax, result.reasoning, result.mode) == (3.72, "Fine.", "expected")
     prompt = engine.asked[0][0][0].prompt
     begun = [request.prompt.removeprefix(prompt) for requests, _ in engine.asked[1:] for request in requests]
     answer = "Fine.</think>\n<answer>"
@@ -194,39 +194,39 @@ def test_the_expected_score_is_the_mean_over_the_tree_of_digits() -> None:
 
 
 def test_a_certain_five_is_a_five() -> None:
-    (verdict,) = Scorer(Script([says("5.00"), digits(d5=1.0)]), CONTRACT, mode="expected")([edit("a")])
-    assert (verdict.score, verdict.spread) == (5.0, 0.0)
+    (result,) = Scorer(Script([says("5.00"), digits(d5=1.0)]), CONTRACT, mode="expected")([edit("a")])
+    assert (result.score, result.spread) == (5.0, 0.0)
 
 
 def test_an_answer_without_decimals_keeps_its_greedy_score_and_has_no_spread() -> None:
-    (verdict,) = Scorer(Script([says("4/5")]), CONTRACT, mode="expected")([edit("a")])
-    assert (verdict.score, verdict.spread) == (4.0, None)
+    (result,) = Scorer(Script([says("4/5")]), CONTRACT, mode="expected")([edit("a")])
+    assert (result.score, result.spread) == (4.0, None)
 
 
 def test_digits_that_nearly_never_come_add_nothing() -> None:
     """After "3.5" comes the end of the answer; a nine is among the likeliest, and never written."""
     end = Completion("", 1, False, logprobs={"</": log(1 - 1e-6), "9": log(1e-6)})
     engine = Script([says("3.5"), digits(d3=1.0), digits(d5=1.0), end])
-    (verdict,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
-    assert verdict.score == pytest.approx(3.5, abs=1e-6)
+    (result,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
+    assert result.score == pytest.approx(3.5, abs=1e-6)
 
 
 def test_a_second_answer_that_doesnt_count_isnt_taken_for_the_first() -> None:
     engine = Script([Completion("</think><answer>4.00</answer> or <answer>1.0", 9, True)])
-    (verdict,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
-    assert (verdict.score, verdict.spread) == (4.0, None)
+    (result,) = Scorer(engine, CONTRACT, mode="expected")([edit("a")])
+    assert (result.score, result.spread) == (4.0, None)
 
 
 def test_all_that_was_read_and_written_is_counted() -> None:
     short = Completion("", 1, False, 35, {"5": 0.0})
-    (verdict,) = Scorer(Script([says("5.00"), short]), CONTRACT, mode="expected")([edit("a")])
-    assert (verdict.prompt_tokens, verdict.tokens) == (65, 10)
+    (result,) = Scorer(Script([says("5.00"), short]), CONTRACT, mode="expected")([edit("a")])
+    assert (result.prompt_tokens, result.tokens) == (65, 10)
 
 
 def test_a_branch_that_fails_leaves_no_score() -> None:
     lines = [says("3.50"), Failed(Failure.TOO_LONG, "5000 tokens"), Failed(Failure.TOO_LONG, "5000 tokens")]
-    (verdict,) = Scorer(Script(lines), CONTRACT, mode="expected")([edit("a")])
-    assert (verdict.score, verdict.status) == (None, "too_long")
+    (result,) = Scorer(Script(lines), CONTRACT, mode="expected")([edit("a")])
+    assert (result.score, result.status) == (None, "too_long")
 
 
 @given(
@@ -253,10 +253,10 @@ def test_an_expected_score_is_on_the_scale_whatever_the_probabilities(
                 answers.append(Completion("", 1, False, logprobs=positive))
             return answers
 
-    (verdict,) = Scorer(Tree([]), CONTRACT, mode="expected")([edit("a")])
-    assert verdict.score is not None
-    assert 1 <= verdict.score <= 5
-    assert verdict.spread is None or 0 <= verdict.spread <= 2
+    (result,) = Scorer(Tree([]), CONTRACT, mode="expected")([edit("a")])
+    assert result.score is not None
+    assert 1 <= result.score <= 5
+    assert result.spread is None or 0 <= result.spread <= 2
 
 
 # --- what isn't the edit's fault

@@ -82,38 +82,38 @@ def editscore(checkpoint: str = "theirs") -> EditScoreJudge:
 
 def score_by_editscore(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Result:
     monkeypatch.setattr(EditScore, "answer", answer)
-    (verdict,) = editscore()([PAIR])
-    return verdict
+    (result,) = editscore()([PAIR])
+    return result
 
 
 def reward_by_editreward(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Result:
     monkeypatch.setattr(EditRewardInferencer, "answer", answer)
-    (verdict,) = EditRewardJudge("theirs", config="theirs.yaml")([PAIR])
-    return verdict
+    (result,) = EditRewardJudge("theirs", config="theirs.yaml")([PAIR])
+    return result
 
 
 # --- EditScore
 
 
 def test_editscore_is_asked_by_its_public_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = score_by_editscore(monkeypatch, SAID)
+    result = score_by_editscore(monkeypatch, SAID)
     assert EditScore.calls == [
         ("qwen25vl", "base", 25, 1, "theirs"),
         ([PAIR.source, PAIR.edited], "make it blue"),
     ]
-    assert verdict.score == pytest.approx(1 + 4 * sqrt(6.0 * 7.2) / 10)
-    assert verdict.sub_scores == pytest.approx({"alignment": 4.68, "fidelity": 3.4, "quality": 3.88})
-    assert json.loads(verdict.raw) == {"native": SAID["overall"], **SAID}
-    assert verdict.reasoning == "Much else changed.\nA little soft."
-    assert (verdict.model, verdict.status) == ("editscore:theirs", "ok")
+    assert result.score == pytest.approx(1 + 4 * sqrt(6.0 * 7.2) / 10)
+    assert result.sub_scores == pytest.approx({"alignment": 4.68, "fidelity": 3.4, "quality": 3.88})
+    assert json.loads(result.raw) == {"native": SAID["overall"], **SAID}
+    assert result.reasoning == "Much else changed.\nA little soft."
+    assert (result.model, result.status) == ("editscore:theirs", "ok")
 
 
 @pytest.mark.parametrize("name", ["SC_reasoning", "PQ_reasoning"])
 def test_a_score_that_editscore_drew_at_random_is_a_failure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    verdict = score_by_editscore(monkeypatch, {**SAID, name: "guess_if_cannot_parse | I'm sorry"})
-    assert (verdict.score, verdict.status) == (None, "no_answer")
-    assert "drew a random score" in verdict.detail
-    assert "I'm sorry" in verdict.raw
+    result = score_by_editscore(monkeypatch, {**SAID, name: "guess_if_cannot_parse | I'm sorry"})
+    assert (result.score, result.status) == (None, "no_answer")
+    assert "drew a random score" in result.detail
+    assert "I'm sorry" in result.raw
 
 
 @pytest.mark.parametrize(
@@ -132,23 +132,23 @@ def test_a_score_that_editscore_drew_at_random_is_a_failure(monkeypatch: pytest.
 def test_what_is_no_score_of_editscores_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, answer: Any, status: str
 ) -> None:
-    verdict = score_by_editscore(monkeypatch, answer)
-    assert (verdict.score, verdict.status) == (None, status)
-    assert verdict.detail
+    result = score_by_editscore(monkeypatch, answer)
+    assert (result.score, result.status) == (None, status)
+    assert result.detail
 
 
 # --- EditReward
 
 
 def test_editreward_is_asked_by_its_public_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = reward_by_editreward(monkeypatch, (0.75, -0.5))
+    result = reward_by_editreward(monkeypatch, (0.75, -0.5))
     assert EditRewardInferencer.calls == [
         ("theirs.yaml", "theirs", "overall_detail", "ranknet_multi_head"),
         (["make it blue"], [PAIR.source], [PAIR.edited]),
     ]
-    assert json.loads(verdict.raw) == {"native": 0.75, "outputs": [0.75, -0.5]}
-    assert verdict.score == pytest.approx(1 + 2 * (1 + 0.75 / 1.75))
-    assert (verdict.model, verdict.status) == ("editreward:theirs", "ok")
+    assert json.loads(result.raw) == {"native": 0.75, "outputs": [0.75, -0.5]}
+    assert result.score == pytest.approx(1 + 2 * (1 + 0.75 / 1.75))
+    assert (result.model, result.status) == ("editreward:theirs", "ok")
 
 
 def test_rewards_keep_their_order_however_far_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +167,9 @@ def test_rewards_keep_their_order_however_far_out(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_what_is_no_reward_is_a_failure(monkeypatch: pytest.MonkeyPatch, answer: Any, status: str) -> None:
-    verdict = reward_by_editreward(monkeypatch, answer)
-    assert (verdict.score, verdict.status) == (None, status)
-    assert verdict.detail
+    result = reward_by_editreward(monkeypatch, answer)
+    assert (result.score, result.status) == (None, status)
+    assert result.detail
 
 
 # --- what can't be had
@@ -187,5 +187,5 @@ def test_a_package_that_isnt_there_is_told_with_what_to_do(monkeypatch: pytest.M
 def test_a_checkpoint_that_cant_be_loaded_is_named() -> None:
     with pytest.raises(JudgeError, match="EditScore can't load gone on base as qwen25vl: gone is not a folder"):
         editscore("gone")
-    with pytest.raises(JudgeError, match=r"EditReward can't load gone by theirs\.yaml: Checkpoint not found"):
+    with pytest.raises(JudgeError, match=r"EditReward can't load gone with theirs\.yaml: Checkpoint not found"):
         EditRewardJudge("gone", config="theirs.yaml")

@@ -1,6 +1,7 @@
-"""Classic metrics: what they say of pictures whose answer is known, and their table."""
+"""Classic metrics on pictures with known answers, and their table."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -82,3 +83,21 @@ def test_an_edit_that_cannot_be_scored_is_named(photo: Image.Image) -> None:
     tiny = encoded(Image.new("RGB", (3, 3)))
     with pytest.raises(ValueError, match="edit-7"):
         baseline_scores(pd.DataFrame({"id": ["edit-7"], "images": [[tiny, tiny]]}))
+
+
+@pytest.mark.parametrize(("name", "decibels"), [("exif6.png", 100), ("p3.png", 50)])
+def test_pictures_are_decoded_as_everywhere_else(name: str, decibels: float) -> None:
+    """A rotation in the EXIF and a colour profile are applied, so the pictures look the same."""
+    folder = Path(__file__).parents[2] / "pictures"
+    pair = [{"bytes": (folder / file).read_bytes(), "path": file} for file in (name, "plain.png")]
+    (row,) = baseline_scores(pd.DataFrame({"id": ["a"], "images": [pair]})).to_dict("records")
+    assert row["psnr"] >= decibels
+    assert row["ssim"] == pytest.approx(1, abs=0 if decibels == PSNR_LIMIT else 0.01)
+
+
+def test_transparency_is_put_on_white() -> None:
+    file = Path(__file__).parents[2] / "pictures/pal_trns.png"
+    layer = Image.open(file).convert("RGBA")
+    on_white = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    pair = [{"bytes": file.read_bytes(), "path": None}, encoded(on_white)]
+    assert baseline_scores(pd.DataFrame({"id": ["a"], "images": [pair]}))["psnr"][0] == PSNR_LIMIT

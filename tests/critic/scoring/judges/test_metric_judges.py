@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from critic.edits import Edit
-from critic.scoring.judges import SCALES, Scale, judged
-from critic.scoring.judges.image_metrics import BASELINES, PSNR_LIMIT
-from critic.scoring.judges.metrics import MetricJudge
+from critic.scoring.judges import Scale, kinds
+from critic.scoring.judges.image_metrics import BASELINES, PSNR_LIMIT, MetricJudge
 
 BOUNDED, HALF, OPEN = Scale(-1, 1), Scale(0, inf, higher_is_better=False, halfway=10), Scale(-inf, inf)
 
@@ -47,7 +46,7 @@ def test_a_range_is_mapped_onto_1_to_5(scale: Scale, native: float, score: float
     assert scale.to_score(native) == pytest.approx(score)
 
 
-@pytest.mark.parametrize("scale", [BOUNDED, HALF, OPEN, *SCALES.values()], ids=str)
+@pytest.mark.parametrize("scale", [BOUNDED, HALF, OPEN, *(kind.scale for kind in kinds().values())], ids=str)
 @given(data=st.data())
 def test_every_score_is_1_to_5_and_better_stays_better(scale: Scale, data: st.DataObject) -> None:
     numbers = st.floats(max(scale.lowest, -1e6), min(scale.highest, 1e6))
@@ -63,18 +62,18 @@ def test_every_score_is_1_to_5_and_better_stays_better(scale: Scale, data: st.Da
 def test_what_is_no_number_is_a_failure(scale: Scale, native: object) -> None:
     judge = MetricJudge("psnr")
     judge.scale = scale
-    verdict = judged(judge, "a", native)
-    assert (verdict.score, verdict.status) == (None, "not_a_number")
-    assert "the score is no number" in verdict.detail
+    result = judge.result("a", native)
+    assert (result.score, result.status) == (None, "not_a_number")
+    assert "the score is not a number" in result.detail
 
 
 def test_what_is_out_of_range_is_a_failure_of_a_score_and_of_a_sub_score() -> None:
-    verdict = judged(MetricJudge("ssim"), "a", 1.5)
-    assert (verdict.score, verdict.status) == (None, "out_of_range")
-    assert verdict.detail == "the score is outside -1 to 1: 1.5"
-    verdict = judged(MetricJudge("ssim"), "a", 0.5, {"quality": 10**400})
-    assert (verdict.score, verdict.status) == (None, "out_of_range")
-    assert "the quality is outside" in verdict.detail
+    result = MetricJudge("ssim").result("a", 1.5)
+    assert (result.score, result.status) == (None, "out_of_range")
+    assert result.detail == "the score is outside -1 to 1: 1.5"
+    result = MetricJudge("ssim").result("a", 0.5, {"quality": 10**400})
+    assert (result.score, result.status) == (None, "out_of_range")
+    assert "the quality is outside" in result.detail
 
 
 # --- metrics
@@ -83,31 +82,31 @@ def test_what_is_out_of_range_is_a_failure_of_a_score_and_of_a_sub_score() -> No
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_metric_keeps_its_own_number_beside_the_score(name: str) -> None:
     pair = edit(noise=9)
-    (verdict,) = MetricJudge(name)([pair])
-    native = json.loads(verdict.raw)["native"]
+    (result,) = MetricJudge(name)([pair])
+    native = json.loads(result.raw)["native"]
     assert native == BASELINES[name].score(pair.source, pair.edited)
-    assert verdict.score == SCALES[name].to_score(native)
-    assert (verdict.id, verdict.status, verdict.mode, verdict.model) == ("noise-9", "ok", "judge", name)
+    assert result.score == kinds()[name].scale.to_score(native)
+    assert (result.id, result.status, result.mode, result.model) == ("noise-9", "ok", "judge", name)
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "colour_difference", "noise"])
 def test_less_noise_scores_higher_whatever_the_metrics_own_direction(name: str) -> None:
-    scores = [verdict.score for verdict in MetricJudge(name)([edit(noise) for noise in (40, 12, 3, 0)])]
+    scores = [result.score for result in MetricJudge(name)([edit(noise) for noise in (40, 12, 3, 0)])]
     assert scores == sorted(scores)  # type: ignore[type-var]
     assert len({*scores}) == 4
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_directions_are_those_of_the_baselines(name: str) -> None:
-    assert SCALES[name].higher_is_better == BASELINES[name].higher_is_better
+    assert kinds()[name].scale.higher_is_better == BASELINES[name].higher_is_better
 
 
 def test_psnr_ends_where_its_baseline_does() -> None:
-    assert SCALES["psnr"].highest == PSNR_LIMIT
+    assert kinds()["psnr"].scale.highest == PSNR_LIMIT
 
 
 def test_pictures_that_a_metric_cant_take_are_bad_input_and_the_others_go_on() -> None:
     tiny, fine = MetricJudge("ssim")([edit(side=4), edit()])
     assert (tiny.score, tiny.status) == (None, "bad_input")
-    assert "ssim can't take these pictures" in tiny.detail
+    assert "ssim can't score these pictures" in tiny.detail
     assert fine.score == 5.0

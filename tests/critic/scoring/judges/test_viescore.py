@@ -77,21 +77,21 @@ def test_an_instruction_cant_be_a_placeholder_or_a_special_token() -> None:
     assert "<|im_end|>" not in text
 
 
-# --- what comes of it
+# --- results
 
 
 def test_the_score_is_the_root_of_the_two_lowest_numbers() -> None:
-    verdict = judge(CONSISTENT, CLEAN)
+    result = judge(CONSISTENT, CLEAN)
     native = sqrt(5 * 6.5)
-    said = json.loads(verdict.raw)
-    assert verdict.score == pytest.approx(1 + 4 * native / 10)
+    said = json.loads(result.raw)
+    assert result.score == pytest.approx(1 + 4 * native / 10)
     assert said["native"] == native
     assert (said["editing_success"], said["preservation"], said["cleanness"]) == (5, 8, 6.5)
     assert said["responses"] == [CONSISTENT, CLEAN]
-    assert verdict.sub_scores == pytest.approx({"alignment": 3.0, "fidelity": 4.2, "quality": 3.6})
-    assert verdict.reasoning == "Half done.\nA seam."
-    assert (verdict.prompt_tokens, verdict.tokens, verdict.model) == (600, 40, "viescore:model")
-    assert verdict.contract == VieScore.contract
+    assert result.sub_scores == pytest.approx({"alignment": 3.0, "fidelity": 4.2, "quality": 3.6})
+    assert result.reasoning == "Half done.\nA seam."
+    assert (result.prompt_tokens, result.tokens, result.model) == (600, 40, "viescore:model")
+    assert result.contract == VieScore.contract
 
 
 @pytest.mark.parametrize(
@@ -121,17 +121,17 @@ def test_the_score_is_the_root_of_the_two_lowest_numbers() -> None:
 def test_an_answer_that_cant_be_read_is_a_failure_and_never_a_number(
     outcome: str | Completion | Failed, status: str
 ) -> None:
-    verdict = judge(CONSISTENT, outcome)
-    assert (verdict.score, verdict.status) == (None, status)
-    assert verdict.detail.startswith("quality: ")
-    assert CONSISTENT in json.loads(verdict.raw)["responses"]
+    result = judge(CONSISTENT, outcome)
+    assert (result.score, result.status) == (None, status)
+    assert result.detail.startswith("quality: ")
+    assert CONSISTENT in json.loads(result.raw)["responses"]
 
 
 def test_each_edit_gets_its_own_answers() -> None:
     endpoint = Endpoint(CONSISTENT, CLEAN, "nothing", CLEAN, CONSISTENT, CLEAN)
-    verdicts = VieScore(endpoint)([edit(), edit(), edit()])  # type: ignore[arg-type]
-    assert [verdict.status for verdict in verdicts] == ["ok", "no_answer", "ok"]
-    assert verdicts[1].detail.startswith("consistency: ")
+    results = VieScore(endpoint)([edit(), edit(), edit()])  # type: ignore[arg-type]
+    assert [result.status for result in results] == ["ok", "no_answer", "ok"]
+    assert results[1].detail.startswith("consistency: ")
 
 
 # --- the parser

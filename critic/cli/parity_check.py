@@ -1,8 +1,9 @@
-"""What `critic parity` does: apart from its options, since torch takes seconds to import."""
+"""The work of `critic parity`, apart from its options, since torch is slow to import."""
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -13,31 +14,31 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from critic.checkpoints import CheckpointError
-from critic.data.readers.rows import SourceError
+from critic.cli.scoring import one_line_errors
 from critic.edits import Edit
 from critic.engines.base import Engine, Request, request
-from critic.engines.http import ServerError
-from critic.engines.load import Kind, contract_of, open_engine
+from critic.engines.load import contract_of, open_engine
 from critic.engines.server import vllm_server
-from critic.prompts import Contract, ContractError
+from critic.files import write_json
 from critic.scoring.inputs import read_pairs
 from critic.scoring.parity import (
     MIN_SAME_SCORE,
     MIN_SAME_TEXT,
     Outcome,
     Parity,
-    compare,
+    compare_outcomes,
     in_batches,
     mixed_sizes,
     shuffled,
 )
+from critic.tables import TableError
 
 _SHARE = 0.4
-"""Of a GPU's memory, for each vLLM beside the model in transformers."""
+"""The share of a GPU's memory for each vLLM; the model in transformers needs the rest."""
 _Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
 
 
+@one_line_errors()
 def run(
     model: str,
     contract_name: str | None,
@@ -47,46 +48,24 @@ def run(
     batch_size: int,
     max_tokens: int,
 ) -> list[Parity]:
-    """Each way of running a critic, compared with the reference.
-
-    Raises:
-        ClickException: pairs, contract or critic can't be used.
-    """
-    try:
-        return _run(model, contract_of(model, contract_name), pairs, dtype, limit, batch_size, max_tokens)
-    except (SourceError, ContractError, CheckpointError, ServerError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _run(
-    model: str,
-    contract: Contract,
-    path: Path,
-    dtype: Literal["float32", "bfloat16"],
-    limit: int,
-    batch_size: int,
-    max_tokens: int,
-) -> list[Parity]:
-    pairs = replace(read_pairs(path), resize=contract.resize)
-    whole = [pair for pair in islice(pairs, limit) if isinstance(pair, Edit)]
+    """Compare each way of running a critic with its reference."""
+    contract = contract_of(model, contract_name)
+    table = replace(read_pairs(pairs), resize=contract.resize)
+    whole = [pair for pair in islice(table, limit) if isinstance(pair, Edit)]
     if not whole:
-        raise SourceError(f"{path} has no edit that can be read")
+        raise TableError(f"{pairs} has no edit that can be read: see its rows with `critic score`")
     ids = [edit.id for edit in whole]
     edits = tqdm(mixed_sizes(whole), desc="reading pictures", unit=" edits", total=len(whole))
     requests = [request(contract, edit) for edit in edits]
 
-    def opened(kind: Kind, where: str) -> Engine:
-        share = _SHARE if torch.cuda.is_available() else None
-        return open_engine(
-            kind,
-            where,
-            contract,
-            max_tokens=max_tokens,
-            dtype=dtype,
-            batch_size=batch_size,
-            gpu_memory_utilization=share,
-        )
-
+    opened = partial(
+        open_engine,
+        contract=contract,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        batch_size=batch_size,
+        gpu_memory_utilization=_SHARE if torch.cuda.is_available() else None,
+    )
     local = opened("transformers", model)
 
     def run(title: str, engine: Engine, size: int = batch_size, way: _Way = in_batches) -> list[Outcome]:
@@ -94,7 +73,7 @@ def _run(
         return way(engine, requests, size)
 
     def against(name: str, reference: list[Outcome], others: list[Outcome]) -> Parity:
-        return compare(name, ids, requests, reference, others, local, contract)
+        return compare_outcomes(name, ids, requests, reference, others, local, contract)
 
     by_local = run("transformers", local)
     results = [
@@ -109,17 +88,25 @@ def _run(
         against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
     ]
     del vllm
-    gc.collect()  # gives its memory back to the server
+    gc.collect()  # frees its memory for the server
     with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
         by_server = run("vLLM behind HTTP", opened("http", address))
     results.append(against("HTTP against transformers", by_local, by_server))
     return results
 
 
+@one_line_errors()
+def write(results: Sequence[Parity], path: Path) -> None:
+    """Write the shares and all differences to a JSON file."""
+    shares = ("same_text", "same_score", "ok")
+    summary = [asdict(result) | {name: getattr(result, name) for name in shares} for result in results]
+    write_json(path, summary, ensure_ascii=False)
+
+
 def show(results: Sequence[Parity]) -> None:
-    """The table, and each difference below it."""
+    """Print the table, then each difference."""
     console = Console()
-    table = Table("", "edits", "same text", "same score", "largest distance", "")
+    table = Table("", "edits", "same text", "same score", "largest difference", "")
     for result in results:
         shares = (f"{result.same_text:.2%}", f"{result.same_score:.2%}", f"{result.largest:.2f}")
         table.add_row(result.name, str(result.edits), *shares, "ok" if result.ok else "[bold red]differs[/]")
@@ -129,6 +116,6 @@ def show(results: Sequence[Parity]) -> None:
     )
     for result in results:
         for difference in result.differences:
-            gap = "no gap to tell" if difference.gap is None else f"a gap of {difference.gap:.1e} nats"
+            gap = "unknown gap" if difference.gap is None else f"a gap of {difference.gap:.1e} nats"
             console.print(f"{result.name}, edit {difference.id}: {gap}", style="bold")
             console.print(f"  {difference.reference!r}\n  {difference.other!r}", markup=False)
