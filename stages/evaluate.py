@@ -1,32 +1,33 @@
-"""The base, models/sft, models/grpo and the test split -> reports: metrics, predictions, plots, the page.
+"""The base, models/sft, models/grpo and the test split -> reports: metrics, predictions, plots, the report.
 
     python -m stages.evaluate
 
-The only stage that reads the test split. If data/validated has AGIQA-3k, the critics are measured on it too:
+Only this stage scores the test split. If data/validated has AGIQA-3k, it measures the critics on that too:
 reports/benchmarks.json has the figures, and is empty otherwise.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from critic import params
 from critic.checkpoints import load_model, load_processor
-from critic.edits import Edit, edits_from_table, read_table
+from critic.edits import Edit, edits_from_table
 from critic.engines.base import Engine
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
-from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated, plain
-from critic.evaluation.metrics import apply_policy, measure
+from critic.evaluation.agreement import measure
+from critic.evaluation.bootstrap import jsonable
+from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated
 from critic.evaluation.report import build_report
+from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import load_contract
 from critic.scoring.judges.image_metrics import baseline_scores
 from critic.scoring.scorer import Scorer, predict
+from critic.tables import read_parquet
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
@@ -35,48 +36,29 @@ AGIQA = Path("data/validated/agiqa.parquet")
 
 def main() -> None:
     section, model = params.load(params.Evaluate), params.load(params.Model)
-    edits = read_table("data/validated/test.parquet")
-    train_mean = float(read_table("data/validated/train.parquet")["mos"].mean())
+    edits = read_parquet("data/validated/test.parquet")
+    train_mean = float(read_parquet("data/validated/train.parquet", ["mos"])["mos"].mean())
     checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
-    pictures = read_table(AGIQA) if AGIQA.exists() else None
+    pictures = read_parquet(AGIQA) if AGIQA.exists() else None
     predictions, on_pictures = {}, {}
     for name, checkpoint in checkpoints.items():
         critic = engine(checkpoint, name)
         predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
         if pictures is not None:
             on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
-        del critic  # before the next is made: a vLLM engine that goes takes the process's parallel state with it
-    evaluation = compute_metrics(
-        predictions,
-        baseline_scores(edits),
-        edits,
-        train_mean=train_mean,
-        policy=section.policy,
-        n_boot=section.n_boot,
-        seed=params.seed(),
-    )
-    generated = None
-    if pictures is not None:
-        generated = measure_generated(
-            on_pictures,
-            pictures,
-            train_mean=train_mean,
-            policy=section.policy,
-            n_boot=section.n_boot,
-            seed=params.seed(),
-        )
-    training = training_curve(CURVES)
+        del critic  # first: a vLLM engine that is deleted destroys the parallel state of the process
+    how: dict[str, Any] = {
+        "train_mean": train_mean,
+        "failure_policy": section.failure_policy,
+        "n_boot": section.n_boot,
+        "seed": params.seed(),
+    }
+    evaluation = compute_metrics(predictions, baseline_scores(edits), edits, **how)
+    generated = {} if pictures is None else measure_generated(on_pictures, pictures, **how)
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
-    page = build_report(
-        evaluation,
-        predictions,
-        edits,
-        training=training,
-        validation=validation,
-        meta=facts(edits),
-        generated=generated,
-    )
-    write(predictions, evaluation, edits, validation, page, on_pictures, generated or {})
+    shown: dict[str, Any] = {"training": training_curve(CURVES), "validation": validation, "meta": facts(edits)}
+    page = build_report(evaluation, predictions, edits, generated=generated, **shown)
+    write(predictions, evaluation, edits, validation, page, on_pictures, generated)
     for name, metrics in evaluation.models.items():
         main_score = metrics["main_score"]
         print(f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})")
@@ -98,13 +80,11 @@ def engine(checkpoint: str, name: str) -> Engine:
     revision = model.revision if name == "base" else None
     processor = load_processor(checkpoint, load_contract(params.load(params.Prompt).contract), revision)
     if section.engine == "transformers":
-        return TransformersEngine(
-            load_model(checkpoint, model, revision), processor, section.max_completion_tokens
-        )
+        return TransformersEngine(load_model(checkpoint, model, revision), processor, section.max_tokens)
     return VllmEngine(
         checkpoint,
         dtype=model.dtype,
-        max_tokens=section.max_completion_tokens,
+        max_tokens=section.max_tokens,
         batch_size=section.batch_size,
         seed=params.seed(),
         revision=revision,
@@ -114,7 +94,7 @@ def engine(checkpoint: str, name: str) -> Engine:
 
 
 def training_curve(curves: Path) -> pd.DataFrame:
-    """GRPO by step: step, reward, reward_std, completion_length (tokens), and what `critic.training.collapse` watches."""
+    """GRPO by step: step, reward, reward_std, completion_length (tokens), and the figures of collapse."""
     names = {
         "reward": "reward",
         "reward_std": "reward_std",
@@ -124,27 +104,24 @@ def training_curve(curves: Path) -> pd.DataFrame:
         "reward_score_entropy": "score_entropy",
         "completions_clipped_ratio": "truncated_share",
     }
-    columns = []
-    for logged, column in names.items():
-        table = pd.read_csv(curves / f"plots/metrics/{logged}.tsv", sep="\t")
-        columns.append(table.set_index("step").iloc[:, -1].rename(column))
+    folder = curves / "plots/metrics"
+    tables = {name: pd.read_csv(folder / f"{logged}.tsv", sep="\t") for logged, name in names.items()}
+    columns = {name: table.set_index("step").iloc[:, -1] for name, table in tables.items()}
     return pd.concat(columns, axis=1).reset_index()
 
 
 def validation_curve(path: Path, train_mean: float, section: params.Evaluate) -> pd.DataFrame:
     """The main score on the validation sample by GRPO step: step, main_score, coverage."""
     rows = []
-    for step, table in read_table(path).groupby("step"):
+    for step, table in read_parquet(path).groupby("step"):
         mos, answers = table["mos"].to_numpy(float), table["score"].to_numpy(float, na_value=np.nan)
-        scores = measure(apply_policy(answers, mos, section.policy, train_mean), mos)
-        rows.append(
-            {"step": step, "main_score": scores["main_score"], "coverage": float(np.isfinite(answers).mean())}
-        )
+        scores = measure(answers, mos, section.failure_policy, train_mean)
+        rows.append({"step": step, "main_score": scores["main_score"], "coverage": scores["coverage"]})
     return pd.DataFrame(rows)
 
 
 def facts(edits: pd.DataFrame) -> dict[str, str]:
-    """What the page says of its making."""
+    """What the report says on how it was made."""
     contract = load_contract(params.load(params.Prompt).contract)
     return {
         "Profile": params.profile(),
@@ -165,32 +142,23 @@ def write(
     on_pictures: dict[str, pd.DataFrame],
     generated: dict[str, dict[str, Scores]],
 ) -> None:
-    """All that the stage leaves, made in a scratch folder first."""
-    partial = REPORTS / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in ("predictions", "plots"):
-        (partial / folder).mkdir(parents=True)
+    """Write every output of the stage."""
     known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
-    for name, table in predictions.items():
-        edits[known].merge(table, on="id").to_parquet(partial / f"predictions/{name}.parquet")
-    for name, table in on_pictures.items():
-        table.to_parquet(partial / f"predictions/agiqa-{name}.parquet")
+    with replacing_folder(REPORTS / "predictions") as folder:
+        for name, table in predictions.items():
+            edits[known].merge(table, on="id").to_parquet(folder / f"{name}.parquet")
+        for name, table in on_pictures.items():
+            table.to_parquet(folder / f"agiqa-{name}.parquet")
     scatter = pd.concat([table.assign(model=name) for name, table in predictions.items()])
     scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
-    scatter.dropna(subset="score").to_csv(partial / "plots/predictions.csv", index=False)  # DVC draws nothing as 0
-    validation.to_csv(partial / "plots/validation.csv", index=False)
-    evaluation.groups.to_csv(partial / "plots/groups.csv", index=False)
-    (partial / "metrics.json").write_text(json.dumps(evaluation.to_metrics(), indent=2) + "\n")
-    agiqa = {name: {axis: plain(scores) for axis, scores in axes.items()} for name, axes in generated.items()}
-    benchmarks = {"agiqa": agiqa} if agiqa else {}
-    (partial / "benchmarks.json").write_text(json.dumps(benchmarks, indent=2) + "\n")
-    (partial / "report.html").write_text(page, encoding="utf-8")
-    for made in partial.iterdir():
-        target = REPORTS / made.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(made, target)
-    partial.rmdir()
+    with replacing_folder(REPORTS / "plots") as folder:
+        # DVC would draw a missing score as 0
+        scatter.dropna(subset="score").to_csv(folder / "predictions.csv", index=False)
+        validation.to_csv(folder / "validation.csv", index=False)
+        evaluation.groups.to_csv(folder / "groups.csv", index=False)
+    write_json(REPORTS / "metrics.json", jsonable(evaluation.models))
+    write_json(REPORTS / "benchmarks.json", {"agiqa": jsonable(generated)} if generated else {})
+    write_text(REPORTS / "report.html", page)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""`critic compare`: which of several critics is better."""
+"""`critic compare`: which of several critics agrees better with people."""
 
-import json
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,31 +8,35 @@ import click
 from rich.console import Console
 
 from critic.cli import options
-from critic.cli.tables import METRICS, POLICIES, cell, console, p_value, show_table, write
+from critic.cli.tables import VALUE, cell, console, p_value, show_table
+from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
+from critic.files import OutputError, write_json
 
-if TYPE_CHECKING:  # what works is imported where it does: pandas and SciPy are slow, and --help needn't wait
+if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     from critic.evaluation.correlation_tests import Significance
-    from critic.evaluation.metrics import Policy
 
-COMPARED = [metric for metric in METRICS if metric != "coverage"]
-SMALLER_IS_BETTER = ("mae", "rmse")
+COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 
 
 @click.command("compare")
 @click.argument("predictions", nargs=-1, type=options.FILE, required=True)
 @options.against
 @options.mos_column
-@click.option("--name", "names", multiple=True, help="Of each critic, in order; without any, the files' names.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Name of a critic, one for each file, in order. Default: the names of the files.",
+)
 @click.option(
     "--metric",
     "metrics",
     type=click.Choice(COMPARED),
     multiple=True,
     default=["main_score"],
-    show_default=True,
-    help="What is compared. Can be given several times.",
+    help="Metric to compare. Can be given several times.",
 )
-@options.policy
+@options.failure_policy
 @options.train_mean
 @options.json_file
 @options.n_boot
@@ -44,18 +47,14 @@ def command(
     mos_column: str,
     names: tuple[str, ...],
     metrics: tuple[str, ...],
-    policy: "Policy",
-    train_mean: float | None,
     json_file: Path | None,
-    n_boot: int,
-    seed: int,
+    **how: Any,
 ) -> None:
-    """Tell which of two or more critics agrees better with people on the same edits.
+    """Compare how well two or more critics agree with people on the same edits.
 
-    PREDICTIONS are files as `critic eval` reads them, with the same ids. The test to go by is the paired bootstrap
-    over source images, of which it needs 10: if the interval of a difference leaves zero out, it's more than
-    chance. Williams' t and Steiger's z compare PLCC as papers do; they take edits of one picture for independent,
-    which they aren't.
+    PREDICTIONS are files as `critic eval` reads them, with the same ids. Decide by the paired bootstrap over
+    source images, which needs 10 of them: a difference is significant if its interval excludes zero. Williams' t
+    and Steiger's z compare PLCC, as papers do; they assume independent edits, which edits of one picture are not.
 
     \b
     Examples:
@@ -63,71 +62,63 @@ def command(
       critic compare a.csv b.csv c.csv --against study.csv --metric srcc --metric mae
       critic compare 7b/scores.jsonl 3b/scores.jsonl --name 7B --name 3B --against study.csv
 
-    With many critics some differences look real by chance: with 5 there are 10, and one in 20 has p below 0.05
-    where there is none.
+    Among many critics, some differences look significant by chance: 5 critics have 10 differences, and without a
+    real one, p is below 0.05 for one in 20.
     """
     if len(predictions) < 2:
-        raise click.UsageError("give at least two files of scores; `critic eval` is for one")
-    options.check_policy(policy, train_mean)
+        raise click.UsageError("give at least two files of scores; `critic eval` takes one")
+    options.check_failure_policy(how["failure_policy"], how["train_mean"])
     if names and len(names) != len(predictions):
-        raise click.UsageError(f"{len(names)} --name for {len(predictions)} files: give each file one, in order")
+        raise click.UsageError(
+            f"{len(names)} --name for {len(predictions)} files: give one for each file, in order"
+        )
     called = names or tuple(path.stem for path in predictions)
     if len({*called}) < len(called):
-        raise click.UsageError(f"two critics would be called the same ({', '.join(called)}): give each a --name")
-    from critic.evaluation.compare import compare as compare_critics
-    from critic.evaluation.intervals import plain
-    from critic.evaluation.score_tables import TableError, match, read_predictions, read_truth
+        raise click.UsageError(f"two critics have the same name ({', '.join(called)}): give each a --name")
+    from critic.evaluation.bootstrap import jsonable
+    from critic.evaluation.compare import compare
+    from critic.evaluation.evaluate import match
+    from critic.evaluation.score_tables import read_predictions, read_truth
 
     try:
         opinions = read_truth(truth, mos_column=mos_column)
         tables = [match(read_predictions(path), opinions, str(path), str(truth)) for path in predictions]
-    except TableError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        found = compare_critics(
+        found = compare(
             dict(zip(called, (table["score"] for table in tables), strict=True)),
             opinions["mos"],
             opinions.get("source_id"),
             metrics=[*dict.fromkeys(metrics)],
-            policy=policy,
-            train_mean=train_mean,
             in_points="prompt" not in opinions,
-            n_boot=n_boot,
-            seed=seed,
+            **how,
         )
-    except ValueError as error:
+        if json_file:
+            write_json(json_file, jsonable(found), ensure_ascii=False)
+    except (ValueError, OutputError) as error:
         raise click.ClickException(str(error)) from None
-    if json_file:
-        write(json_file, json.dumps(plain(found), indent=2, ensure_ascii=False) + "\n")
     show(found, console())
 
 
 def show(found: dict[str, Any], out: Console) -> None:
-    """Print what `critic.evaluation.compare.compare` found."""
+    """Print the figures of `critic.evaluation.compare.compare`."""
     critics, pairs = found["critics"], found["pairs"]
-    metrics = {metric: METRICS[metric].split(",")[0] for metric in pairs[0]["differences"]}
-    rows = [
-        (name, cell(scores["coverage"]), *(cell(scores[metric]) for metric in metrics))
-        for name, scores in critics.items()
-    ]
-    note = f"Failed answers count as: {POLICIES[found['policy']]}."
+    metrics = {metric: SHOWN[metric].label for metric in pairs[0]["differences"]}
+    rows = [(name, *(cell(scores[m]) for m in ("coverage", *metrics))) for name, scores in critics.items()]
+    note = f"Failed answers are {FAILURE_POLICIES[found['policy']]}."
     show_table(out, "Each critic", ["", "coverage", *metrics.values()], rows, note)
+    names = [f"{pair['a']} - {pair['b']}" for pair in pairs]
     for metric, label in metrics.items():
-        gains = [(pair, pair["differences"][metric]) for pair in pairs]
+        gains = [(pair["differences"][metric], _outcome(pair, metric)) for pair in pairs]
         rows = [
-            (f"{pair['a']} - {pair['b']}", cell(gain, signed=True), p_value(gain.p), _verdict(pair, metric))
-            for pair, gain in gains
+            (name, cell(gain, signed=True), p_value(gain.p), outcome)
+            for name, (gain, outcome) in zip(names, gains, strict=True)
         ]
-        smaller = " (smaller is better)" if metric in SMALLER_IS_BETTER else ""
-        show_table(out, f"Difference in {label}{smaller}", ["", "value (95 % interval)", "p", ""], rows)
-    rows = [
-        (f"{pair['a']} - {pair['b']}", f"{pair['n']:,}", _test(pair["williams"]), _test(pair["steiger"]))
-        for pair in pairs
-    ]
-    note = "They take edits of one source image for independent: go by the intervals above."
-    show_table(
-        out, "Difference in PLCC, by the usual tests", ["", "edits", "Williams' t", "Steiger's z"], rows, note
-    )
+        lower = " (lower is better)" if SHOWN[metric].direction < 0 else ""
+        show_table(out, f"Difference in {label}{lower}", ["", VALUE, "p", ""], rows)
+    tests = [(f"{pair['n']:,}", _test(pair["williams"]), _test(pair["steiger"])) for pair in pairs]
+    rows = [(name, *cells) for name, cells in zip(names, tests, strict=True)]
+    title, columns = "Difference in PLCC, by the usual tests", ["", "edits", "Williams' t", "Steiger's z"]
+    note = "They assume independent edits, also of one source image: decide by the intervals above."
+    show_table(out, title, columns, rows, note)
     if not found["in_points"]:
         return
     closer = {(p["a"], p["b"]): p["closer"]["a"] for p in pairs}
@@ -137,17 +128,17 @@ def show(found: dict[str, Any], out: Console) -> None:
     show_table(out, "Closer to the MOS", ["", *critics], rows, note)
 
 
-def _verdict(pair: dict[str, Any], metric: str) -> str:
-    from critic.evaluation.intervals import SMALLEST_GROUP
+def _outcome(pair: dict[str, Any], metric: str) -> str:
+    from critic.evaluation.bootstrap import SMALLEST_GROUP
 
-    gain = pair["differences"][metric]
+    gain, direction = pair["differences"][metric], SHOWN[metric].direction
     if not isfinite(gain.p):
         return f"fewer than {SMALLEST_GROUP} source images"
     if gain.p >= 0.05:
-        return "can't be told apart"
-    if metric == "spread":
-        return "differ"
-    return f"{pair['a'] if (gain.value > 0) != (metric in SMALLER_IS_BETTER) else pair['b']} is better"
+        return "not significant"
+    if not direction:
+        return "different"
+    return f"{pair['a'] if gain.value * direction > 0 else pair['b']} is better"
 
 
 def _test(found: "Significance") -> str:

@@ -1,21 +1,81 @@
-"""Statistics of a sample and of all its bootstrap resamples at once.
+"""Statistics of a sample and of all its bootstrap resamples at once, and their confidence intervals.
 
-A sample is a row of weights: how many times each row of the data was drawn. So `w` is an array
-[samples, rows] of whole numbers, and each statistic here returns one value a sample, [samples],
-equal to the plain statistic of the rows repeated that many times. Data `x` and `y` are [rows].
+    w = draw(sources, len(sources), n_boot=1000, seed=0)
+    estimate(pearson(scores, mos, w))    # Estimate(value=0.71, low=0.68, high=0.74)
+
+A sample is a row of weights: how many times each row of the data was drawn. So `w` is an array [samples, rows] of
+whole numbers. A statistic has one value a sample, [samples]: that of the rows repeated that many times. Data `x`
+and `y` are [rows].
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from math import isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+SMALLEST_GROUP = 10
+"""Figures of fewer source images have no interval: resamples draw these, and so few are too much alike."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value on the full sample, and the ends of its percentile bootstrap confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """An `Estimate` of a difference, and the two-sided p-value of there being none."""
+
+    p: float
+
+
+def estimate(samples: Array, confidence: float = 0.95) -> Estimate:
+    """The first sample's value, and the percentile interval of the others, [1 + n_boot].
+
+    Resamples where the statistic is not defined (NaN) are left out; without any other the interval is NaN.
+    """
+    resampled = samples[1:][np.isfinite(samples[1:])]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail]) if len(resampled) else (np.nan, np.nan)
+    return Estimate(float(samples[0]), float(low), float(high))
+
+
+def jsonable(found: Any) -> Any:
+    """Mappings, lists and dataclasses as JSON has them; a number that is not defined becomes None."""
+    if is_dataclass(found):
+        return jsonable(vars(found))
+    match found:
+        case Mapping():
+            return {key: jsonable(value) for key, value in found.items()}
+        case list():
+            return [jsonable(value) for value in found]
+        case float():
+            return found if isfinite(found) else None
+    return found
+
+
+def enough(sources: ArrayLike) -> bool:
+    """Whether rows with these source images have at least `SMALLEST_GROUP` different ones."""
+    return len(np.unique(sources)) >= SMALLEST_GROUP
+
 
 def draw(groups: ArrayLike | None, rows: int, n_boot: int, seed: int) -> Array:
     """Weights [1 + n_boot, rows]: the sample itself, then `n_boot` resamples.
 
-    Each resample draws as many groups as there are, with replacement, and takes all of their rows
-    (the cluster bootstrap). `groups` has one label a row; None makes each row a group of its own.
+    Each resample draws as many groups as there are, with replacement, and takes all of their rows (the cluster
+    bootstrap).
+
+    Args:
+        groups: one label a row, as the source image; None makes each row a group of its own.
 
     Raises:
         ValueError: not one label a row.
@@ -29,6 +89,12 @@ def draw(groups: ArrayLike | None, rows: int, n_boot: int, seed: int) -> Array:
     return np.vstack([np.ones(rows), drawn[:, group_of_row]])
 
 
+def draw_counted(sources: ArrayLike | None, counted: NDArray[np.bool_], n_boot: int, seed: int) -> Array:
+    """The columns of `draw` for the `counted` rows; without resamples if their source images are not `enough`."""
+    labels = np.arange(len(counted)) if sources is None else np.asarray(sources)
+    return draw(labels, len(counted), n_boot if enough(labels[counted]) else 0, seed)[:, counted]
+
+
 def mean(x: Array, w: Array) -> Array:
     """The mean, NaN for a sample without rows. x may differ between samples: [samples, rows]."""
     with np.errstate(invalid="ignore"):
@@ -36,7 +102,7 @@ def mean(x: Array, w: Array) -> Array:
     return means
 
 
-def spread(x: Array, w: Array) -> Array:
+def std(x: Array, w: Array) -> Array:
     """The standard deviation (divided by n), exactly 0 for a constant, NaN without rows."""
     return np.sqrt(mean(_centred(x, w) ** 2, w))
 
@@ -68,7 +134,7 @@ def _untied_pairs(x: Array, w: Array) -> Array:
 
 
 def _ranks(x: Array, w: Array) -> Array:
-    """Ranks within each sample, [samples, rows], tied ones sharing their mean; all less by 1/2."""
+    """Ranks within each sample, [samples, rows], ties sharing their mean; all are 1/2 lower than usual."""
     drawn, level_of_row = _levels(x, w)
     ranks: Array = (np.cumsum(drawn, axis=-1) - drawn / 2)[:, level_of_row]
     return ranks
@@ -83,9 +149,9 @@ def _levels(x: Array, w: Array) -> tuple[Array, NDArray[np.intp]]:
 
 
 def _centred(x: Array, w: Array) -> Array:
-    """x less its mean, [samples, rows].
+    """x minus its mean, [samples, rows].
 
-    Exactly 0 in samples without rows, or whose x are all the same up to rounding (12 digits).
+    Exactly 0 in samples without rows, and where all x are the same up to rounding (12 digits).
     """
     values = np.broadcast_to(x, w.shape)
     lowest = values.min(axis=-1, where=w > 0, initial=np.inf)
@@ -96,5 +162,5 @@ def _centred(x: Array, w: Array) -> Array:
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """The quotient within -1..1, 0 where it is not defined."""
-    nought = np.zeros_like(denominator)
-    return np.clip(np.divide(numerator, denominator, out=nought, where=denominator > 0), -1, 1)
+    zero = np.zeros_like(denominator)
+    return np.clip(np.divide(numerator, denominator, out=zero, where=denominator > 0), -1, 1)

@@ -1,11 +1,11 @@
-"""Is one of two correlations higher, where both are with the same opinions of the same edits?
+"""Tests of the difference of two correlations with the same opinions of the same edits.
 
     williams(0.4, 0.5, 0.1, n=103)    # Significance(statistic=-0.89, p=0.37)
     steiger(0.4, 0.5, 0.1, n=103)
 
-Both take the edits for independent and the scores for normal. Edits of one source image are neither: the paired
-bootstrap over source images (`critic.evaluation.metrics.paired_bootstrap`) is the test to go by, and these two are for
-comparison with papers that report them.
+Both assume independent edits and normal scores, but edits of one source image are not independent. Decide by the
+paired bootstrap over source images (`critic.evaluation.agreement.paired_bootstrap`); these two are for comparison
+with papers that report them.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ import numpy as np
 from scipy import stats
 
 _ALIKE, _VANISHES = 1e-9, 1e-12
-"""Correlations no farther apart are the same but for rounding, and a variance no larger is none."""
+"""Differences of correlations and variances that are only rounding."""
 
 
 @dataclass(frozen=True)
 class Significance:
     """A test's statistic, positive where the first critic correlates higher, and its two-sided p-value.
 
-    0 and 1 for correlations that are the same; NaN where the difference has no variance to be held against.
+    0 and 1 for equal correlations; NaN if the difference has no variance.
     """
 
     statistic: float
@@ -55,7 +55,7 @@ def williams(a: float, b: float, between: float, n: int) -> Significance:
 
 
 def steiger(a: float, b: float, between: float, n: int) -> Significance:
-    """Steiger's z: the difference of Fisher's z over its deviation, with the mean of a and b for both.
+    """Steiger's z: the difference of Fisher's z over its standard error, with the mean of a and b for both.
 
     Steiger (1980), equations 3, 10 and 14. The arguments and errors are those of `williams`; a correlation of 1
     or -1 has no finite z.
@@ -76,4 +76,4 @@ def steiger(a: float, b: float, between: float, n: int) -> Significance:
 
 def _check(n: int) -> None:
     if n < 4:
-        raise ValueError(f"{n} edits are too few to compare correlations: 4 are needed")
+        raise ValueError(f"{n} edits are too few to compare correlations: give at least 4")

@@ -1,7 +1,8 @@
-"""The report's figures, drawn by matplotlib as SVG to stand inside an HTML page.
+"""The report's figures, drawn by matplotlib as SVG for an HTML page.
 
-Colours are CSS variables of the page (`--ink`, `--muted`, `--grid`, `--series-0` to `--series-2`),
-so that one drawing suits light and dark; text stays text. The same input gives the same bytes.
+Colours are CSS variables of the page (`--ink`, `--muted`, `--grid`, `--series-0` to `--series-2`), so one drawing
+suits light and dark pages. Text stays text. The same input gives the same bytes. A title is the name of a figure
+for screen readers.
 """
 
 import re
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 SCORES = (1.0, 5.0)
 LONGEST_LABEL = 24
-# Colours that nothing else draws with; `_svg` puts the CSS variable in their place.
+# Colours that nothing else uses; `_svg` replaces them by CSS variables.
 _INK, _MUTED, _GRID = "#010001", "#010002", "#010003"
 _SERIES = ("#010004", "#010005", "#010006")
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid"} | {
@@ -56,9 +57,12 @@ def scatter(
     series: int,
     title: str,
 ) -> str:
-    """MOS against predicted score [n], a dot an edit, with the line of equality and the fit.
+    """MOS against predicted score, a dot an edit, with the line of equality and the fit.
 
-    Failed predictions (NaN) have no dot. `fitted` maps predicted scores to MOS; None draws none.
+    Args:
+        predicted, mos: scores (NaN for failed answers, which have no dot) and MOS, [n] each.
+        fitted: the curve from predicted scores to MOS; None draws none.
+        series: 0..2, the model's colour.
     """
 
     def draw(axes: Axes) -> None:
@@ -76,27 +80,31 @@ def scatter(
     return _svg(draw, width=3.6, height=3.5, title=title)
 
 
-def bars(groups: pd.DataFrame, models: Sequence[str], *, lowest: float, xlabel: str, title: str) -> str:
-    """Horizontal bars: for each `group` a bar for each of `models`, with a whisker for its CI.
+def bars(groups: pd.DataFrame, models: Sequence[str], *, lowest: float, title: str) -> str:
+    """Main scores as horizontal bars: for each group a bar for each model, with a whisker for its interval.
 
-    `groups` has the columns group, model, n, value, low, high. The best group of the last model
-    comes first. The axis goes from `lowest` to 1, so that figures can be compared.
+    Args:
+        groups: group, model, n, value, low, high. A model may lack a group.
+        models: names in `groups`; the last one's best group is on top.
+        lowest: the axis goes from here to 1, so that figures can be compared.
     """
-    last = groups[groups["model"] == models[-1]].sort_values(["value", "group"])
-    names = list(last["group"])
-    labels = [f"{_short(name)} ({n})" for name, n in zip(names, last["n"], strict=True)]
+    sizes = groups.groupby("group")["n"].first()
+    last = groups[groups["model"] == models[-1]].set_index("group")["value"].reindex(sizes.index)
+    names = [*last.sort_values(kind="stable", na_position="first").index]
+    short = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name in names]
+    labels = [f"{label} ({sizes[name]})" for label, name in zip(short, names, strict=True)]
     thickness = 0.8 / len(models)
 
     def draw(axes: Axes) -> None:
         for series, model in enumerate(models):
-            rows = groups[groups["model"] == model].set_index("group").loc[names]
+            rows = groups[groups["model"] == model].set_index("group").reindex(names)
             y = np.arange(len(names)) + (len(models) / 2 - series - 0.5) * thickness
-            spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            whiskers = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
             axes.barh(y, rows["value"], height=thickness * 0.9, color=_SERIES[series])
-            axes.errorbar(rows["value"], y, xerr=spread, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=0)
+            axes.errorbar(rows["value"], y, xerr=whiskers, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=0)
         axes.axvline(0, color=_MUTED, linewidth=0.8)
         axes.set_yticks(range(len(names)), labels)
-        axes.set(xlim=(lowest - 0.03, 1.03), xlabel=xlabel)
+        axes.set(xlim=(lowest - 0.03, 1.03), xlabel="main score")
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -110,55 +118,47 @@ def curve(
     *,
     ylabel: str,
     title: str,
-    spread: np.ndarray | None = None,
+    std: np.ndarray | None = None,
     smooth: int = 1,
 ) -> str:
-    """A value against the training step [n], with a band of +/- `spread` [n] around it.
+    """A value against the training step.
 
-    With `smooth` > 1 the bold line is the mean of the last `smooth` steps over the thin raw one.
+    Args:
+        std: half the height of a band around the line, [n]; None draws none.
+        smooth: points in the running mean, drawn bold over the thin raw line; 1 draws the raw line alone.
     """
 
     def draw(axes: Axes) -> None:
-        colour = _SERIES[-1]
-        marker = "o" if len(steps) <= 30 else ""
-        if spread is not None:
-            axes.fill_between(steps, values - spread, values + spread, color=colour, alpha=0.15, linewidth=0)
+        axes.set_prop_cycle(color=[_SERIES[-1]])
+        if std is not None:
+            axes.fill_between(steps, values - std, values + std, alpha=0.15, linewidth=0)
         if smooth > 1:
-            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.5)
-            mean = pd.Series(values).rolling(smooth, min_periods=1).mean()
-            axes.plot(steps, mean, color=colour, linewidth=1.8)
+            axes.plot(steps, values, linewidth=0.7, alpha=0.5)
+            axes.plot(steps, pd.Series(values).rolling(smooth, min_periods=1).mean(), linewidth=1.8)
         else:
-            axes.plot(steps, values, color=colour, linewidth=1.8, marker=marker, ms=4)
+            axes.plot(steps, values, linewidth=1.8, marker="o" if len(steps) <= 30 else "", ms=4)
         axes.set(xlabel="GRPO step", ylabel=ylabel)
 
     return _svg(draw, width=3.6, height=2.7, title=title)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..."
-
-
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float, title: str) -> str:
-    """An <svg> element of `width` by `height` inches at the page's own scale, named `title`."""
+    """An <svg> element, drawn on `width` by `height` inches and scaled by the page."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
         buffer = StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    # Ids are the page's, not the drawing's: make them the figure's own.
+    # Ids must be unique in the page.
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    size = re.compile(r' (?:width|height)="[\d.]+pt"')
     head, rest = svg.split(">", 1)
-    head = size.sub("", head).replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+    head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head)
+    head = head.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
     return f"{head}>{rest}"

@@ -1,6 +1,6 @@
-"""Does a critic say the same when it is asked again?
+"""Retest reliability: whether a critic gives the same scores again.
 
-retest(runs, sources)["icc"]    # Estimate(value=0.93, ...): of the variance between answers, 7 % is chance
+retest(runs, sources)["icc"]    # Estimate(value=0.93, ...): 7 % of the variance is between runs
 """
 
 from itertools import combinations
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from critic.evaluation import bootstrap
-from critic.evaluation.intervals import draw, estimate
+from critic.evaluation.bootstrap import draw_counted, estimate
 
 
 def retest(
@@ -20,15 +20,15 @@ def retest(
 
     Args:
         runs: [n, k] scores, NaN where an answer failed; a column is a run with another seed, or one of k samples.
-            Edits without all of their scores are left out.
+            Edits that lack a score are left out.
         sources: the source image of each edit, [n]; None: each is its own.
 
     Returns:
-        n, k: edits with all their scores, and how many those are.
+        n, k: edits with all scores, and scores an edit.
         icc: the intraclass correlation ICC(2,1) of Shrout and Fleiss (1979, "Intraclass correlations: uses in
-            assessing rater reliability"): absolute agreement of single scores, 1 if they are all the same, about
-            0 if edits differ no more than runs do. NaN if no score differs from any other.
-        icc_mean: their ICC(2,k), that of the mean of k scores.
+            assessing rater reliability"): absolute agreement of single scores, 1 if runs agree, about 0 if edits
+            differ no more than runs do. NaN if all scores are the same.
+        icc_mean: ICC(2,k), that of the mean of k scores.
         difference: mean absolute difference between two runs' scores of an edit, in points.
 
     Raises:
@@ -40,8 +40,8 @@ def retest(
     whole = np.isfinite(runs).all(axis=1)
     n, k = int(whole.sum()), runs.shape[1]
     if n < 2:
-        raise ValueError(f"{n} edits have a score in all {k} runs: 2 are needed to tell how alike the runs are")
-    x, w = runs[whole], draw(sources, whole, n_boot, seed)
+        raise ValueError(f"{n} edits have a score in all {k} runs: reliability needs 2")
+    x, w = runs[whole], draw_counted(sources, whole, n_boot, seed)
     x = x - x.mean()  # for the precision of the sums of squares
     rows = w.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

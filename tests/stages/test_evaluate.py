@@ -1,4 +1,4 @@
-"""The evaluate stage without a model: what it asks of a critic, and what it leaves of a second benchmark."""
+"""The evaluate stage without a model: what it asks of a critic, and what it writes for a second benchmark."""
 
 import json
 from collections.abc import Sequence

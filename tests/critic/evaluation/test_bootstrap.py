@@ -1,4 +1,6 @@
-"""Weighted statistics: the same as scipy's on the rows written out as often as they were drawn."""
+"""Weighted statistics equal those of scipy on repeated rows; and from resamples to an interval and JSON."""
+
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from critic.evaluation import bootstrap
-from critic.evaluation.bootstrap import Array
+from critic.evaluation.bootstrap import SMALLEST_GROUP, Array, Estimate, draw_counted, enough, estimate, jsonable
 
 
 @st.composite
@@ -43,18 +45,18 @@ def test_correlations_equal_scipy_on_the_rows_written_out(
 
 
 @given(samples())
-def test_mean_and_spread_equal_numpy_on_the_rows_written_out(
+def test_mean_and_std_equal_numpy_on_the_rows_written_out(
     sample: tuple[Array, Array, Array],
 ) -> None:
     x, _, w = sample
-    for counts, mean, spread in zip(w, bootstrap.mean(x, w), bootstrap.spread(x, w), strict=True):
+    for counts, mean, std in zip(w, bootstrap.mean(x, w), bootstrap.std(x, w), strict=True):
         rows = written_out(x, counts)
         if len(rows):
             assert mean == pytest.approx(rows.mean(), abs=1e-12)
-            assert spread == pytest.approx(rows.std(), abs=1e-12)
+            assert std == pytest.approx(rows.std(), abs=1e-12)
         else:
             assert np.isnan(mean)
-            assert np.isnan(spread)
+            assert np.isnan(std)
 
 
 def test_a_constant_has_no_spread_at_all_though_its_mean_is_rounded() -> None:
@@ -62,7 +64,7 @@ def test_a_constant_has_no_spread_at_all_though_its_mean_is_rounded() -> None:
     rounded = 3.1 + 1e-15 * ramp
     w = np.ones((1, 7))
     for constant in (np.full(7, 3.1), rounded.astype(np.float64)):
-        assert bootstrap.spread(constant, w) == 0
+        assert bootstrap.std(constant, w) == 0
         assert bootstrap.pearson(constant, ramp, w) == 0
 
 
@@ -84,3 +86,40 @@ def test_draws_depend_on_the_seed_and_on_nothing_else() -> None:
 def test_groups_must_have_one_label_a_row() -> None:
     with pytest.raises(ValueError, match=r"one label for each of 3 rows, not \[2\]"):
         bootstrap.draw(["a", "b"], rows=3, n_boot=1, seed=0)
+
+
+# --- intervals
+
+
+def test_the_first_is_the_value_and_the_others_are_the_interval() -> None:
+    found = estimate(np.array([9.0, *range(101)]))
+    assert (found.value, found.low, found.high) == pytest.approx((9, 2.5, 97.5))
+
+
+def test_resamples_without_a_value_take_no_part() -> None:
+    assert estimate(np.array([1.0, 1.0, np.nan])) == Estimate(1.0, 1.0, 1.0)
+    assert math.isnan(estimate(np.array([1.0])).low)
+
+
+def test_sources_are_counted_and_not_edits() -> None:
+    assert enough(["a", *range(1, SMALLEST_GROUP)])
+    assert not enough([*range(1, SMALLEST_GROUP)] * 5)
+
+
+def test_resamples_are_of_the_counted_rows_and_none_of_those_of_few_sources() -> None:
+    sources = np.repeat(np.arange(SMALLEST_GROUP), 2)
+    counted = np.full(len(sources), True)
+    counted[0] = False
+    whole = bootstrap.draw(sources, len(sources), 5, seed=3)
+    assert np.array_equal(draw_counted(sources, counted, 5, seed=3), whole[:, 1:])
+    counted[1] = False
+    assert draw_counted(sources, counted, 5, seed=3).tolist() == [[1.0] * (len(sources) - 2)]
+    assert draw_counted(None, counted, 5, seed=3).shape == (
+        6,
+        len(sources) - 2,
+    )  # each edit is a source of its own
+
+
+def test_json_gets_no_number_that_it_lacks() -> None:
+    found = {"a": [Estimate(1.0, math.nan, math.inf)], "b": None, "c": "x", "d": 3}
+    assert jsonable(found) == {"a": [{"value": 1.0, "low": None, "high": None}], "b": None, "c": "x", "d": 3}

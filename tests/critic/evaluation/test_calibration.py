@@ -1,4 +1,4 @@
-"""Calibration, held to numpy and to critics whose faults are known."""
+"""Calibration, compared with numpy and for critics whose faults are known."""
 
 import math
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from critic.evaluation.bootstrap import SMALLEST_GROUP
 from critic.evaluation.calibration import calibration, spread_quality
-from critic.evaluation.intervals import SMALLEST_GROUP
 
 NAN = math.nan
 

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from critic.evaluation.bootstrap import Array
+from critic.evaluation.agreement import paired_bootstrap
+from critic.evaluation.bootstrap import SMALLEST_GROUP, Array
 from critic.evaluation.compare import compare
 from critic.evaluation.correlation_tests import williams
-from critic.evaluation.intervals import SMALLEST_GROUP
-from critic.evaluation.metrics import paired_bootstrap
 
 NAN = math.nan
 
@@ -55,7 +54,7 @@ def test_few_sources_have_no_interval_and_no_p(critics: dict[str, Array], mos: A
     figures = [told[0].low, told[0].p, told[1].low]
     assert np.isfinite(figures).all() if sources == SMALLEST_GROUP else np.isnan(figures).all()
     critics["good"][labels == 0] = NAN
-    [pair] = compare(critics, mos, labels, policy="dropped", n_boot=50)["pairs"]
+    [pair] = compare(critics, mos, labels, failure_policy="dropped", n_boot=50)["pairs"]
     assert math.isnan(pair["differences"]["main_score"].p)
 
 
@@ -73,7 +72,7 @@ def test_every_two_of_three(critics: dict[str, Array], mos: Array) -> None:
 def test_failures_count_unless_dropped(critics: dict[str, Array], mos: Array) -> None:
     critics["good"][:40] = NAN
     [worst] = compare(critics, mos, n_boot=20)["pairs"]
-    [dropped] = compare(critics, mos, policy="dropped", n_boot=20)["pairs"]
+    [dropped] = compare(critics, mos, failure_policy="dropped", n_boot=20)["pairs"]
     assert (worst["n"], dropped["n"]) == (120, 80)
     assert worst["differences"]["main_score"].value < 0 < dropped["differences"]["main_score"].value
     found = compare(critics, mos, n_boot=20)["critics"]["good"]

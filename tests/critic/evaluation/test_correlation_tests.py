@@ -1,4 +1,4 @@
-"""Williams' t and Steiger's z, held to published examples and to what they must do."""
+"""Williams' t and Steiger's z, compared with published examples, and their properties."""
 
 import numpy as np
 import pytest

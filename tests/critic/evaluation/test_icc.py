@@ -1,4 +1,4 @@
-"""Test-retest, held to the published example of the intraclass correlation."""
+"""Test-retest, compared with the published example of the intraclass correlation."""
 
 import math
 

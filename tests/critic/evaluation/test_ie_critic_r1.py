@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from critic.evaluation.agreement import measure
 from critic.evaluation.ie_critic_r1 import read_as_upstream, upstream
-from critic.evaluation.metrics import measure
 
 
 @pytest.mark.parametrize(

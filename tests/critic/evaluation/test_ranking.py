@@ -1,4 +1,4 @@
-"""Order within pictures and between editors, held to cases by hand and to simulations with a known truth."""
+"""Order within pictures and between editors, compared with cases by hand and simulations with a known truth."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from critic.evaluation.intervals import SMALLEST_GROUP
+from critic.evaluation.bootstrap import SMALLEST_GROUP
 from critic.evaluation.ranking import Lead, pairwise_accuracy, rank
 
 # --- pairs

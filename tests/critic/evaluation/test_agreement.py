@@ -1,4 +1,4 @@
-"""The metrics, held to scipy, to cases worked out by hand and to simulations with a known truth."""
+"""The metrics against scipy, cases worked out by hand and simulations with a known truth."""
 
 import math
 import os
@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import curve_fit
 
-from critic.evaluation.bootstrap import Array
-from critic.evaluation.metrics import (
-    Policy,
-    apply_policy,
+from critic.evaluation import bootstrap, metrics
+from critic.evaluation.agreement import (
+    apply_failure_policy,
     correlations,
-    fit_logistic,
     measure,
     noise_ceiling,
     paired_bootstrap,
 )
+from critic.evaluation.bootstrap import Array
+from critic.evaluation.logistic_fit import fit_logistic
+from critic.evaluation.metrics import METRICS, SHOWN, FailurePolicy, Metric
 
 NAN = math.nan
 scores = st.integers(100, 500).map(lambda hundredths: hundredths / 100)
@@ -66,7 +67,7 @@ def test_correlations_equal_scipy(rng: np.random.Generator) -> None:
     assert metrics["krcc"] == pytest.approx(stats.kendalltau(pred, mos).statistic)
 
 
-@settings(deadline=None)  # a fit takes as long as it takes
+@settings(deadline=None)  # the time of a fit isn't limited
 @given(pairs)
 def test_every_metric_is_defined_and_in_its_range(rows: list[tuple[float, float]]) -> None:
     metrics = measure(*zip(*rows, strict=True))
@@ -116,7 +117,7 @@ def test_a_single_row_is_no_correlation() -> None:
 @pytest.mark.parametrize(
     ("pred", "mos", "message"),
     [
-        ([], [], "of one length, at least 1"),
+        ([], [], "must have one length, at least 1"),
         ([1, 2], [1], r"not \[2\] and \[1\]"),
         ([[1, 2]], [[1, 2]], r"not \[1, 2\]"),
         ([1, 2, 3], [1, NAN, 3], "row 1 has MOS nan"),
@@ -125,6 +126,35 @@ def test_a_single_row_is_no_correlation() -> None:
 def test_broken_input_is_refused(pred: list[float], mos: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(pred, mos)
+
+
+# --- the table
+
+
+def test_every_metric_of_the_table_is_measured_and_no_other() -> None:
+    measured = measure([1, 2, 3, 5], [1, 3, 2, 4])
+    assert [*measured] == [*METRICS] and {*SHOWN} == {*METRICS} and next(iter(SHOWN)) == "main_score"
+
+
+def test_a_new_metric_is_one_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "METRICS", METRICS.copy())
+
+    class WithBias(metrics.Sample):
+        @metrics.metric("bias", "score minus MOS, points", direction=0, in_points=True)
+        def bias(self) -> Array:
+            return self.statistics.mean(self.x - self.y, self.w)
+
+    assert metrics.METRICS["bias"] == Metric("bias", "score minus MOS, points", direction=0, in_points=True)
+    monkeypatch.setattr("critic.evaluation.agreement.Sample", WithBias)
+    assert correlations([2, 3], [1, 3], metrics=("bias",), n_boot=5)["bias"].value == 0.5
+
+
+def test_metrics_in_points_are_the_ones_that_a_change_of_scale_changes(rng: np.random.Generator) -> None:
+    mos = opinions(rng, 60)
+    pred = critic_of(mos, rng, 0.5)
+    one, other = measure(pred, mos), measure(0.5 * pred + 1, mos)
+    changed = {name for name in METRICS if one[name] != pytest.approx(other[name], abs=2e-3)}
+    assert changed == {name for name, metric in METRICS.items() if metric.in_points}
 
 
 # --- the fit
@@ -158,7 +188,7 @@ def test_the_fit_equals_upstreams_where_upstreams_converges(rng: np.random.Gener
 
 @pytest.mark.skipif("STORY" not in os.environ, reason="takes half a minute: STORY=1")
 def test_on_a_thousand_random_critics_the_fit_is_upstreams_or_a_closer_one(rng: np.random.Generator) -> None:
-    """Upstream's optimiser stops at a worse curve now and then; nowhere is ours the worse one."""
+    """Upstream's optimiser sometimes stops at a worse curve; ours never does."""
     same = 0
     for _ in range(1000):
         mos = opinions(rng, 60)
@@ -205,7 +235,7 @@ def test_a_fit_that_does_not_converge_falls_back_to_a_line(
     def give_up(*_: object, **__: object) -> None:
         raise RuntimeError("Optimal parameters not found")
 
-    monkeypatch.setattr("critic.evaluation.metrics.curve_fit", give_up)
+    monkeypatch.setattr("critic.evaluation.logistic_fit.curve_fit", give_up)
     mos = opinions(rng, 50)
     metrics = measure(critic_of(mos, rng, 0.5), mos)
     assert metrics["plcc_fitted"] == pytest.approx(metrics["plcc"])
@@ -216,7 +246,7 @@ def test_the_curve_of_a_constant_critic_is_level_at_the_mean() -> None:
 
 
 def test_a_curve_needs_a_prediction() -> None:
-    with pytest.raises(ValueError, match="no prediction to fit a curve to"):
+    with pytest.raises(ValueError, match="no score to fit a curve to"):
         fit_logistic([NAN, NAN], [1, 2])
 
 
@@ -225,10 +255,10 @@ def test_a_curve_needs_a_prediction() -> None:
 
 def test_policies_fill_in_failures() -> None:
     pred, mos = [2.5, NAN, NAN, NAN], [2.0, 1.5, 3.0, 4.5]
-    dropped = apply_policy(pred, mos, "dropped")
+    dropped = apply_failure_policy(pred, mos, "dropped")
     assert dropped == pytest.approx([2.5, NAN, NAN, NAN], nan_ok=True)
-    assert apply_policy(pred, mos, "worst") == pytest.approx([2.5, 5, 5, 1])
-    assert apply_policy(pred, mos, "train_mean", train_mean=3.2) == pytest.approx([2.5, *[3.2] * 3])
+    assert apply_failure_policy(pred, mos, "worst") == pytest.approx([2.5, 5, 5, 1])
+    assert apply_failure_policy(pred, mos, "train_mean", train_mean=3.2) == pytest.approx([2.5, *[3.2] * 3])
 
 
 def test_dropping_failures_flatters_and_the_worst_case_does_not(rng: np.random.Generator) -> None:
@@ -236,17 +266,30 @@ def test_dropping_failures_flatters_and_the_worst_case_does_not(rng: np.random.G
     pred = critic_of(mos, rng, 0.8)
     complete = measure(pred, mos)["srcc"]
     pred[np.argsort(-np.abs(pred - mos))[:50]] = NAN  # the tenth of it that is most wrong fails
-    policies: list[Policy] = ["dropped", "train_mean", "worst"]
-    srcc = [measure(apply_policy(pred, mos, policy, 3.0), mos)["srcc"] for policy in policies]
+    policies: list[FailurePolicy] = ["dropped", "train_mean", "worst"]
+    srcc = [measure(apply_failure_policy(pred, mos, policy, 3.0), mos)["srcc"] for policy in policies]
     assert srcc[0] > complete > srcc[2]
     assert srcc[0] > srcc[1] > srcc[2]
 
 
+def test_coverage_is_the_share_of_answers_under_every_policy() -> None:
+    for policy in ("dropped", "worst", "train_mean"):
+        counted = measure([2.5, NAN, NAN, 4], [2.0, 1.5, 3.0, 4.5], policy, 3.2)
+        assert counted["coverage"] == 0.5
+        filled = measure(
+            apply_failure_policy([2.5, NAN, NAN, 4], [2.0, 1.5, 3.0, 4.5], policy, 3.2), [2, 1.5, 3, 4.5]
+        )
+        fitted = [name for name in METRICS if name.endswith("_fitted")]
+        for name in fitted:  # two fits may differ in the last digits
+            assert counted.pop(name) == pytest.approx(filled.pop(name))
+        assert fitted and counted == filled | {"coverage": 0.5}
+
+
 def test_policies_that_can_not_be_applied_are_refused() -> None:
     with pytest.raises(ValueError, match="needs train_mean"):
-        apply_policy([NAN], [3], "train_mean")
+        apply_failure_policy([NAN], [3], "train_mean")
     with pytest.raises(ValueError, match="'best': choose one of dropped, worst, train_mean"):
-        apply_policy([NAN], [3], "best")  # type: ignore[arg-type]
+        apply_failure_policy([NAN], [3], "best")  # type: ignore[arg-type]
 
 
 # --- intervals
@@ -262,8 +305,8 @@ def test_intervals_hold_their_values_and_depend_on_the_seed_only(rng: np.random.
     assert all(estimate.low < estimate.value < estimate.high for estimate in estimates.values())
     assert correlations(pred, mos, n_boot=300) == estimates
     assert correlations(pred, mos, n_boot=300, seed=1) != estimates
-    narrower = correlations(pred, mos, n_boot=300, confidence=0.5)
-    assert narrower["srcc"].low > estimates["srcc"].low
+    samples = rng.normal(size=301)
+    assert bootstrap.estimate(samples, confidence=0.5).low > bootstrap.estimate(samples).low
 
 
 def test_copies_of_a_row_in_its_group_add_no_certainty(rng: np.random.Generator) -> None:
@@ -283,6 +326,7 @@ def test_without_resamples_there_is_no_interval() -> None:
     estimate = correlations([1, 2, 3], [1, 3, 2], n_boot=0)["srcc"]
     assert estimate.value == pytest.approx(0.5)
     assert math.isnan(estimate.low) and math.isnan(estimate.high)
+    assert math.isnan(paired_bootstrap([1, 2, 3], [1, 3, 2], [1, 2, 3], n_boot=0).p)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
@@ -355,7 +399,7 @@ def test_only_rows_that_both_scored_are_compared(rng: np.random.Generator) -> No
 
 
 def test_comparisons_that_can_not_be_made_are_refused() -> None:
-    with pytest.raises(ValueError, match="no row has a prediction of both critics"):
+    with pytest.raises(ValueError, match="no row has a score of both critics"):
         paired_bootstrap([1, NAN], [NAN, 2], [1, 2])
     with pytest.raises(ValueError, match="'r2': choose one of plcc, srcc"):
         paired_bootstrap([1, 2], [1, 2], [1, 2], metric="r2")
