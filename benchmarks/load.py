@@ -1,12 +1,12 @@
-"""Load on the service by locust: every answer is checked against the score that `critic score` gave offline.
+"""A load test of the service with locust, which checks every score against the one by `critic score`.
 
     critic score -m models/grpo data/validated/test.parquet --out scores.jsonl
     make serve &
     CRITIC_PAIRS=data/validated/test.parquet CRITIC_SCORES=scores.jsonl \\
         locust -f benchmarks/load.py --headless -u 64 -r 64 -t 5m -H http://127.0.0.1:3000
 
-A user asks for one edit after the other, chosen at random. An answer of another edit, or another score, is a
-failure; a 429 is not: the user waits as long as it says. CRITIC_KEY is sent as the API key if it is set.
+Each user scores random edits, one after the other. A wrong score is a failure. A 429 isn't: the user waits for its
+Retry-After. If CRITIC_KEY is set, it is sent as the API key.
 """
 
 import json
@@ -27,7 +27,7 @@ HEADERS = {"Authorization": f"Bearer {os.environ['CRITIC_KEY']}"} if "CRITIC_KEY
 
 
 class Editor(FastHttpUser):
-    """Asks for scores, one at a time and without a pause."""
+    """Requests scores one after the other, without pauses."""
 
     wait_time = constant(0)
 
@@ -48,4 +48,4 @@ class Editor(FastHttpUser):
             elif answer.status_code != 200:
                 answer.failure(f"{answer.status_code}: {answer.text[:200]}")
             elif (score := answer.json()["score"]) != SCORES[edit["id"]]:
-                answer.failure(f"{edit['id']} has {SCORES[edit['id']]}, the service says {score}")
+                answer.failure(f"{edit['id']}: score {score}, expected {SCORES[edit['id']]}")

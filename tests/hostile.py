@@ -1,6 +1,6 @@
-"""What strangers may send to harm the service, or by mistake, and what must become of it.
+"""Requests that harm the service, on purpose or by mistake, and the answer that each must get.
 
-Each of `HOSTILE` can be tried on the functions that take it in, and as a request of the running service:
+Each of `HOSTILE` can be passed to the functions that check it, and sent to the running service:
 
     answer = httpx.request(url=f"{service}{entry.path}", **entry.request())
     assert answer.status_code in entry.statuses
@@ -34,11 +34,11 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class Hostile:
-    """Something hostile, or strange and yet legitimate.
+    """A hostile input, or an unusual but valid one.
 
     Attributes:
-        make: the bytes of a picture or body, or the text.
-        status: of the answer; 200 if it is to be taken.
+        make: returns the bytes of a picture or body, or the text.
+        status: of the answer; 200 for a valid input.
         code: of the refusal, empty for 200.
     """
 
@@ -54,11 +54,11 @@ class Hostile:
 
     @property
     def statuses(self) -> set[int]:
-        """What the running service may answer: JSON that can't be parsed is a 400 or a 422."""
+        """Valid answers of the running service: JSON that can't be parsed is a 400 or a 422."""
         return {400, 422} if self.kind == "batch" and self.status == 422 else {self.status}
 
     def request(self) -> dict[str, Any]:
-        """How `httpx.request` is to send it to `path`."""
+        """Arguments of `httpx.request` that send it to `path`."""
         json_body = {"method": "POST", "headers": {"Content-Type": "application/json"}}
         match self.kind:
             case "picture":
@@ -73,19 +73,19 @@ class Hostile:
 
 
 def body(value: Any) -> bytes:
-    """JSON in ASCII, so that a lone surrogate can be written too."""
+    """JSON in ASCII, which can hold a lone surrogate."""
     return json.dumps(value).encode()
 
 
 def batch(**changes: Any) -> dict[str, Any]:
-    """A good request of /score_batch but for the changes to its pair."""
+    """A valid request to /score_batch, with changes to its pair."""
     return {
         "pairs": [{"source": base64_of(GOOD), "edited": base64_of(GOOD), "instruction": "make it red", **changes}]
     }
 
 
 def chat(*parts: Any, **fields: Any) -> dict[str, Any]:
-    """A good request of /v1/chat/completions but for the parts and fields."""
+    """A valid request to /v1/chat/completions, with more parts and fields."""
     pictures = [picture_part(data_url(GOOD)), picture_part(data_url(GOOD))]
     content = [*pictures, {"type": "text", "text": "Edit: make it red. Think, then score."}, *parts]
     return {"model": "critic", "messages": [{"role": "user", "content": content}], "max_tokens": 80, **fields}
@@ -120,24 +120,24 @@ SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 def chunk(name: bytes, data: bytes = b"") -> bytes:
-    """Of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(width: int, height: int, *before: bytes, packed: bytes = b"") -> bytes:
-    """An RGB PNG of that size in its header, with chunks before its packed pixels."""
+    """An RGB PNG with that size in its header, and chunks before its packed pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return SIGNATURE + header + b"".join(before) + chunk(b"IDAT", packed) + END
 
 
 def small_png(*before: bytes) -> bytes:
-    """A whole one of 28 x 28 pixels."""
+    """A valid PNG of 28 x 28 pixels."""
     return png(28, 28, *before, packed=zlib.compress(bytes(28 * 85)))
 
 
 @cache
 def zeros() -> bytes:
-    """A hundred megabytes of zeros that zlib packed to a thousandth."""
+    """A hundred megabytes of zeros, packed by zlib to a thousandth."""
     return zlib.compress(bytes(100 * MEGABYTE), 9)
 
 
@@ -146,7 +146,7 @@ def jpeg_segments(segment: bytes, count: int) -> bytes:
 
 
 def many_scans() -> bytes:
-    """A progressive JPEG of 36 megapixels with its last scan a thousand times more, each a pass over all of it."""
+    """A progressive JPEG of 36 megapixels whose last scan is repeated a thousand times: each is a pass over it."""
     file = encode(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
     last = file.rindex(b"\xff\xda")
     return file[:-2] + file[last:-2] * 1000 + file[-2:]
@@ -244,7 +244,7 @@ PICTURES = [
     picture("animated png", lambda: animated("PNG"), 415, "several_frames"),
     picture("animated webp", lambda: animated("WEBP"), 415, "several_frames"),
     picture("animated gif", lambda: animated("GIF"), 415, "not_a_picture"),
-    picture("two pictures in a jpeg (MPO)", lambda: animated("MPO"), 415, "several_frames"),
+    picture("two pictures in a jpeg (MPO)", lambda: animated("MPO"), 200),
     picture("1 x 60000", lambda: encode(Image.new("RGB", (1, 60000))), 422, "bad_shape"),
     picture("60000 x 1", lambda: encode(Image.new("RGB", (60000, 1))), 422, "bad_shape"),
     picture("png that is a ZIP archive too", lambda: GOOD + ZIP, 200),
@@ -299,7 +299,7 @@ URLS = [
     "javascript:alert(1)",
     "unix:/var/run/docker.sock",
 ]
-"""What must not be fetched, though `pictures.example` be allowed."""
+"""URLs that must not be fetched, even if `pictures.example` is allowed."""
 
 TEXTS = [
     *(text(f"url {url}", url, 403, "urls_off") for url in URLS),
@@ -395,7 +395,7 @@ BATCHES = [
 
 
 def chatting(name: str, make: Callable[[], Any], status: int = 422, code: str = "invalid") -> Hostile:
-    """`make` gives a body, or what is its JSON."""
+    """`make` returns a body, or the object that the body is the JSON of."""
 
     def made() -> bytes:
         given = make()

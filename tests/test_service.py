@@ -1,6 +1,6 @@
-"""The service as it is run: BentoML, vLLM on this CPU, and a critic that was trained for these tests.
+"""The real service: BentoML, vLLM on a CPU, and a critic that is trained for these tests.
 
-The critic has learnt enough to answer most edits in its format, and no more.
+The critic's training is just long enough to answer most edits in its format.
 """
 
 import asyncio
@@ -34,21 +34,22 @@ from playwright.sync_api import expect, sync_playwright
 from smoke import Project
 from trainers import painted, reward_as_flow_grpo, train_by_trl
 
+from critic import process_tree
 from critic.client import Critic
-from critic.edits import decode_image
 from critic.engines.http import data_url
 from critic.engines.load import contract_of
+from critic.pictures import decode_cell
 from critic.ratings.store import Feedback
 from critic.service.page import WEB
 
-whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute more: STORY=1")
+whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes another minute: set STORY=1")
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
 def project(smoke: Project) -> Path:
-    """Where the pipeline has run up to SFT."""
+    """A project whose pipeline has run up to SFT."""
     smoke.dvc("repro", "sft")
     return smoke.folder
 
@@ -64,18 +65,19 @@ class Service:
     feedback_url: str
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=120, **options)
+        return httpx.Client(base_url=self.address, timeout=120, trust_env=False, **options)
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.address}/readyz").is_success
+            return httpx.get(f"{self.address}/readyz", trust_env=False).is_success
         except httpx.HTTPError:
             return False
 
     def engines(self) -> list[psutil.Process]:
         """vLLM's processes."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "vllm" in " ".join(child.cmdline())]
+        lines = [(child, child.cmdline()) for child in children]
+        return [child for child, line in lines if "vllm" in " ".join(line) and process_tree.__file__ not in line]
 
 
 @contextmanager
@@ -124,18 +126,18 @@ def upload(edit: dict[str, Any]) -> dict[str, Any]:
 
 
 def pair(edit: dict[str, Any]) -> dict[str, Any]:
-    source, edited = (data_url(decode_image(image)) for image in edit["images"])
+    source, edited = (data_url(decode_cell(image)) for image in edit["images"])
     return {"id": edit["id"], "source": source, "edited": edited, "instruction": edit["instruction"]}
 
 
 def offline(project: Path, *options: str) -> dict[str, dict[str, Any]]:
-    """The verdicts of `critic score` with vLLM, by id."""
+    """The results of `critic score` with vLLM, by id."""
     out = project / f"{'-'.join(options)}.jsonl"
     main = [sys.executable, "-c", "from critic.cli import main; main(prog_name='critic')"]
     command = [*main, "score", "-m", "models/sft", "data/validated/test.parquet", "--out", str(out), *options]
     subprocess.run([*command, "--limit", "16", "--max-tokens", "80"], cwd=project, env=environment(project))
     lines = [file.read_text() for file in (out, out.with_suffix(".failures.jsonl")) if file.exists()]
-    return {verdict["id"]: verdict for verdict in map(json.loads, "".join(lines).splitlines())}
+    return {result["id"]: result for result in map(json.loads, "".join(lines).splitlines())}
 
 
 @pytest.mark.parametrize(
@@ -148,12 +150,12 @@ def test_scores_are_those_of_critic_score(
     with service.client() as client:
         reply = client.post("/score_batch", json={"pairs": [pair(edit) for edit in edits], "mode": mode})
     assert reply.status_code == 200, reply.text
-    for verdict in reply.json()["verdicts"]:
-        theirs = expected[verdict["id"]]
-        assert (verdict["status"], verdict["raw"]) == (theirs["status"], theirs["raw"])
-        assert verdict["score"] == pytest.approx(theirs["score"], abs=1e-4)
-        assert verdict["spread"] == pytest.approx(theirs["spread"], abs=1e-4)
-        assert (verdict["model"], verdict["contract"]) == (theirs["model"], theirs["contract"])
+    for result in reply.json()["verdicts"]:
+        own = expected[result["id"]]
+        assert (result["status"], result["raw"]) == (own["status"], own["raw"])
+        assert result["score"] == pytest.approx(own["score"], abs=1e-4)
+        assert result["spread"] == pytest.approx(own["spread"], abs=1e-4)
+        assert (result["model"], result["contract"]) == (own["model"], own["contract"])
 
 
 def test_an_answer_is_traced_to_the_rows_that_taught_it(
@@ -199,11 +201,11 @@ def test_openais_client_needs_no_change(project: Path, service: Service, edits: 
             extra_body={"repetition_penalty": 1.0},
         )
     with service.client() as http:
-        verdict = http.post("/score", **upload(edits[0])).json()
-    assert f"{contract.prefill}{reply.choices[0].message.content}" == verdict["raw"]
+        result = http.post("/score", **upload(edits[0])).json()
+    assert f"{contract.prefill}{reply.choices[0].message.content}" == result["raw"]
 
 
-def test_more_than_the_queue_holds_is_told_to_come_again(service: Service, edits: list[dict[str, Any]]) -> None:
+def test_requests_beyond_the_queue_get_a_retry_after(service: Service, edits: list[dict[str, Any]]) -> None:
     batch = {"pairs": [pair(edit) for edit in edits[:8]], "mode": "average", "samples": 25}
     with service.client() as client, ThreadPoolExecutor(3) as pool:
         replies = [*pool.map(lambda _: client.post("/score_batch", json=batch), range(3))]
@@ -231,14 +233,14 @@ def test_trls_trainer_trains_on_the_services_scores(service: Service, tmp_path: 
 def test_a_trainer_of_image_models_gets_the_services_scores(
     service: Service, tmp_path: Path, edits: list[dict[str, Any]]
 ) -> None:
-    edited = np.stack([decode_image(edit["images"][1]) for edit in edits[:4]])
+    edited = np.stack([decode_cell(edit["images"][1]) for edit in edits[:4]])
     rewards = reward_as_flow_grpo(
         service.address, tmp_path, torch.from_numpy(edited).permute(0, 3, 1, 2) / 255, "make it red"
     )
     source = Image.open(tmp_path / "source.png")
     with Critic(service.address) as critic:
-        verdicts = critic.score_batch([(source, picture, "make it red") for picture in edited])
-    assert rewards == pytest.approx([(verdict.score - 1) / 4 for verdict in verdicts])
+        results = critic.score_batch([(source, picture, "make it red") for picture in edited])
+    assert rewards == pytest.approx([(result.score - 1) / 4 for result in results])
 
 
 @pytest.mark.parametrize("entry", HOSTILE, ids=lambda entry: f"{entry.kind}: {entry.name}")
@@ -253,26 +255,26 @@ def test_what_does_harm_is_refused_with_a_reason(service: Service, entry: Hostil
 
 def test_a_person_scores_an_edit_on_the_page(service: Service) -> None:
     if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("there is no chromium to look at the page with: apt-get install chromium")
+        pytest.skip("the page needs a browser: apt-get install chromium")
     example = json.loads((WEB / "examples/examples.json").read_text())[0]
     files = {part: (WEB / example[part].lstrip("/")).read_bytes() for part in ("source", "edited")}
     with service.client() as client:
-        verdict = client.post("/score", files=files, data={"instruction": example["instruction"]}).json()
+        result = client.post("/score", files=files, data={"instruction": example["instruction"]}).json()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page()
         page.goto(service.address)
         page.locator(".examples button").first.click()
         page.get_by_role("button", name="Score", exact=True).click()
-        expect(page.locator("#result .score")).to_contain_text(f"{verdict['score']:.2f} of 5", timeout=60_000)
-        expect(page.locator("#result .reasoning")).to_have_text(verdict["reasoning"])
+        expect(page.locator("#result .score")).to_contain_text(f"{result['score']:.2f} of 5", timeout=60_000)
+        expect(page.locator("#result .reasoning")).to_have_text(result["reasoning"])
         page.locator("#own").fill("4.5")
         page.get_by_label("Your name").fill("Ada")
         page.get_by_role("button", name="Send my score").click()
-        expect(page.locator(".rating").get_by_role("status")).to_contain_text("you gave it 4.5")
+        expect(page.locator(".rating").get_by_role("status")).to_contain_text("your score is 4.5")
         browser.close()
     (rating,) = [rating for rating in Feedback(service.feedback_url).rows() if rating.rater == "Ada"]
-    assert (rating.score, rating.critic_score) == (4.5, verdict["score"])
+    assert (rating.score, rating.critic_score) == (4.5, result["score"])
     assert rating.edited_sha256 == sha256(files["edited"]).hexdigest()
 
 
@@ -285,7 +287,7 @@ def test_a_rating_is_kept_of_what_was_scored(service: Service, edits: list[dict[
 
 
 def test_metrics_have_the_services_and_vllms(service: Service) -> None:
-    lines = httpx.get(f"{service.address}/metrics").text.splitlines()
+    lines = httpx.get(f"{service.address}/metrics", trust_env=False).text.splitlines()
     names = [line.partition("{")[0] for line in lines if not line.startswith("#")]
     assert {"critic_verdicts_total", "critic_score_bucket", "vllm:num_requests_running"} <= {*names}
     series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
@@ -309,7 +311,7 @@ def test_a_killed_engine_costs_its_requests_a_503_and_comes_back(
         alone = [client.post("/score", **upload(edit)).json()["raw"] for edit in edits]
 
         async def ask() -> list[tuple[int, httpx.Response]]:
-            async with httpx.AsyncClient(base_url=service.address, timeout=120) as http:
+            async with httpx.AsyncClient(base_url=service.address, timeout=120, trust_env=False) as http:
 
                 async def one(number: int) -> tuple[int, httpx.Response]:
                     return number, await http.post("/score", **upload(edits[number % len(edits)]))

@@ -1,4 +1,4 @@
-"""Trainers that a service rewards: TRL's GRPOTrainer, and one of image models in flow-GRPO's manner."""
+"""Trainers that use the service's rewards: TRL's GRPOTrainer, and a caller like flow-GRPO."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,12 +17,12 @@ TINY = Path(__file__).parents[1] / "assets/tiny-base"
 
 
 def painted(text: str, row: Any = None) -> Image.Image | None:
-    """The edit that a text model's completion makes: as red as it is long, but none if its length is odd."""
+    """The edit that a completion describes: the longer, the redder; None if its length is odd."""
     return Image.new("RGB", (112, 112), (len(text) * 8 % 248, 0, 0)) if len(text) % 2 == 0 else None
 
 
 def train_by_trl(base_url: str, folder: Path) -> GRPOTrainer:
-    """TRL's trainer after two steps with a small text model."""
+    """Train a small text model for two steps with TRL. Returns the trainer."""
     set_seed(3)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = Qwen2Config(
@@ -64,7 +64,7 @@ def train_by_trl(base_url: str, folder: Path) -> GRPOTrainer:
 
 
 def reward_as_flow_grpo(base_url: str, folder: Path, images: Any, instruction: str) -> list[float]:
-    """Rewards of tensors (N, 3, H, W), asked for as flow-GRPO does: in a thread, source pictures from its data."""
+    """Rewards of tensors (N, 3, H, W), requested as flow-GRPO does: in a thread, sources from its dataset."""
     Image.new("RGB", (112, 112), "blue").save(folder / "source.png")
     metadata = [{"prompt": instruction, "image": "source.png"}] * len(images)
     with Critic(base_url) as critic, ThreadPoolExecutor(1) as executor:

@@ -1,4 +1,4 @@
-"""`critic package`: a critic from a folder or from git and DVC, into BentoML's store and into a Bento."""
+"""`critic package`: build a Bento of a critic."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,19 +16,22 @@ Examples:
   critic package --rev HEAD~3 --path models/sft --no-build""",
 )
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--rev", "revision", help="Instead of a folder: a git revision, whose critic DVC has.")
-@click.option("--path", default="models/grpo", show_default=True, help="Of --rev: where its dvc.lock has it.")
+@click.option("--rev", "revision", help="Package the critic of a git revision, from DVC, instead of FOLDER.")
+@click.option("--path", default="models/grpo", help="With --rev, read the critic from this path of its dvc.lock.")
 @click.option(
-    "--variant", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="What it will run on."
+    "--variant",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    help="Choose the packages of the container: for a CPU or for NVIDIA GPUs.",
 )
 @click.option(
     "--arg",
     "arguments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A setting of the service for the Bento to carry, as in docs/serve.md; the environment goes before it.",
+    help="Store a setting of the service in the Bento, see docs/serve.md. The environment overrides it.",
 )
-@click.option("--no-build", is_flag=True, help="Import the critic into BentoML's store, and no more.")
+@click.option("--no-build", is_flag=True, help="Only import the critic into BentoML's store.")
 def command(
     folder: Path | None,
     revision: str | None,
@@ -37,14 +40,13 @@ def command(
     arguments: tuple[str, ...],
     no_build: bool,
 ) -> None:
-    """Make a Bento of the critic in FOLDER, or of the one of a git revision: the service with all that it needs.
+    """Build a Bento, the service with all its dependencies, of the critic in FOLDER or in a git revision.
 
-    The critic is imported into BentoML's store as edit_critic:VERSION, where VERSION is that of the tag, as v1.2.0
-    of critic@v1.2.0, or else the start of the hash of its weights. The Bento serves that one, whatever comes
-    later.
+    The critic is imported into BentoML's store as edit_critic:VERSION. VERSION is that of the git tag, v1.2.0 of
+    critic@v1.2.0, or the start of the hash of the weights. The Bento always serves this version.
     """
     if (folder is None) == (revision is None):
-        raise click.UsageError("name a folder, or a git revision with --rev")
+        raise click.UsageError("give either FOLDER or a git revision with --rev")
     settings = dict(argument.partition("=")[::2] for argument in arguments)
 
     from pydantic import ValidationError
@@ -54,14 +56,13 @@ def command(
     from critic.service.packaging import PackageError, build_bento, fetch, import_critic, version_of
 
     try:
-        with TemporaryDirectory(prefix="critic-") as scratch:
-            if folder is not None:
-                model = import_critic(folder)
-            else:
-                assert revision is not None
-                folder = Path(scratch) / "critic"
-                commit = fetch(revision, path, folder)
-                model = import_critic(folder, version_of(revision), commit)
+        if folder is not None:
+            model = import_critic(folder)
+        else:
+            assert revision is not None
+            with TemporaryDirectory(prefix="critic-") as scratch:
+                commit = fetch(revision, path, Path(scratch, "critic"))
+                model = import_critic(Path(scratch, "critic"), version_of(revision), commit)
         click.echo(f"{model.tag} is in BentoML's store")
         for name, value in model.info.metadata.items():
             click.echo(f"  {name:14}{value!s}")
@@ -70,5 +71,5 @@ def command(
         bento = build_bento(model.tag, variant, settings)
     except (CheckpointError, ContractError, PackageError, ValidationError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"Built {bento}. Serve it, or make an image of it:")
+    click.echo(f"Built {bento}. Serve it, or build a container image:")
     click.echo(f"  bentoml serve {bento}\n  bentoml containerize {bento}")

@@ -1,11 +1,11 @@
-"""The service's scores as rewards: of TRL's GRPOTrainer, and of trainers of image models in flow-GRPO's manner.
+"""The service's scores as reward functions: for TRL's GRPOTrainer, and for flow-GRPO and similar trainers.
 
     critic = Critic("http://127.0.0.1:3000", max_retries=20)
     GRPOTrainer(reward_funcs=TRLReward(critic, render), ...)
     reward = flow_reward(critic, folder="dataset/edits")        # reward(images, prompts, metadata)
 
-`critic.training.rewards` is what a critic's own answer earns while it is trained; this is what an edit earns from a critic.
-An edit that the critic has no score for never earns a number.
+They reward edits by a critic's score. `critic.training.rewards` rewards the critic itself, while it is trained.
+An edit without a score has no reward: never a number.
 """
 
 from collections import Counter
@@ -21,36 +21,34 @@ _UNANSWERED = {str(failure) for failure in Failure} - {Failure.BAD_INPUT, Failur
 
 
 class NoReward(RuntimeError):
-    """Edits have no reward where training can't go on without; the message counts them and says why."""
+    """Edits have no reward and training can't continue; the message counts them by status and gives one reason."""
 
     def __init__(self, rewards: Sequence[Reward]):
         failed = [(place, reward) for place, reward in enumerate(rewards) if reward.value is None]
-        counts = Counter(reward.status for _, reward in failed).most_common()
-        place, first = failed[0]
-        super().__init__(
-            f"{len(failed)} of {len(rewards)} edits have no reward "
-            f"({', '.join(f'{count} x {status}' for status, count in counts)}). Number {place}: {first.detail}"
-        )
+        statuses = Counter(reward.status for _, reward in failed).most_common()
+        counts = ", ".join(f"{count} x {status}" for status, count in statuses)
+        share = f"{len(failed)} of {len(rewards)} edits have no reward"
+        super().__init__(f"{share} ({counts}). Number {failed[0][0]}: {failed[0][1].detail}")
 
 
 @dataclass(frozen=True)
 class TRLReward:
-    """A reward function of TRL's GRPOTrainer, for a model whose text makes an edit.
+    """A reward function for TRL's GRPOTrainer, for a model whose text describes an edit.
 
-        def render(completion, row):                 # run the edit program, call the image editor...
+        def render(completion, row):                 # run the edit program, call the image editor, ...
             return apply(completion, row["source"])
 
         GRPOTrainer(reward_funcs=TRLReward(critic, render, no_picture=0.0), ...)
 
-    The data set has the columns `source`, pictures, and `instruction`, texts. TRL takes None as no reward: such a
-    completion changes neither the policy nor its group's baseline. Beside other reward functions, however, its sum
+    The dataset has the columns `source` (pictures) and `instruction` (texts). TRL takes None as no reward: such a
+    completion changes neither the policy nor its group's mean. With several reward functions, however, TRL's sum
     counts None as 0; `multi_objective_aggregation="normalize_then_sum"` counts it as the group's mean.
 
     Attributes:
-        client: of the service.
-        render: the edited picture of a completion's text and its row of the data set; None if the text makes none.
-        no_picture: what a completion that makes none earns, as it is no failure of the critic's; or no reward.
-        scale: of the rewards.
+        render: takes a completion's text and its row of the dataset; returns the edited picture, or None if the
+            text describes no picture.
+        no_picture: the reward of a completion without a picture, which isn't a failure of the critic; None: no
+            reward.
         options: see `critic.client.schemas.Options`.
     """
 
@@ -69,22 +67,21 @@ class TRLReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """A reward a completion; TRL's log gets the share with a score as `critic/coverage`.
+        """One reward per completion. Logs the share of completions with a score as `critic/coverage`.
 
         Raises:
-            NoReward: the service answered about none of the edits, so that training would learn nothing.
+            NoReward: the service scored no edit, so that training would learn nothing.
         """
         columns |= {"prompt": prompts, "source": source, "instruction": instruction}
         rows = [
             {name: column[place] for name, column in columns.items() if isinstance(column, list)}
             for place in range(len(completions))
         ]
-        edited = [self.render(_text(text), row) for text, row in zip(completions, rows, strict=True)]
-        edits = {
-            place: (source[place], picture, instruction[place])
-            for place, picture in enumerate(edited)
-            if picture is not None
-        }
+        edits: dict[int, Edited] = {}
+        for place, (completion, row) in enumerate(zip(completions, rows, strict=True)):
+            text = completion if isinstance(completion, str) else str(completion[-1]["content"])
+            if (picture := self.render(text, row)) is not None:
+                edits[place] = (source[place], picture, instruction[place])
         rewards = self.client.rewards([*edits.values()], scale=self.scale, **self.options)
         if rewards and all(reward.status in _UNANSWERED for reward in rewards):
             raise NoReward(rewards)
@@ -103,22 +100,21 @@ def flow_reward(
     on_failure: Literal["raise", "nan"] = "raise",
     **options: Any,
 ) -> Callable[..., tuple[list[float], dict[str, list[str]]]]:
-    """A reward function in the manner of flow-GRPO, DDPO and their kin.
+    """Make a reward function for flow-GRPO, DDPO and similar trainers.
 
-    It is called with images (a tensor N, 3, H, W from 0 to 1, or an array N, H, W, 3 of uint8), prompts, which are
-    the instructions, and the metadata of their rows, and returns N rewards and {"status": N texts}. Several
-    threads may call it. The source pictures are `ref_images` if the trainer gives them, else of the metadata.
+    It takes images (a tensor N, 3, H, W from 0 to 1, or an array N, H, W, 3 of uint8), prompts, which are the
+    instructions, and the metadata of their rows. It returns N rewards and {"status": N texts}. Threads may share
+    it. The source pictures are `ref_images` if the trainer gives them, else those of the metadata.
 
     Args:
         source: the key of the source picture in a row's metadata: a path or any other `Picture`.
-        folder: that paths are relative to.
-        scale: of the rewards.
-        on_failure: what becomes of an edit without a score. "raise" stops the training. "nan" is for a trainer
-            that leaves such edits out; flow-GRPO's own means and deviations become NaN with the first.
+        folder: the folder that paths are relative to.
+        on_failure: what to do for an edit without a score. "raise" stops the training. "nan" is for a trainer that
+            leaves such edits out; in flow-GRPO itself a single NaN makes means and standard deviations NaN.
         options: see `critic.client.schemas.Options`.
 
-    Raises (the function):
-        NoReward: an edit has no score, and `on_failure` is "raise".
+    Raises:
+        NoReward: by the function, if an edit has no score and `on_failure` is "raise".
     """
 
     def reward(
@@ -140,7 +136,3 @@ def flow_reward(
         return Path(folder, picture) if isinstance(picture, str | Path) else picture
 
     return reward
-
-
-def _text(completion: str | list[dict[str, Any]]) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])

@@ -1,8 +1,8 @@
-"""What the service takes and gives, as its OpenAPI document shows it.
+"""The service's requests and answers, as its OpenAPI document shows them.
 
 A picture is a string: base64 of a PNG, JPEG or WebP file, a data URL of one, or, if the operator allows its host,
-an `https://` URL. Scores are from 1 (very bad) to 5 (excellent), or null; null is never a low score, `status` says
-what it is.
+an `https://` URL. Scores are from 1 (very bad) to 5 (excellent), or null. Null isn't a low score: `status` says
+why there is none.
 """
 
 from typing import Annotated, Literal
@@ -11,47 +11,49 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from critic.results import Mode
 
-Picture = Annotated[str, Field(min_length=1, description="Base64, a data URL, or an allowed https:// URL.")]
-Instruction = Annotated[str, Field(min_length=1, description="What was asked for.", examples=["Make the cat red"])]
-Name = Annotated[str, Field(max_length=200, description="Your own name for it; else its place, from 0.")]
+EncodedPicture = Annotated[str, Field(min_length=1, description="Base64, a data URL, or an allowed https:// URL.")]
+Instruction = Annotated[
+    str, Field(min_length=1, description="What the editor was asked to do.", examples=["Make the cat red"])
+]
+Id = Annotated[str, Field(max_length=200, description="Your id of the edit. Default: its index, from 0.")]
 
 
 class _Closed(BaseModel):
-    """A misspelt field is an error, and not left out silently."""
+    """An unknown field is an error, and isn't ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Options(_Closed):
-    """How edits are scored, as `critic score` does: see docs/score.md."""
+    """How to score edits, as in `critic score`: see docs/score.md."""
 
     mode: Mode = Field(
         "greedy",
-        description="greedy: the likeliest answer. direct: without reasoning. average: the mean of `samples`. "
-        "expected: the mean over the probabilities of the answer's digits.",
+        description="greedy: the likeliest answer. direct: the likeliest answer without reasoning. average: the "
+        "mean of `samples` answers. expected: the mean over the probabilities of the answer's digits.",
     )
-    samples: Annotated[int, Field(ge=2, le=32, description="Of mode average.")] = 8
-    temperature: Annotated[float, Field(gt=0, le=2, description="Of mode average.")] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="Of mode average.")] = 0
+    samples: Annotated[int, Field(ge=2, le=32, description="Answers to average in mode average.")] = 8
+    temperature: Annotated[float, Field(gt=0, le=2, description="Sampling temperature in mode average.")] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the samples in mode average.")] = 0
 
 
 class Pair(_Closed):
     """An edit to score."""
 
-    source: Picture
-    edited: Picture
+    source: EncodedPicture
+    edited: EncodedPicture
     instruction: Instruction
-    id: Name | None = None
+    id: Id | None = None
 
 
 class Batch(Options):
-    """Edits to score, and how."""
+    """Edits to score, with options."""
 
     pairs: Annotated[list[Pair], Field(min_length=1)]
 
 
 class Rewards(Batch):
-    """Edits to reward, and how."""
+    """Edits to reward, with options."""
 
     scale: Literal["mos", "unit"] = Field(
         "mos", description="mos: the score, from 1 to 5. unit: (score - 1) / 4, from 0 to 1."
@@ -61,71 +63,73 @@ class Rewards(Batch):
 class Candidate(_Closed):
     """One of several edits of a source."""
 
-    edited: Picture
-    id: Name | None = None
+    edited: EncodedPicture
+    id: Id | None = None
 
 
 class Comparison(Options):
-    """Edits of one source by one instruction, to be ranked."""
+    """Edits of one source and one instruction, to be ranked."""
 
-    source: Picture
+    source: EncodedPicture
     instruction: Instruction
     edits: Annotated[list[Candidate], Field(min_length=2)]
 
 
 class Scored(BaseModel):
-    """What the critic says of one edit: the fields of `critic.results.Result`, and where they come from."""
+    """The critic's result for one edit: the fields of `critic.results.Result`, and its provenance."""
 
     id: str
     score: Annotated[float, Field(ge=1, le=5)] | None = Field(
         description="1 (very bad) to 5 (excellent); null unless `status` is ok."
     )
     status: str = Field(description="ok, or why there is no score.", examples=["ok"])
-    detail: str = Field("", description="What exactly failed.")
+    detail: str = Field(default="", description="What exactly failed.")
     mode: Mode
-    argmax: float | None = Field(None, description="Score of the greedy answer.")
+    argmax: float | None = Field(default=None, description="The score of the likeliest answer.")
     spread: float | None = Field(
-        None, description="Standard deviation of the samples, or of the answer's distribution."
+        default=None, description="Standard deviation of the samples, or of the answer's distribution."
     )
-    samples: list[float | None] = Field(default=[], description="Of mode average: each sample's score.")
-    sub_scores: dict[str, float] = Field(default={}, description="Those of alignment, fidelity and quality.")
+    samples: list[float | None] = Field(
+        default=[], description="Scores of the samples in mode average; null if failed."
+    )
+    sub_scores: dict[str, float] = Field(default={}, description="Scores of alignment, fidelity and quality.")
     reasoning: str = ""
-    raw: str = Field("", description="The answer as the model wrote it.")
+    raw: str = Field(default="", description="The model's whole answer.")
     prompt_tokens: int = 0
     tokens: int = 0
-    latency: float = Field(description="Seconds from asking the engine to the verdict.")
-    model: str = Field(description="Which weights: sha256:... or name@commit.")
+    latency: float = Field(description="Seconds from the engine's first request to the result.")
+    model: str = Field(description="The weights: sha256:... or name@commit.")
     contract: str = Field(description="SHA-256 of the prompt contract.")
-    version: str = Field(description="Which release of the critic, as `name:version`.")
+    version: str = Field(description="The release of the critic, as `name:version`.")
     request_id: str
-    receipt: str = Field("", description="Send it with POST /feedback to rate this very critique.")
+    receipt: str = Field(default="", description="Send it to POST /feedback to rate this result.")
 
 
 class ScoredBatch(BaseModel):
-    """Verdicts, one a pair and in their order."""
+    """Results, one per pair, in order."""
 
     request_id: str
     verdicts: list[Scored]
 
 
 class Ranked(Scored):
-    """A verdict, and its place among the others."""
+    """A result and its rank."""
 
-    rank: int | None = Field(description="1 is best; edits of one score share a rank. null: has no score.")
+    rank: int | None = Field(description="1 is best; equal scores share a rank. null: the edit has no score.")
 
 
 class Ranking(BaseModel):
-    """Edits from the best to the worst, those without a score last."""
+    """Edits from best to worst; edits without a score come last."""
 
     request_id: str
     ranking: list[Ranked]
 
 
 class Rewarded(BaseModel):
-    """Rewards, one a pair and in their order."""
+    """Rewards, one per pair, in order."""
 
     request_id: str
-    rewards: list[FiniteFloat | None] = Field(description="On the scale asked for; null where there is no score.")
+    rewards: list[FiniteFloat | None] = Field(description="On the requested scale; null if there is no score.")
     statuses: list[str] = Field(description="ok, or why the reward is null.")
     details: list[str]
     version: str
@@ -134,16 +138,16 @@ class Rewarded(BaseModel):
 
 
 class Rating(_Closed):
-    """A person's own score of a critique's edit."""
+    """A person's own score of an edit that the critic scored."""
 
-    receipt: Annotated[str, Field(min_length=1, max_length=65536, description="Of the critique.")]
-    rater: Annotated[str, Field(min_length=1, max_length=200, description="Who rates: any name that stays.")]
+    receipt: Annotated[str, Field(min_length=1, max_length=65536, description="The result's receipt.")]
+    rater: Annotated[str, Field(min_length=1, max_length=200, description="The person's name, always the same.")]
     score: Annotated[float, Field(ge=1, le=5, description="1 (very bad) to 5 (excellent).")]
     comment: Annotated[str, Field(max_length=2000)] = ""
 
 
 class Kept(BaseModel):
-    """A rating is on the disk."""
+    """A rating is stored."""
 
     id: int
 
@@ -157,6 +161,6 @@ class Problem(BaseModel):
 
 
 class Refusal(BaseModel):
-    """The body of every answer from 400 on."""
+    """The body of every error (status 400 and above)."""
 
     error: Problem

@@ -1,12 +1,13 @@
 """The BentoML service.
 
-    make serve                                                           # the tiny critic, on 127.0.0.1:3000
-    CRITIC_MODEL=models/grpo bentoml serve critic.service.bento:Critic   # the critic of a folder
-    bentoml serve edit_critic:latest                                     # a Bento, with the critic in it
+    make serve                                                           # models/grpo, on 127.0.0.1:3000
+    CRITIC_MODEL=models/sft bentoml serve critic.service.bento:Critic    # a folder, or a name on the hub
+    bentoml serve edit_critic:latest                                     # a Bento, which has a critic in it
 
-docs/serve.md tells the rest. bentofile.yaml says what else is in a Bento, and `critic package` builds it.
+See docs/serve.md. `critic package` builds a Bento, and bentofile.yaml lists its files.
 """
 
+import re
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
@@ -17,31 +18,31 @@ from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 from pydantic import BaseModel, ValidationError
 
-from critic.checkpoints import CONTRACT_FILE, CheckpointError
+from critic.checkpoints import CheckpointError
 from critic.engines.load import contract_of, identify
 from critic.prompts import ContractError
 from critic.ratings.receipts import ReceiptKeyError, Receipts
 from critic.service.app import create_app
 from critic.service.image import Variant, make_image
 from critic.service.keys import Keys, KeysError
-from critic.service.middleware import Gate
+from critic.service.middleware import RequestMiddleware
 from critic.service.monitoring import with_vllm
 from critic.service.settings import Settings
 
 
-class Built(BaseModel, extra="allow"):
-    """What `bentoml build --arg NAME=VALUE` gives a Bento to carry: these, and any of the settings."""
+class BuildArguments(BaseModel, extra="allow"):
+    """The arguments of `bentoml build --arg NAME=VALUE`: these, and any of the settings."""
 
     critic: str = "edit_critic:latest"
     variant: Variant = "cpu"
 
 
 def read_settings(carried: Mapping[str, Any]) -> Settings:
-    """The environment's settings, and those of the Bento for the rest.
+    """Read the settings: the environment's, then those that the Bento carries.
 
     Raises:
-        BentoMLException: one can't be. `bentoml serve` says so and ends; told later, when the service starts, it
-            would be started again and again.
+        BentoMLException: a setting is invalid. At this point it ends `bentoml serve`; when the service starts,
+            BentoML would restart it again and again.
     """
     try:
         settings = Settings.model_validate(
@@ -50,41 +51,40 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
         Receipts(settings.receipt_key)
         Keys.load(settings)
         if settings.model is not None:
-            if not Path(settings.model, CONTRACT_FILE).is_file():
-                raise CheckpointError(
-                    f"CRITIC_MODEL {settings.model} is no critic's folder: no {CONTRACT_FILE} in it"
-                )
             contract_of(settings.model)
     except ValidationError as error:
         wrong = [f"CRITIC_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
         raise BentoMLException("; ".join(wrong)) from None
-    except (CheckpointError, ContractError, KeysError, ReceiptKeyError) as error:
+    except (KeysError, ReceiptKeyError) as error:
         raise BentoMLException(str(error)) from None
+    except (CheckpointError, ContractError) as error:
+        raise BentoMLException(f"CRITIC_MODEL: {error}") from None
     return settings
 
 
-def find_critic() -> tuple[Path, str]:
-    """The folder of CRITIC_MODEL, else the Bento's own critic; and which release it is.
+def find_critic() -> tuple[str, str]:
+    """The critic of CRITIC_MODEL, otherwise the Bento's own or the newest in the store.
 
-    Raises:
-        BentoMLException: the Bento has none.
+    Returns:
+        A folder or a name on the hub, and the release as NAME:VERSION.
     """
     if settings.model is not None:
-        return Path(settings.model), f"{Path(settings.model).name}:{identify(settings.model)[-64:][:12]}"
+        weights = re.split("[:@]", identify(settings.model))[-1]
+        return settings.model, f"{Path(settings.model).name}:{weights[:12]}"
     if _service.bento is None:
         stored = _MODEL.resolve()
     elif own := _service.bento.info.all_models:
         stored = BentoModel(own[0].tag).resolve()
     else:
-        raise BentoMLException("this Bento was built with CRITIC_MODEL set, and has no critic: unset it and build")
-    return Path(stored.path), str(stored.tag)
+        raise BentoMLException(
+            "this Bento has no critic, because it was built with CRITIC_MODEL set: build it with `critic package`"
+        )
+    return str(stored.path), str(stored.tag)
 
 
-built = bentoml.use_arguments(Built)
+built = bentoml.use_arguments(BuildArguments)
 settings = read_settings(built.model_extra or {})
 _MODEL = BentoModel(built.critic)
-
-
 app = create_app(settings, find_critic)
 
 
@@ -93,27 +93,27 @@ app = create_app(settings, find_critic)
     image=make_image(built.variant),
     workers=1,
     resources={"gpu": settings.tensor_parallel_size} if built.variant == "gpu" else {},
-    # To the first byte of an answer: `expected` asks vLLM four times in a row. BentoML remembers each request
-    # for as long, answered or not, in some 6 KB.
+    # Seconds to the first byte of a response: mode expected sends vLLM four requests in a row. BentoML keeps about
+    # 6 KB of memory for each request during this time, even after the response.
     traffic={"timeout": ceil(5 * settings.timeout)},
     http={"host": "127.0.0.1", "port": 3000},
     metrics={"enabled": True},
 )
 @bentoml.asgi_app(app)
 class Critic:
-    """Scores how well pictures were edited."""
+    """Scores edits of pictures."""
 
     if settings.model is None:
         critic = _MODEL
 
     async def __is_ready__(self) -> bool:
-        """Whether a score can be given now."""
-        return app.state.judge.supervisor.state == "ready"
+        """Whether the service can score now."""
+        return app.state.scoring.supervisor.state == "ready"
 
     async def __metrics__(self, own: str) -> str:
-        """BentoML's and the service's own, then vLLM's."""
-        return await with_vllm(own, app.state.judge.vllm)
+        """BentoML's and the service's metrics, then vLLM's."""
+        return await with_vllm(own, app.state.scoring.vllm)
 
 
-_service: Any = Critic  # bentoml.service says it is a class
-_service.add_asgi_middleware(Gate, settings=settings)
+_service: Any = Critic  # bentoml.service declares that it returns the class
+_service.add_asgi_middleware(RequestMiddleware, settings=settings)

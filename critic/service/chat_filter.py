@@ -1,31 +1,36 @@
-"""Chat completions from strangers: what of OpenAI's interface is let through to vLLM.
+"""The check of chat completions from untrusted clients: which fields of OpenAI's interface reach vLLM.
 
-asked = check_chat(await request.body(), settings, contract, "critic")  # as JSON for vLLM
+body = check_chat(await request.body(), settings, contract, "critic")  # the JSON for vLLM
 
-A request may say how tokens are chosen and what is told of them. It can't change the chat template, how pictures
-are read, what grammar an answer has or in which order requests are served, and nothing in it is fetched.
+A request may set sampling options and ask for log probabilities. It can't change the chat template, the processing
+of pictures, the grammar of an answer or the order of requests. Nothing in it is fetched.
 """
 
+from base64 import b64encode
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from critic.pictures import png
 from critic.prompts import Contract, ContractError, neutralise
 from critic.service.errors import Refused
 from critic.service.input_checks import check_characters, check_json, picture_bytes, read_picture
 from critic.service.settings import Settings
 
-_PICTURES = 2
-_TEXT = 8
-"""How many of the longest instructions the text of a request may come to."""
+_MAX_PICTURES = 2
+_MAX_TEXT = 8
+"""The most text of a request, in multiples of the longest instruction."""
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Text(_Closed):
+class _TextOnly(_Closed):
     type: Literal["text"]
+
+
+class _Text(_TextOnly):
     text: str
 
 
@@ -40,15 +45,11 @@ class _Image(_Closed):
 
 
 class _Message(_Closed):
-    """The template writes the role as it comes, so that only these are safe."""
+    """The template doesn't escape the role, so only these values are safe."""
 
     role: Literal["system", "user", "assistant"]
     content: str | Annotated[list[Annotated[_Text | _Image, Field(discriminator="type")]], Field(max_length=100)]
     name: str | None = None
-
-
-class _TextOnly(_Closed):
-    type: Literal["text"]
 
 
 class _StreamOptions(_Closed):
@@ -61,7 +62,7 @@ _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class _Chat(_Closed):
-    """The fields that are let through, as vLLM 0.31 names them."""
+    """The fields that reach vLLM, by the names of vLLM 0.31."""
 
     model: str | None = None
     messages: Annotated[list[_Message], Field(min_length=1, max_length=100)]
@@ -92,19 +93,20 @@ class _Chat(_Closed):
 
 
 def check_chat(body: bytes, settings: Settings, contract: Contract, served: str) -> dict[str, Any]:
-    """The body of a request for `POST /v1/chat/completions`, in a form that vLLM can be given.
+    """Check the body of `POST /v1/chat/completions` and make it safe for vLLM.
 
-    Pictures stay as they are sent, at most two, each a data URL that `read_picture` takes. The angle brackets of
-    special tokens in texts become look-alikes; tags stay, since the contract's own text has them. An answer has at
-    most `settings.max_tokens` tokens, whatever the request allows it: one that is cut off there says `length`.
+    It may have two pictures, each a data URL that `read_picture` accepts. vLLM gets the decoded pictures as PNG,
+    so it sees what `/score` sees. The angle brackets of special tokens in texts are replaced by similar
+    characters; tags stay, since the contract's own text has them. `settings.max_tokens` limits each answer; a
+    longer one has the finish reason "length".
 
     Args:
-        contract: of the critic that is served; says which shapes of pictures can be.
-        served: the model's name. A request without one means this.
+        contract: limits the shapes of pictures.
+        served: the model's name, the default of a request without one.
 
     Raises:
-        Refused: 403, a URL of another kind; 404, another model; 413, too big; 422, no JSON, a field that is
-            unknown or out of its range, or text that is too long; and as `read_picture` and `picture_bytes`.
+        Refused: 403, a picture that isn't a data URL; 404, another model; 413, too big; 422, invalid JSON, an
+            unknown field, a value out of range, or too much text; and as `read_picture` and `picture_bytes`.
     """
     if len(body) > settings.max_body_bytes:
         raise Refused(413, "too_big", f"a request may have {settings.max_body_bytes} bytes: send smaller pictures")
@@ -116,22 +118,17 @@ def check_chat(body: bytes, settings: Settings, contract: Contract, served: str)
         where = ".".join(map(str, fault["loc"])) or "body"
         raise Refused(422, "invalid", f"{where}: {fault['msg']}") from None
     if chat.model not in (None, served):
-        raise Refused(404, "no_such_model", f"{chat.model[:80]!r} isn't served here: ask for {served!r}")
+        raise Refused(404, "no_such_model", f"the model {chat.model[:80]!r} isn't served, only {served!r} is")
     _check_size(chat, settings)
-    most = [settings.max_tokens, chat.max_completion_tokens or chat.max_tokens or settings.max_tokens]
+    limits = [settings.max_tokens, chat.max_completion_tokens or chat.max_tokens or settings.max_tokens]
     messages = [
-        {
-            **message.model_dump(exclude_unset=True),
-            "content": _harmless(message.content)
-            if isinstance(message.content, str)
-            else _parts(message.content, settings, contract),
-        }
+        message.model_dump(exclude_unset=True) | {"content": _content(message.content, settings, contract)}
         for message in chat.messages
     ]
     return chat.model_dump(exclude_unset=True, exclude={"messages", "max_tokens"}) | {
         "model": served,
         "messages": messages,
-        "max_completion_tokens": min(most),
+        "max_completion_tokens": min(limits),
     }
 
 
@@ -140,39 +137,41 @@ def _check_size(chat: _Chat, settings: Settings) -> None:
     texts = [message.content for message in chat.messages if isinstance(message.content, str)]
     texts += [part.text for part in parts if isinstance(part, _Text)]
     pictures, length = len(parts) - sum(isinstance(part, _Text) for part in parts), sum(map(len, texts))
-    if pictures > _PICTURES:
-        raise Refused(422, "too_many_pictures", f"{pictures} pictures, of {_PICTURES} at most: send fewer")
-    if length > _TEXT * settings.max_instruction:
-        raise Refused(
-            422,
-            "text_too_long",
-            f"the messages have {length} characters, of {_TEXT * settings.max_instruction} at most: shorten them",
-        )
+    if pictures > _MAX_PICTURES:
+        raise Refused(422, "too_many_pictures", f"{pictures} pictures, the limit is {_MAX_PICTURES}: send fewer")
+    if length > (limit := _MAX_TEXT * settings.max_instruction):
+        message = f"the messages have {length} characters, the limit is {limit}: shorten them"
+        raise Refused(422, "text_too_long", message)
 
 
-def _parts(parts: list[_Text | _Image], settings: Settings, contract: Contract) -> list[dict[str, Any]]:
-    """The parts for vLLM; texts in a row are one, as the template writes them, so that none has half a token."""
-    through: list[dict[str, Any]] = []
-    for part in parts:
+def _content(
+    content: str | list[_Text | _Image], settings: Settings, contract: Contract
+) -> str | list[dict[str, Any]]:
+    """A message's content for vLLM. Adjacent texts are joined, as the template does: no special token is split."""
+    if isinstance(content, str):
+        return _escaped(content)
+    passed: list[dict[str, Any]] = []
+    for part in content:
         if isinstance(part, _Image):
-            through.append(_picture(part.image_url.url, settings, contract))
-        elif through and through[-1]["type"] == "text":
-            through[-1]["text"] += part.text
+            passed.append(_picture(part.image_url.url, settings, contract))
+        elif passed and passed[-1]["type"] == "text":
+            passed[-1]["text"] += part.text
         else:
-            through.append({"type": "text", "text": part.text})
-    return [part | {"text": _harmless(part["text"])} if part["type"] == "text" else part for part in through]
+            passed.append({"type": "text", "text": part.text})
+    return [part | {"text": _escaped(part["text"])} if part["type"] == "text" else part for part in passed]
 
 
 def _picture(url: str, settings: Settings, contract: Contract) -> dict[str, Any]:
     data = picture_bytes(url, settings)
     if isinstance(data, str):
-        raise Refused(403, "url_refused", "nothing is fetched for a chat: send the picture as a data URL")
+        raise Refused(403, "url_refused", "chats can't fetch pictures: send a data URL")
+    picture = read_picture(data, settings)
     try:
-        contract.resize(read_picture(data, settings))
+        contract.resize(picture)
     except ContractError as error:
         raise Refused(422, "bad_shape", str(error)) from None
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{url.rpartition(',')[2]}"}}
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(png(picture)).decode()}"}}
 
 
-def _harmless(text: str) -> str:
+def _escaped(text: str) -> str:
     return neutralise(check_characters(text), tags=False)

@@ -1,4 +1,4 @@
-"""How many answers may be written and waited for at a time; more are told when to come again."""
+"""The limit on pending answers: requests beyond it are refused with a Retry-After."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,51 +8,43 @@ from time import monotonic
 from critic.service.errors import Refused
 from critic.service.monitoring import PENDING
 
-_NEWEST = 0.1
-"""Weight of the newest answer in the running mean of the seconds that one takes."""
+_NEWEST_WEIGHT = 0.1
+"""Weight of the newest request in the running mean of seconds."""
 
 
-class Admission:
-    """Counts answers from when they are asked for until they are given.
+class ConcurrencyLimiter:
+    """Counts the pending answers, from the request to the response."""
 
-    Attributes:
-        pending: answers being written or waiting.
-    """
-
-    def __init__(self, at_a_time: int, waiting: int):
-        self._at_a_time, self._most = at_a_time, at_a_time + waiting
+    def __init__(self, concurrency: int, queue: int):
+        self._concurrency, self._limit = concurrency, concurrency + queue
         self.pending = 0
         self._seconds = 1.0
 
     @contextmanager
     def admit(self, answers: int) -> Iterator[None]:
-        """Room for so many answers.
+        """Count a request's answers as pending during a `with` block.
 
         Raises:
-            Refused: 429, with the seconds until there should be room; 413 if there never will be.
+            Refused: 429, no room now, with the seconds until there should be; 413, more answers than the limit.
         """
-        if answers > self._most:
-            raise Refused(
-                413, "too_many_answers", f"{answers} answers in a request, of {self._most} at most: send fewer"
-            )
-        if self.pending + answers > self._most:
-            raise Refused(
-                429,
-                "busy",
-                f"{self.pending} answers are being written or waited for: come again later",
-                retry_after=self.wait(),
-            )
+        limit = f"the limit is {self._limit}"
+        if answers > self._limit:
+            message = f"the request needs {answers} answers, {limit}: send fewer edits"
+            raise Refused(413, "too_many_answers", message)
+        if self.pending + answers > self._limit:
+            message = f"{self.pending} answers are pending, {limit}: try again later"
+            raise Refused(429, "busy", message, retry_after=self.wait())
         self.pending += answers
         PENDING.inc(answers)
-        begun = monotonic()
+        started = monotonic()
         try:
             yield
         finally:
             self.pending -= answers
             PENDING.dec(answers)
-            self._seconds += _NEWEST * (monotonic() - begun - self._seconds)
+            self._seconds += _NEWEST_WEIGHT * (monotonic() - started - self._seconds)
 
     def wait(self) -> int:
-        """Whole seconds after which about half of what is pending should be done."""
-        rounds = self.pending / self._at_a_time
+        """Whole seconds, 1..60, after which about half of the pending answers should be done."""
+        rounds = self.pending / self._concurrency
         return max(1, min(60, ceil(self._seconds * rounds / 2)))

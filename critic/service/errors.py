@@ -1,4 +1,4 @@
-"""Why the service doesn't serve a request, as an exception and as the answer to it."""
+"""A request that the service refuses or fails to serve, as an exception and as a response."""
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -7,21 +7,19 @@ from critic.client.schemas import Problem, Refusal
 
 
 class Refused(HTTPException):
-    """A request that isn't served. FastAPI lets it through where it takes other errors for a bad body.
+    """A request that isn't served. FastAPI turns exceptions other than `HTTPException` into "invalid body" errors.
 
     Attributes:
-        status: the HTTP status, 400 and more.
-        code: for programs, as "too_many_pixels".
-        message: for people; says what to do.
-        retry_after: seconds after which it may be served, None if it won't.
+        code: the reason for programs, such as "too_many_pixels".
+        message: the reason for people, and what to do.
+        retry_after: seconds to wait before a retry; None if a retry can't help.
     """
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None):
         super().__init__(status, message)
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
-    def answer(self, request_id: str) -> JSONResponse:
-        """The response that says so."""
+    def response(self, request_id: str) -> JSONResponse:
         body = Refusal(error=Problem(code=self.code, message=self.message, request_id=request_id))
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
@@ -29,4 +27,4 @@ class Refused(HTTPException):
         return JSONResponse(body.model_dump(), self.status, headers)
 
 
-INTERNAL = Refused(500, "internal", "the service failed; its log says why")
+INTERNAL = Refused(500, "internal", "the service failed; its log has the reason")

@@ -1,44 +1,37 @@
-"""The page's examples: six edits by minibench, from good to bad, as PNG files and one JSON list.
+"""The page's examples: six edits by minibench, from good to bad, as PNG files and a JSON list.
 
-    python -m critic.service.examples      # makes critic/service/web/examples anew
+    python -m critic.service.examples      # makes critic/service/web/examples again
 
-The files are in git, so that a service has no need of minibench and its photographs. Their seed is not that of
-params.yaml, so the tiny critic hasn't been trained on them.
+The files are committed, so that the service doesn't need minibench and its photographs. The seed isn't that of
+params.yaml, so that the tiny critic hasn't been trained on these edits.
 """
 
-import json
-import os
-import shutil
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from critic.data.minibench import make_table
+from critic.files import replacing_folder, write_json
+from critic.pictures import decode_cell
 from critic.service.page import WEB, Example
 
 SEED, SOURCES, SIDE = 4, 40, 112
 WANTED = {"colour": 4.8, "replace": 3.2, "remove": 1.6, "background": 3.6, "style": 4.4, "material": 2.6}
-"""The type of each example, and the mean opinion score, 1 to 5, that its own is nearest to."""
+"""For each type of edit the mean opinion score, 1..5, that the example's should be nearest to."""
 
 
 def make_examples(folder: Path) -> None:
-    """Write `folder` anew: examples.json, and for each example a folder of source.png and edited.png."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Replace `folder`: examples.json, and for each example a folder with source.png and edited.png."""
     table = make_table("test", SOURCES, SIDE, SEED)
     examples = []
-    for kind, mos in WANTED.items():
-        rows = table[table["edit_type"] == kind]
-        row = rows.iloc[(rows["answer"] - mos).abs().argmin()]
-        (partial / kind).mkdir(parents=True)
-        for name, image in zip(("source", "edited"), row["images"], strict=True):
-            Image.open(BytesIO(image["bytes"])).save(partial / kind / f"{name}.png", optimize=True)
-        paths = {name: f"/examples/{kind}/{name}.png" for name in ("source", "edited")}
-        examples.append(Example(id=kind, instruction=row["edit_inst"], **paths).model_dump())
-    (partial / "examples.json").write_text(json.dumps(examples, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replacing_folder(folder) as partial:
+        for kind, mos in WANTED.items():
+            rows = table[table["edit_type"] == kind]
+            row = rows.iloc[(rows["answer"] - mos).abs().argmin()]
+            (partial / kind).mkdir()
+            for name, cell in zip(("source", "edited"), row["images"], strict=True):
+                decode_cell(cell).save(partial / kind / f"{name}.png", optimize=True)
+            paths = {name: f"/examples/{kind}/{name}.png" for name in ("source", "edited")}
+            examples.append(Example(id=kind, instruction=row["edit_inst"], **paths).model_dump())
+        write_json(partial / "examples.json", examples)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures by URL, from the hosts that the operator allows, and from no place inside the operator's network.
+"""Download of pictures, only from hosts that the operator allows and never from inside the operator's network.
 
 data = await fetch("https://pictures.example/cat.png", settings)
 """
@@ -23,16 +23,16 @@ _TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32")
 
 
 async def fetch(url: str, settings: Settings) -> bytes:
-    """The file at an `https://` URL, of at most `settings.max_image_bytes` bytes, within ten seconds in all.
+    """Download a file of at most `settings.max_image_bytes` bytes in at most ten seconds.
 
-    `settings.url_hosts` must list the host, in lower case, a name beyond ASCII in its xn-- form; never an address.
-    The name is looked up once, all its addresses must be public ones, and the first is connected to, so that no
-    later answer of a name server can lead elsewhere; the certificate must be the name's. Nothing is followed,
-    unpacked, or taken from the environment (proxies, .netrc).
+    `settings.url_hosts` must list the host's name in lower case, an international one in its xn-- form; addresses
+    are refused. The name is resolved once, all its addresses must be public, and the connection goes to the first,
+    so that a later DNS answer can't redirect it. The certificate must be the name's. Redirects, compression, and
+    the environment's proxies and .netrc aren't used.
 
     Raises:
-        Refused: 400, not such a URL; 403, the host isn't allowed, or is inside a network; 413, too many bytes;
-            502, the host gives no such file; 504, not in time.
+        Refused: 400, an invalid URL; 403, a host that isn't allowed or isn't public; 413, too many bytes; 502, the
+            host doesn't send the file; 504, timeout.
     """
     host, target = _check(url, settings.url_hosts)
     try:
@@ -41,11 +41,11 @@ async def fetch(url: str, settings: Settings) -> bytes:
     except TimeoutError:
         raise Refused(504, "url_timed_out", f"{host} took over {_SECONDS} s: send the picture itself") from None
     except httpx.HTTPError as error:
-        raise Refused(502, "url_failed", f"{host} can't be read: {error}") from None
+        raise Refused(502, "url_failed", f"the connection to {host} failed: {error}") from None
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the whole internet; an IPv4 address inside an IPv6 one counts as itself."""
+    """Whether an IP address is on the public internet. Of an IPv6 address that embeds IPv4, the latter counts."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
@@ -57,32 +57,31 @@ def is_public(address: str) -> bool:
 
 def _check(url: str, hosts: frozenset[str]) -> tuple[str, httpx.URL]:
     if not hosts:
-        raise Refused(403, "urls_off", "this service fetches nothing: send the picture as base64 or a data URL")
+        raise Refused(403, "urls_off", "this service fetches no URLs: send the picture as base64 or a data URL")
     try:
         target = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise Refused(400, "bad_url", f"this is no URL: {error}") from None
+        raise Refused(400, "bad_url", f"invalid URL: {error}") from None
     if target.scheme != "https" or target.userinfo or target.port not in (None, 443):
-        raise Refused(400, "bad_url", "a URL must be https://HOST/..., without a user, a password or a port")
+        raise Refused(400, "bad_url", "a URL must be https://HOST/..., without a user, password or port")
     host = target.raw_host.decode()
     if host not in hosts or not _NAME.fullmatch(host):
-        raise Refused(403, "host_refused", f"{host[:80]!r} isn't among the hosts that may be fetched from")
+        raise Refused(403, "host_refused", f"the host {host[:80]!r} isn't allowed: send the picture itself")
     return host, target
 
 
 async def _address(host: str) -> str:
-    """The address to connect to."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, _PORT, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Refused(502, "url_failed", f"{host} can't be found: {error}") from None
+        raise Refused(502, "url_failed", f"{host} can't be resolved: {error}") from None
     addresses = [str(where[0]) for *_, where in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise Refused(403, "host_refused", f"{host} is at an address that isn't public: nothing is fetched there")
+        raise Refused(403, "host_refused", f"{host} has an address that isn't public: send the picture itself")
     return addresses[0]
 
 
-async def _get(target: httpx.URL, host: str, address: str, most: int) -> bytes:
+async def _get(target: httpx.URL, host: str, address: str, limit: int) -> bytes:
     async with (
         httpx.AsyncClient(trust_env=False, timeout=None) as client,
         client.stream(
@@ -93,16 +92,14 @@ async def _get(target: httpx.URL, host: str, address: str, most: int) -> bytes:
         ) as answer,
     ):
         if answer.status_code != 200:
-            raise Refused(
-                502, "url_failed", f"{host} answered {answer.status_code}: give the URL of the file itself"
-            )
+            message = f"{host} answered {answer.status_code}: send the URL of the file itself"
+            raise Refused(502, "url_failed", message)
         if answer.headers.get("content-encoding", "identity") != "identity":
-            raise Refused(502, "url_failed", f"{host} sends the file compressed: send the picture itself")
+            raise Refused(502, "url_failed", f"{host} compresses the file: send the picture itself")
         data = bytearray()
         async for chunk in answer.aiter_raw():
             data += chunk
-            if len(data) > most:
-                raise Refused(
-                    413, "picture_too_big", f"the file at {host} has over {most} bytes: use a smaller one"
-                )
+            if len(data) > limit:
+                message = f"the file at {host} has over {limit} bytes: send a smaller one"
+                raise Refused(413, "picture_too_big", message)
         return bytes(data)

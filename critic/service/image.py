@@ -1,7 +1,7 @@
-"""The container image of a Bento: the locked packages of its variant and nothing that isn't locked.
+"""The container image of a Bento: exactly the locked packages of its variant.
 
-`bentoml containerize` writes a Dockerfile from it. BentoML gives `uv pip install` no options, so uv's settings in
-the image say that nothing is resolved, and where PyTorch's CPU build comes from.
+`bentoml containerize` writes a Dockerfile from it. BentoML calls `uv pip install` without options, so a settings
+file in the image tells uv not to resolve anything, and where to find PyTorch's CPU build.
 """
 
 from pathlib import Path
@@ -12,13 +12,13 @@ from bentoml.images import Image
 Variant = Literal["cpu", "gpu"]
 ROOT = Path(__file__).parents[2]
 BASE = "python:3.11-slim-bookworm"
-SYSTEM = ("ca-certificates", "g++", "libnuma1", "util-linux")
-"""Triton compiles with g++, vLLM on a CPU links libnuma, and the service starts it by setpriv, of util-linux."""
+SYSTEM = ("ca-certificates", "g++", "libnuma1")
+"""Triton compiles with g++, and vLLM on a CPU links libnuma."""
 PYTORCH_CPU = "https://download.pytorch.org/whl/cpu"
 
 
 def make_image(variant: Variant) -> Image | None:
-    """The image; None where critic is installed without its locks, and so isn't built from."""
+    """Make the image, or return None if the locks aren't there, as in an installed package."""
     lock = ROOT / f"requirements/serve-{variant}.txt"
     if not lock.exists():
         return None

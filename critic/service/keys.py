@@ -1,17 +1,17 @@
-"""Who may use the service, and how much: bearer keys, from CRITIC_KEYS or from the file CRITIC_KEYS_FILE.
+"""API keys, which say who may use the service and how much: from CRITIC_KEYS and the file CRITIC_KEYS_FILE.
 
-    # a key a line, or several with commas: its name, the key, and answers a minute if they are limited
+    # one key per line, or several with commas: its name, the key, and optionally its limit in answers per minute
     trainer:Lw0uKc1n8yQeVd3R
     web:pT7sJx9mZb2fGh5A:120
 
-Without any, clients on this machine are served and no others. A proxy on this machine makes all the world look so:
-set keys behind one. Keys themselves are nowhere shown; logs and metrics have their names.
+Without keys the service answers only clients on this machine. Behind a proxy on this machine every client looks
+like one: set keys there. Logs, metrics and errors have the names of keys, never the keys.
 """
 
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -27,42 +27,33 @@ from limits.strategies import MovingWindowRateLimiter
 
 from critic.service.settings import Settings
 
-_ENTRY = re.compile(  # a key's signs are all of ASCII's but : and ,
+_ENTRY = re.compile(  # a key may have all visible ASCII characters except : and ,
     r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<key>[!-+\--9;-~]{16,})(?::(?P<per_minute>[1-9][0-9]{0,8}))?"
 )
 _log = getLogger(__name__)
 
 
 class KeysError(ValueError):
-    """Keys that can't be used; the message names the place, and never a key."""
+    """Invalid keys; the message says where and shows no key."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks.
-
-    Attributes:
-        name: of the key.
-        per_minute: answers in any minute; None without a limit.
-    """
+    """The name of a key, and the most answers that it allows in any minute; None for no limit."""
 
     name: str
     per_minute: int | None = None
 
 
 LOCAL = Caller("local")
-"""A client on this machine, where there are no keys."""
+"""A client on this machine, if there are no keys."""
 
 
 class Keys:
-    """Tells callers by their keys, of which it has only hashes, and counts their answers in this process.
-
-    Attributes:
-        required: whether there are any keys: without them `LOCAL` is served.
-    """
+    """Identifies callers by their keys and limits their answers. It holds only hashes of the keys."""
 
     def __init__(self, callers: Mapping[str, Caller]):
-        """Args: callers by key."""
+        """Args: the callers by key."""
         self._callers = {sha256(key.encode()).digest(): caller for key, caller in callers.items()}
         self.required = bool(callers)
         self._counts = MemoryStorage()
@@ -70,38 +61,43 @@ class Keys:
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
-        """The keys of the environment and those of the file.
+        """Read the keys of the environment variable and of the file.
 
         Raises:
-            KeysError: a line is no key, has the name or key of another, or either place is given and has none; the
-                file can't be read.
+            KeysError: an invalid key, a key or name that occurs twice, a variable or file without keys, or a file
+                that can't be read.
         """
+        given = []
+        if settings.keys is not None:
+            given += _parse("CRITIC_KEYS", settings.keys.get_secret_value())
+        if settings.keys_file is not None:
+            given += _parse(f"CRITIC_KEYS_FILE {settings.keys_file}", _read(settings.keys_file))
         callers: dict[str, Caller] = {}
-        for where, key, caller in _given(settings):
+        for where, key, caller in given:
             if key in callers or caller.name in {other.name for other in callers.values()}:
-                raise KeysError(f"{where} has the name or the key of one before it: give each its own")
+                raise KeysError(f"{where} has the name or the key of an earlier one: both must be unique")
             callers[key] = caller
         return cls(callers)
 
-    def who(self, authorization: str | None, host: str) -> Caller | None:
-        """Who asks, None for one who isn't served. It takes the same time whichever key is compared.
+    def authenticate(self, authorization: str | None, host: str) -> Caller | None:
+        """The caller, None if it isn't authorised. Takes the same time for every key.
 
         Args:
-            authorization: the request's header of that name, "Bearer KEY".
-            host: the client's address, which matters only without keys.
+            authorization: the request's Authorization header, "Bearer KEY".
+            host: the client's address, used only if there are no keys.
         """
         if not self.required:
             return LOCAL if is_loopback(host) else None
         scheme, _, key = (authorization or "").partition(" ")
-        asked = sha256(key.strip().encode("utf-8", "surrogatepass")).digest()
-        callers = [caller for digest, caller in self._callers.items() if compare_digest(digest, asked)]
+        given = sha256(key.strip().encode("utf-8", "surrogatepass")).digest()
+        callers = [caller for digest, caller in self._callers.items() if compare_digest(digest, given)]
         return callers[0] if callers and scheme.lower() == "bearer" else None
 
     def allow(self, caller: Caller, cost: int) -> float | None:
-        """None if the caller may have so many answers now, and then they count; else how long to wait.
+        """Count `cost` answers against the caller's limit, if they fit.
 
         Returns:
-            Seconds until they could be had if nothing else is asked for; `inf` if they are more than a minute's.
+            None if they fit; otherwise the seconds until they will, `inf` if they exceed the limit per minute.
         """
         if caller.per_minute is None:
             return None
@@ -111,12 +107,12 @@ class Keys:
         if self._limiter.hit(limit, caller.name, cost=cost):
             return None
         newest_first = self._counts.events.get(limit.key_for(caller.name), [])
-        in_the_way = newest_first[caller.per_minute - cost :][:1]
-        return max([0.0, *(answer.expiry - time.time() for answer in in_the_way)])
+        blocking = newest_first[caller.per_minute - cost :][:1]
+        return max([0.0, *(answer.expiry - time.time() for answer in blocking)])
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an IP address is this machine's own, as 127.0.0.1, ::1 and ::ffff:127.0.0.1 are; no name is."""
+    """Whether a host is a loopback IP address: 127.0.0.1, ::1, ::ffff:127.0.0.1. A name isn't."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -125,28 +121,20 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _given(settings: Settings) -> Iterator[tuple[str, str, Caller]]:
-    """Each key with the place it is from."""
-    if settings.keys is not None:
-        yield from _parse("CRITIC_KEYS", settings.keys.get_secret_value())
-    if settings.keys_file is not None:
-        yield from _parse(f"CRITIC_KEYS_FILE {settings.keys_file}", _read(settings.keys_file))
-
-
 def _read(path: Path) -> str:
     try:
         text = path.read_text("utf-8-sig")
         mode = path.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(
-            f"CRITIC_KEYS_FILE {path} can't be read ({type(error).__name__}): give a text file"
-        ) from None
+        message = f"CRITIC_KEYS_FILE {path} can't be read ({type(error).__name__}): give the path of a text file"
+        raise KeysError(message) from None
     if mode & stat.S_IROTH:
-        _log.warning("CRITIC_KEYS_FILE %s can be read by every user of this machine: chmod o-r it", path)
+        _log.warning("every user of this machine can read CRITIC_KEYS_FILE %s: run `chmod o-r` on it", path)
     return text
 
 
 def _parse(place: str, text: str) -> list[tuple[str, str, Caller]]:
+    """Each key with the place that it comes from."""
     keys: list[tuple[str, str, Caller]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         entries = [] if line.lstrip().startswith("#") else line.split(",")
@@ -155,13 +143,11 @@ def _parse(place: str, text: str) -> list[tuple[str, str, Caller]]:
             where = f"{place}, line {number}, key {len(keys) + 1}"
             if match is None:
                 raise KeysError(
-                    f"{where} is no NAME:KEY or NAME:KEY:PER_MINUTE, the name of letters, digits and ._-, the key "
-                    "of at least 16 letters, digits and signs but : and , (`openssl rand -hex 32` makes one)"
+                    f"{where} isn't NAME:KEY or NAME:KEY:PER_MINUTE. A name has letters, digits and ._-; a key "
+                    "has at least 16 visible ASCII characters except : and , (`openssl rand -hex 32` makes one)"
                 )
             per_minute = int(match["per_minute"]) if match["per_minute"] else None
             keys.append((where, match["key"], Caller(match["name"], per_minute)))
     if not keys:
-        raise KeysError(
-            f"{place} has no keys: write some in, or leave the variable out to serve this machine alone"
-        )
+        raise KeysError(f"{place} has no keys: add one, or unset the variable to serve this machine only")
     return keys

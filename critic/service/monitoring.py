@@ -1,4 +1,4 @@
-"""What Prometheus is told at `/metrics`, beside BentoML's and vLLM's own."""
+"""The service's own Prometheus metrics. `/metrics` has BentoML's and vLLM's too."""
 
 import re
 
@@ -7,26 +7,26 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from critic.client.schemas import Scored
 
-REQUESTS = Counter("critic_requests", "Requests, by route, HTTP status and caller.", ["route", "code", "caller"])
+REQUESTS = Counter("critic_requests", "Requests by route, HTTP status and caller.", ["route", "code", "caller"])
 SECONDS = Histogram(
     "critic_request_seconds",
-    "Seconds from a request to the end of its answer.",
+    "Seconds from a request to the end of its response.",
     ["route"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120),
 )
 VERDICTS = Counter(
-    "critic_verdicts", "Scored edits, by mode and by status: ok, or why there is no score.", ["mode", "status"]
+    "critic_verdicts", "Results by mode and status: ok, or why there is no score.", ["mode", "status"]
 )
-SCORES = Histogram("critic_score", "Scores given, 1 to 5.", ["mode"], buckets=(1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))
-TOKENS = Counter("critic_tokens", "Tokens of verdicts: read, and written.", ["kind"])
-PENDING = Gauge("critic_pending", "Answers being written or waiting.", multiprocess_mode="livesum")
-READY = Gauge("critic_engine_ready", "1 while vLLM can give a score.", multiprocess_mode="livemin")
+SCORES = Histogram("critic_score", "Scores, 1 to 5.", ["mode"], buckets=(1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))
+TOKENS = Counter("critic_tokens", "Tokens of results: read and written.", ["kind"])
+PENDING = Gauge("critic_pending", "Answers that vLLM generates or that wait for it.", multiprocess_mode="livesum")
+READY = Gauge("critic_engine_ready", "1 while vLLM can score.", multiprocess_mode="livemin")
 LOSSES = Counter("critic_engine_losses", "Times that vLLM was lost.")
-RATINGS = Counter("critic_ratings", "People's own scores that were kept.")
+RATINGS = Counter("critic_ratings", "Stored ratings by people.")
 
 
 def count(scored: Scored) -> None:
-    """One verdict more."""
+    """Count one result."""
     VERDICTS.labels(scored.mode, scored.status).inc()
     TOKENS.labels("read").inc(scored.prompt_tokens)
     TOKENS.labels("written").inc(scored.tokens)
@@ -35,10 +35,10 @@ def count(scored: Scored) -> None:
 
 
 async def with_vllm(own: str, vllm: httpx.AsyncClient) -> str:
-    """Metrics with vLLM's after them; without, while it can't be asked."""
+    """Append vLLM's metrics, unless vLLM doesn't answer."""
     try:
         reply = await vllm.get("/metrics", timeout=5)
     except httpx.HTTPError:
         return own
-    theirs = re.findall(r"^(?:# (?:HELP|TYPE) )?vllm:.*\n", reply.text, re.MULTILINE)
-    return own + "".join(theirs)
+    vllm_lines = re.findall(r"^(?:# (?:HELP|TYPE) )?vllm:.*\n", reply.text, re.MULTILINE)
+    return own + "".join(vllm_lines)

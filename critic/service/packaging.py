@@ -1,11 +1,11 @@
-"""From a trained critic to a Bento: the service, the exact critic and what they need, to be served anywhere.
+"""Packaging of a trained critic as a Bento: the service, exactly this critic, and their dependencies.
 
     commit = fetch("critic@v1.2.0", "models/grpo", Path("fetched"))
     model = import_critic(Path("fetched"), version_of("critic@v1.2.0"), commit)
     bento = build_bento(model.tag, "cpu", {"queue": "512"})
 
 BentoML's store (`BENTOML_HOME`) has each critic as edit_critic:VERSION, and each Bento as
-edit_critic:VERSION-VARIANT-NUMBER. Neither is ever changed: what was served once can be served again.
+edit_critic:VERSION-VARIANT-NUMBER. Neither ever changes, so that an old release can be served again.
 """
 
 import os
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -35,24 +36,23 @@ _SECRET = {name for name, field in Settings.model_fields.items() if "SecretStr" 
 
 
 class PackageError(ValueError):
-    """What can't be packaged; the message says what to do."""
+    """A critic can't be packaged; the message says what to do."""
 
 
 def version_of(revision: str) -> str | None:
-    """The version that a git tag names, as `critic@v1.2.0` (GTO's) and `v1.2.0` do: v1.2.0. None of all else."""
+    """The version in a git tag, v1.2.0 of `critic@v1.2.0` (GTO's) or `v1.2.0`; None for any other revision."""
     named = _VERSION.fullmatch(revision)
     return named[1].lower() if named else None
 
 
 def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
-    """Put `path`, as dvc.lock has it in a git revision, into the new folder `out`.
+    """Copy a folder from DVC, in the version of a git revision's dvc.lock, to the new folder `out`.
 
     Returns:
         The commit.
 
     Raises:
-        PackageError: there is no such revision, DVC doesn't keep the folder there, or neither DVC's cache nor its
-            remote has it as it was.
+        PackageError: the folder's files can't be found, or they aren't those of the dvc.lock.
     """
     try:
         files = DVCFileSystem(str(repository), rev=revision)
@@ -60,57 +60,49 @@ def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
     except (DvcException, FileNotFoundError) as error:
         raise PackageError(f"{path} of {revision}: {error}") from None
     if recorded is None or not recorded.endswith(".dir"):
-        raise PackageError(
-            f"{path} is no folder that DVC keeps in {revision}: name one of its dvc.lock with --path"
-        )
+        raise PackageError(f"{path} isn't a folder in the dvc.lock of {revision}: name one with --path")
     try:
         files.get(path, str(out), recursive=True)
     except (DvcException, DataIndexDirError, OSError) as error:
-        raise PackageError(
-            f"{path} of {revision} is neither in DVC's cache nor in its remote: `dvc push` it from where it is, "
-            f"or name the remote in .dvc/config. ({error})"
-        ) from error
+        fix = "run `dvc push` in the checkout that has it, or set the remote in .dvc/config"
+        message = f"{path} of {revision} is neither in DVC's cache nor in its remote: {fix}. ({error})"
+        raise PackageError(message) from error
     if (got := dvc_hash(out)) != recorded:
         raise PackageError(
-            f"DVC gives {got} as {path} of {revision}, whose dvc.lock says {recorded}: its cache or remote is "
-            "damaged. Delete what it has of it, and fetch it again"
+            f"{path} of {revision} has the hash {got}, but dvc.lock has {recorded}: DVC's cache or remote is "
+            "damaged. Delete the folder's files there and fetch them again"
         )
     return str(files.repo.get_rev())
 
 
 def dvc_hash(folder: Path) -> str:
-    """What dvc.lock would say of a folder: of all its files and their names."""
+    """The hash that dvc.lock has for such a folder, over all files and their names."""
     files = LocalFileSystem()
     *_, tree = build(HashFileDB(files, os.devnull), str(folder), files, "md5", dry_run=True)
     return str(tree.hash_info.value)
 
 
 def import_critic(folder: Path, version: str | None = None, commit: str | None = None) -> bentoml.Model:
-    """Copy a critic into BentoML's store; it stays as it is if it is there already.
+    """Copy a critic into BentoML's store, unless it is there already.
 
     Args:
-        folder: of the critic, as `save_checkpoint` writes it.
-        version: its name in the store; None is the start of the hash of its weights.
-        commit: whose dvc.lock has it.
+        folder: as `save_checkpoint` writes it.
+        version: in the store; None is the start of the hash of the weights.
+        commit: the commit whose dvc.lock has the critic.
 
     Raises:
-        CheckpointError, ContractError: the folder holds no critic.
-        PackageError: the store has another critic as this version.
+        CheckpointError, ContractError: the folder isn't a critic's.
+        PackageError: the store has another critic with this version.
     """
     from critic.engines.load import contract_of, identify  # takes seconds, and the flows import this module
 
     contract, weights, files = contract_of(str(folder)), identify(str(folder)), dvc_hash(folder)
     tag = f"{NAME}:{version or weights.removeprefix('sha256:')[:12]}"
-    try:
+    with suppress(NotFound):
         there = bentoml.models.get(tag)
-    except NotFound:
-        pass
-    else:
         if there.info.metadata.get("dvc") != files:
-            raise PackageError(
-                f"BentoML's store has another critic as {tag}: give this one a version of its own, or "
-                f"`bentoml models delete {tag}`"
-            )
+            fix = f"give this one another version, or run `bentoml models delete {tag}`"
+            raise PackageError(f"BentoML's store has another critic as {tag}: {fix}")
         return there
     metadata = {
         "weights": weights,
@@ -125,35 +117,33 @@ def import_critic(folder: Path, version: str | None = None, commit: str | None =
 
 
 def built_versions() -> set[str]:
-    """The versions of all Bentos of critics in BentoML's store."""
+    """The versions of all critics' Bentos in BentoML's store."""
     return {str(bento.tag.version) for bento in bentoml.list() if bento.tag.name == NAME}
 
 
 def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, str], root: Path = ROOT) -> str:
-    """Build a Bento of a critic in BentoML's store, in a process of its own, free of this one's settings.
+    """Build a Bento of a critic in BentoML's store, in a subprocess without this process' settings.
 
     Args:
-        critic: what it serves, whatever else the store gets later.
-        variant: which of requirements/serve-*.txt its container has.
-        arguments: settings (critic/service/settings.py) for it to carry.
+        critic: always served by this Bento.
+        variant: selects the packages of its container, requirements/serve-VARIANT.txt.
+        arguments: settings (critic/service/settings.py) that it carries.
 
     Returns:
-        Its tag.
+        The Bento's tag.
 
     Raises:
-        PackageError: a setting isn't for a Bento, or BentoML can't build it.
-        pydantic.ValidationError: there is no such setting, or it can't have that value.
+        PackageError: a Bento may not carry a setting, or BentoML can't build it.
+        pydantic.ValidationError: an unknown setting or an invalid value.
     """
     if "model" in arguments:
-        raise PackageError("a Bento has a critic of its own, so `model` can't be set")
+        raise PackageError("a Bento serves its own critic: remove the argument `model`")
     for name in arguments.keys() & _SECRET:
-        raise PackageError(
-            f"whoever gets a Bento can read what it carries: leave {name} out, and set CRITIC_{name.upper()} "
-            "where it is served"
-        )
+        fix = f"remove the argument, and set CRITIC_{name.upper()} where the Bento is served"
+        raise PackageError(f"everybody who gets the Bento could read {name}: {fix}")
     Settings.model_validate(dict(arguments))
     if not (root / "bentofile.yaml").exists():
-        raise PackageError(f"{root} has no bentofile.yaml: build from a checkout of the project")
+        raise PackageError(f"{root} has no bentofile.yaml: build in a checkout of the project")
     built = built_versions()
     versions = (f"{critic.version}-{variant}-{number}" for number in count(1))
     version = next(version for version in versions if version not in built)

@@ -1,9 +1,8 @@
-"""The web page: plain files of web/, which any browser of the last years runs as they are.
+"""The web page: the static files of web/, which browsers run without a build step.
 
     mount_page(app)      # GET /, /page/*, /examples, /examples/*
 
-Nothing on it comes from elsewhere, and its policy lets the browser run, load and ask nothing but this service, the
-pictures that a person gives it aside.
+Its content security policy allows only this service and the pictures that a person chooses.
 """
 
 import json
@@ -23,12 +22,12 @@ HEADERS = {
     "require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked for by its ETag each time: a new release is seen at once
+    "Cache-Control": "no-cache",  # revalidated by ETag on each use: a new release shows at once
 }
 
 
 class Example(BaseModel):
-    """An edit to try. Its pictures are at these paths of the service."""
+    """An edit to try; `source` and `edited` are paths on this service."""
 
     id: str = Field(examples=["colour"])
     instruction: str = Field(examples=["make the red star blue"])
@@ -43,7 +42,7 @@ def mount_page(app: FastAPI) -> None:
         return FileResponse(WEB / "index.html", headers=HEADERS)
 
     def examples(response: Response) -> list[Example]:
-        """Edits to try, made by minibench."""
+        """List edits to try, made by minibench."""
         response.headers.update(HEADERS)
         return [Example(**example) for example in json.loads((WEB / "examples/examples.json").read_text())]
 

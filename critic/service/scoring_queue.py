@@ -1,7 +1,7 @@
-"""The critic at work: edits as they were sent go in, verdicts come out.
+"""Scoring of submitted edits by a vLLM server that the service runs.
 
-async with Judge(settings, folder, version) as judge:     # vLLM starts; `judge.supervisor.state` tells when
-    verdicts = await judge(submissions, Options(mode="expected"))
+async with ScoringQueue(settings, "models/grpo", version) as scoring:     # starts vLLM: scoring.supervisor.state
+    results = await scoring(submissions, Options(mode="expected"))
 """
 
 import asyncio
@@ -21,15 +21,16 @@ import openai
 from PIL import Image
 
 from critic.client.schemas import Options
-from critic.edits import Edit, decode_image
+from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
 from critic.engines.http import HttpEngine
 from critic.engines.load import contract_of, default_dtype, identify
 from critic.engines.server import vllm_command, vllm_environment
+from critic.pictures import decode
 from critic.prompts import ContractError
 from critic.results import Failure, Result
 from critic.scoring.scorer import Scorer
-from critic.service.concurrency import Admission
+from critic.service.concurrency import ConcurrencyLimiter
 from critic.service.errors import Refused
 from critic.service.input_checks import check_instruction, read_picture
 from critic.service.monitoring import LOSSES, READY
@@ -38,13 +39,13 @@ from critic.service.settings import Settings
 from critic.service.supervisor import State, Supervisor
 
 ADDRESS = "http://vllm"
-"""A name for the other end of the socket."""
-_FETCHES = 8
+"""The URL of vLLM behind its Unix socket; the host name has no effect."""
+_MAX_FETCHES = 8
 
 
 @dataclass(frozen=True)
 class Submission:
-    """An edit as it was sent: the files' bytes, or what is wrong with them."""
+    """An edit as it was sent: for each picture its file, or the reason for having none."""
 
     id: str
     source: bytes | Refused
@@ -52,43 +53,44 @@ class Submission:
     instruction: str
 
 
-class _OnTheLoop:
-    """`HttpEngine` for threads of the loop that its client lives in."""
+class _LoopEngine:
+    """An `Engine` for worker threads, whose requests run in the event loop that made it."""
 
     def __init__(self, engine: HttpEngine, name: str):
         self._engine, self.name = engine, name
         self._loop, self.client = asyncio.get_running_loop(), engine.open()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
-        asked = self._engine.answer(self.client, requests, sampling)
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        answers = self._engine.answer(self.client, requests, sampling)
+        return asyncio.run_coroutine_threadsafe(answers, self._loop).result()
 
 
-class Judge:
-    """Scores edits by a vLLM of its own.
+class ScoringQueue:
+    """Scores edits by its own vLLM server.
 
     Attributes:
-        version: which release of the critic.
-        contract: its prompt contract.
-        supervisor: of vLLM.
-        admission: how much is being done.
         vllm: a client of vLLM's HTTP interface.
-        decoding: holds how many pictures are decoded at a time, each taking up to a gigabyte.
-        fetching: holds how many are fetched at a time.
+        decoding: limits pictures that are decoded at a time, each of which may take a gigabyte.
+        fetching: limits pictures that are fetched at a time.
     """
 
-    def __init__(self, settings: Settings, folder: Path, version: str):
-        """Raises `CheckpointError` or `ContractError` if the folder holds no critic."""
+    def __init__(self, settings: Settings, critic: str, version: str):
+        """Start nothing. `critic` is a folder or a name on the hub, and `version` is its release.
+
+        Raises:
+            CheckpointError, ContractError: it isn't a critic.
+        """
         self.settings, self.version = settings, version
-        self.contract = contract_of(str(folder))
-        self.model = identify(str(folder))
-        self.admission = Admission(settings.concurrency, settings.queue)
-        self._most = settings.concurrency + settings.queue
-        self._engine: _OnTheLoop | None = None
-        self._rooms = AsyncExitStack()
-        self._socket = Path(self._rooms.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))) / "vllm.sock"
+        self.contract = contract_of(critic)
+        self.model = identify(critic)
+        self.limiter = ConcurrencyLimiter(settings.concurrency, settings.queue)
+        self._max_pending = settings.concurrency + settings.queue
+        self._engine: _LoopEngine | None = None
+        self._resources = AsyncExitStack()
+        folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))
+        self._socket = Path(folder, "vllm.sock")
         command = vllm_command(
-            str(folder),
+            critic,
             ["--uds", str(self._socket), "--served-model-name", "critic"],
             dtype=settings.dtype or default_dtype(),
             batch_size=settings.concurrency,
@@ -104,23 +106,23 @@ class Judge:
             changed=_note,
         )
 
-    async def __aenter__(self) -> "Judge":
-        self._scoring = anyio.CapacityLimiter(self._most)
+    async def __aenter__(self) -> "ScoringQueue":
+        self._scoring = anyio.CapacityLimiter(self._max_pending)
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
-        self.fetching = anyio.CapacityLimiter(_FETCHES)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._most)
-        self.vllm = await self._rooms.enter_async_context(
+        self.fetching = anyio.CapacityLimiter(_MAX_FETCHES)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._max_pending)
+        self.vllm = await self._resources.enter_async_context(
             httpx.AsyncClient(
                 base_url=ADDRESS,
                 transport=httpx.AsyncHTTPTransport(uds=str(self._socket), limits=limits),
                 timeout=self.settings.timeout,
             )
         )
-        await self._rooms.enter_async_context(self.supervisor)
+        await self._resources.enter_async_context(self.supervisor)
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._rooms.aclose()
+        await self._resources.aclose()
         if self._engine is not None:
             await self._engine.client.close()
 
@@ -129,65 +131,61 @@ class Judge:
             HttpEngine,
             f"{ADDRESS}/v1",
             max_tokens=self.settings.max_tokens,
-            concurrency=self._most,
+            concurrency=self._max_pending,
             timeout=self.settings.timeout,
             max_retries=0,
             socket=self._socket,
         )
-        engine = _OnTheLoop(await anyio.to_thread.run_sync(open_engine), self.model)
-        (verdict,) = await self._score(engine, [example()], Options(mode="greedy"))
-        if not verdict.ok:
+        engine = _LoopEngine(await anyio.to_thread.run_sync(open_engine), self.model)
+        (result,) = await self._score(engine, [example()], Options(mode="greedy"))
+        if not result.ok:
             await engine.client.close()
-            raise RuntimeError(f"gave no score of the example: {verdict.status}: {verdict.detail}")
+            raise RuntimeError(f"no score for the example: {result.status}: {result.detail}")
         before, self._engine = self._engine, engine
         if before is not None:
             with suppress(openai.OpenAIError):
                 await before.client.close()
 
     def check_ready(self) -> None:
-        """Raises `Refused`, 503, unless vLLM can give a score."""
-        if self.supervisor.state != "ready":
-            raise Refused(
-                503,
-                f"engine_{self.supervisor.state}",
-                f"the critic's engine is {self.supervisor.state}: come again later",
-                retry_after=5,
-            )
+        """Raises `Refused`, 503, unless vLLM can score."""
+        if (state := self.supervisor.state) != "ready":
+            message = f"the critic's engine is {state}: try again later"
+            raise Refused(503, f"engine_{state}", message, retry_after=5)
 
     async def __call__(self, submissions: Sequence[Submission], options: Options) -> list[Result]:
-        """One verdict a submission, in order.
+        """Score submissions: one result each, in order.
 
         Raises:
-            Refused: 503, there is no engine; 429, there is too much to do; another, if nothing of it can be
-                judged: why the first can't.
+            Refused: 503, vLLM isn't ready; 429, too many pending answers; if none has an answer, the reason of the
+                first.
         """
         self.check_ready()
         answers = len(submissions) * (options.samples if options.mode == "average" else 1)
-        with self.admission.admit(answers):
-            taken = await asyncio.gather(*map(self._take, submissions))
-            edits = [edit for edit in taken if isinstance(edit, Edit)]
+        with self.limiter.admit(answers):
+            checked = await asyncio.gather(*map(self._check, submissions))
+            edits = [edit for edit in checked if isinstance(edit, Edit)]
             if not edits:
-                raise next(refusal for refusal in taken if isinstance(refusal, Refused))
+                raise next(refusal for refusal in checked if isinstance(refusal, Refused))
             self.check_ready()
             assert self._engine is not None
             scored = iter(await self._score(self._engine, edits, options))
-        verdicts = [
+        results = [
             next(scored) if isinstance(edit, Edit) else self._refused(submission, edit, options)
-            for submission, edit in zip(submissions, taken, strict=True)
+            for submission, edit in zip(submissions, checked, strict=True)
         ]
-        raise_if_all_failed(verdicts)
-        return verdicts
+        raise_if_all_failed(results)
+        return results
 
-    async def _take(self, submission: Submission) -> Edit | Refused:
+    async def _check(self, submission: Submission) -> Edit | Refused:
         try:
             instruction = check_instruction(submission.instruction, self.settings)
-            pictures = [
+            source, edited = [
                 await anyio.to_thread.run_sync(self._picture, part, file, limiter=self.decoding)
                 for part, file in (("source", submission.source), ("edited", submission.edited))
             ]
         except Refused as refused:
             return refused
-        return Edit(submission.id, pictures[0], pictures[1], instruction)
+        return Edit(submission.id, source, edited, instruction)
 
     def _picture(self, part: str, file: bytes | Refused) -> Image.Image:
         try:
@@ -199,7 +197,7 @@ class Judge:
         except Refused as refused:
             raise Refused(refused.status, refused.code, f"{part}: {refused.message}") from None
 
-    async def _score(self, engine: _OnTheLoop, edits: Sequence[Edit], options: Options) -> list[Result]:
+    async def _score(self, engine: _LoopEngine, edits: Sequence[Edit], options: Options) -> list[Result]:
         scorer = Scorer(engine, self.contract, options.mode, options.samples, options.temperature, options.seed)
         return await anyio.to_thread.run_sync(scorer, edits, limiter=self._scoring)
 
@@ -217,38 +215,35 @@ class Judge:
 
 
 _STATUSES = {
-    Failure.BAD_INPUT: 422,
-    Failure.TOO_LONG: 422,
-    Failure.REFUSED: 422,
     Failure.UNREACHABLE: 503,
     Failure.SERVER_ERROR: 503,
     Failure.TIMED_OUT: 504,
     Failure.GARBLED: 502,
 }
+"""The HTTP status of a failure; 422 for others, which the request causes."""
 
 
-def raise_if_all_failed(verdicts: Sequence[Result]) -> None:
-    """Raises `Refused` if no verdict is of an answer: each is of an edit that couldn't be asked about."""
-    failures = [verdict for verdict in verdicts if verdict.status in set(Failure)]
-    if len(failures) < len(verdicts):
+def raise_if_all_failed(results: Sequence[Result]) -> None:
+    """Raises `Refused` if no edit has an answer: each result is a `Failure`."""
+    failures = [result for result in results if result.status in set(Failure)]
+    if len(failures) < len(results):
         return
-    first = next((verdict for verdict in failures if verdict.status != Failure.BAD_INPUT), failures[0])
-    status = _STATUSES[Failure(first.status)]
+    first = next((result for result in failures if result.status != Failure.BAD_INPUT), failures[0])
+    status = _STATUSES.get(Failure(first.status), 422)
     raise Refused(status, first.status, first.detail, retry_after=5 if status == 503 else None)
 
 
 def example() -> Edit:
-    """The first edit of the web page."""
+    """The first example of the web page."""
     first = json.loads((WEB / "examples/examples.json").read_text())[0]
-    files = [(WEB / first[part].lstrip("/")).read_bytes() for part in ("source", "edited")]
-    source, edited = (decode_image({"bytes": file}) for file in files)
+    source, edited = (decode((WEB / first[part].lstrip("/")).read_bytes()) for part in ("source", "edited"))
     return Edit(first["id"], source, edited, first["instruction"])
 
 
 def _environment() -> dict[str, str]:
-    """vLLM's: it says less, doesn't write its metrics among BentoML's, and keeps idle connections for an hour.
+    """The environment for vLLM: less logging, no metrics in BentoML's folder, idle connections kept for an hour.
 
-    After its own 5 s it would close some of them in the moment that a request is sent.
+    With vLLM's default of 5 s it would close some connections at the moment that a request is sent.
     """
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment()}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)

@@ -1,4 +1,4 @@
-"""What an operator may choose: environment variables, `CRITIC_` and the name in capitals.
+"""The operator's settings: environment variables, `CRITIC_` and the name in capitals.
 
 CRITIC_MODEL=models/grpo CRITIC_QUEUE=512 bentoml serve critic.service.bento:Critic
 """
@@ -10,46 +10,46 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretS
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def _by_commas(value: object) -> object:
+def _split_commas(value: object) -> object:
     return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
-    """Raises `pydantic.ValidationError`, which names the variable, for a value that can't be."""
+    """Raises `pydantic.ValidationError` for an invalid value."""
 
     model_config = SettingsConfigDict(env_prefix="CRITIC_", env_ignore_empty=True)
 
-    model: str | None = Field(None, description="The critic: a folder. Without it, the Bento's own.")
+    model: str | None = Field(None, description="The critic: a folder or a name on the hub. Default: the Bento's.")
     dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="Of the weights; else bfloat16 on a GPU and float32 without one."
+        None, description="Type of the weights. Default: bfloat16 on a GPU, float32 without one."
     )
-    max_tokens: PositiveInt = Field(1024, description="Tokens that an answer may take.")
-    concurrency: PositiveInt = Field(64, description="Answers that vLLM writes at a time.")
-    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that the weights are divided among.")
+    max_tokens: PositiveInt = Field(1024, description="Maximum number of tokens in an answer.")
+    concurrency: PositiveInt = Field(64, description="Answers that vLLM generates at a time.")
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share the weights.")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="vLLM's share of a GPU's memory."
     )
-    start_timeout: PositiveFloat = Field(600, description="Seconds that vLLM may take to start.")
-    timeout: PositiveFloat = Field(120, description="Seconds that an answer may take.")
+    start_timeout: PositiveFloat = Field(600, description="Seconds for vLLM to start.")
+    timeout: PositiveFloat = Field(120, description="Seconds for an answer.")
 
-    queue: PositiveInt = Field(256, description="Answers that may wait; more are refused with 429.")
-    max_pairs: PositiveInt = Field(64, description="Edits in a request.")
-    max_instruction: PositiveInt = Field(4000, description="Characters of an instruction.")
-    max_image_bytes: PositiveInt = Field(20 * 2**20, description="Of a picture's file.")
-    max_image_pixels: PositiveInt = Field(40_000_000, description="Of a picture, before it is resized.")
-    max_body_bytes: PositiveInt = Field(64 * 2**20, description="Of a request.")
-    url_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_by_commas)] = Field(
-        frozenset(), description="Hosts, with commas, that pictures may be fetched from. None: no URL is fetched."
+    queue: PositiveInt = Field(256, description="Answers that may wait. More are refused with 429.")
+    max_pairs: PositiveInt = Field(64, description="Maximum number of edits in a request.")
+    max_instruction: PositiveInt = Field(4000, description="Maximum number of characters in an instruction.")
+    max_image_bytes: PositiveInt = Field(20 * 2**20, description="Maximum size of a picture's file, in bytes.")
+    max_image_pixels: PositiveInt = Field(40_000_000, description="Maximum size of a picture, in pixels.")
+    max_body_bytes: PositiveInt = Field(64 * 2**20, description="Maximum size of a request, in bytes.")
+    url_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_split_commas)] = Field(
+        frozenset(), description="Hosts to fetch pictures from, separated by commas. Default: none."
     )
 
-    keys: SecretStr | None = Field(None, description="API keys, see docs/serve.md.")
-    keys_file: Path | None = Field(None, description="The file of them.")
+    keys: SecretStr | None = Field(None, description="API keys, see Keys.")
+    keys_file: Path | None = Field(None, description="A file with API keys.")
     receipt_key: SecretStr | None = Field(
         None,
-        description="Signs receipts; of several with commas the last. None: they hold until the service ends.",
+        description="Key that signs receipts; of several, with commas, the last. Default: a new one each start.",
     )
     feedback_url: SecretStr = Field(
         SecretStr("sqlite:///~/edit-critic-feedback.db"),
-        description="The database of ratings (SQLAlchemy's URL; in a file's path, ~ is your home).",
+        description="SQLAlchemy URL of the database of ratings. In a path, ~ is your home folder.",
     )
-    keep_images: Path | None = Field(None, description="The folder to keep pictures in. None: they aren't kept.")
+    keep_images: Path | None = Field(None, description="Folder to store pictures in. Default: they aren't stored.")

@@ -1,10 +1,10 @@
-"""Whether a Bento works: it is started on the loopback, scores edits whose scores are known, and is ended.
+"""The smoke test of a Bento: serve it on this machine, score edits whose scores are known, and stop it.
 
-smoke = try_bento("edit_critic:v1.2.0-cpu-1", golden_edits(repository, 8), tolerance=0.05)
-smoke.latency    # median seconds of one request
+edits = smoke_edits(repository, 8)
+smoke = try_bento("edit_critic:v1.2.0-cpu-1", edits, version="edit_critic:v1.2.0", tolerance=0.05)
+smoke.latency    # median seconds per request
 """
 
-import os
 import re
 import socket
 import statistics
@@ -13,136 +13,134 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pandas as pd
 
-from critic import process_tree
+from critic import loopback, process_tree
 from critic.client import Critic, CriticError
-from critic.edits import Edit, edits_from_table, read_table
+from critic.edits import Edit, edits_from_table
+from critic.tables import read_parquet
 
-START = 900.0
-"""Seconds until a Bento must be ready."""
-_TOLD = 3000
-"""Characters of a failed Bento's log that are told."""
+START_TIMEOUT = 900.0
+"""Seconds that a Bento has to start."""
+_LOG_CHARACTERS = 3000
+"""Characters of the end of a failed Bento's log in the error message."""
 
 
 class SmokeError(RuntimeError):
-    """A Bento doesn't start, or doesn't score as it should; the message says what it did."""
+    """A Bento doesn't start, or its scores are wrong; the message says what it did."""
 
 
 @dataclass(frozen=True)
 class Smoke:
-    """What a Bento did: seconds until it was ready, the median seconds of a request, and the largest difference
-    from the scores that were known."""
+    """The result of a smoke test.
+
+    Attributes:
+        ready: seconds until the Bento was ready.
+        latency: median seconds per request.
+        largest_gap: the largest difference from the expected scores, in points of MOS.
+    """
 
     ready: float
     latency: float
     largest_gap: float
 
 
-def golden_edits(repository: Path, number: int) -> list[tuple[Edit, float]]:
-    """The first edits of the test split that the critic of a checkout could score, with its scores (`evaluate`).
-
-    Raises:
-        SmokeError: it could score none.
-        FileNotFoundError: the pipeline hasn't run.
-    """
-    predictions = pd.read_parquet(repository / "reports/predictions/grpo.parquet")
+def smoke_edits(repository: Path, number: int) -> list[tuple[Edit, float]]:
+    """The first edits of a checkout's test split that have a score in its report, with these scores."""
+    predictions = read_parquet(repository / "reports/predictions/grpo.parquet")
     scores = predictions[predictions["status"] == "ok"].head(number).set_index("id")["score"]
     if scores.empty:
-        raise SmokeError("reports/predictions/grpo.parquet has no score to hold a Bento to")
-    test = read_table(repository / "data/validated/test.parquet")
+        raise SmokeError("reports/predictions/grpo.parquet has no scores to compare a Bento's with")
+    test = read_parquet(repository / "data/validated/test.parquet")
     edits = edits_from_table(test[test["id"].isin(scores.index)])
     return [(edit, float(scores[edit.id])) for edit in edits]
 
 
 def try_bento(
     bento: str,
-    golden: Sequence[tuple[Edit, float]],
+    edits: Sequence[tuple[Edit, float]],
     *,
     version: str,
     tolerance: float,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Smoke:
-    """Serve a Bento, in a process of its own without this one's settings, and have it score some edits.
+    """Serve a Bento in a subprocess, without this process' settings, and check its scores.
 
     Args:
-        bento: its tag in BentoML's store.
-        golden: edits, and the scores that it must give them.
-        version: which it must say that it is, as `edit_critic:v1.2.0`.
-        tolerance: points, 1..5, that a score may be off. Half-precision sums depend on what else is computed
-            beside them, so on a GPU it is above zero.
+        edits: edits with their expected scores.
+        version: the release that its answers must name, such as `edit_critic:v1.2.0`.
+        tolerance: allowed difference of a score, in points of MOS. Above zero on a GPU, where half-precision sums
+            depend on the other edits of a batch.
 
     Raises:
-        SmokeError: its vLLM can't be used, it isn't ready after `START` seconds, an answer is missing, is of
-            another version, or is off.
+        SmokeError: vLLM fails, the Bento isn't ready after `START_TIMEOUT` seconds, or an answer is missing, from
+            another release, or outside the tolerance.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CRITIC_")}
-    with tempfile.TemporaryDirectory(prefix="critic-") as scratch:
-        log = Path(scratch, "log.txt")
-        environment |= {"BENTOML_HOST": "127.0.0.1", "CRITIC_FEEDBACK_URL": f"sqlite:///{scratch}/feedback.db"}
+    environment = {name: value for name, value in loopback.environment().items() if not name.startswith("CRITIC_")}
+    with tempfile.TemporaryDirectory(prefix="critic-") as folder:
+        log_file = Path(folder, "log.txt")
+        environment |= {"BENTOML_HOST": "127.0.0.1", "CRITIC_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db"}
         command = [sys.executable, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
-        began = time.monotonic()
-        with log.open("wb") as file:
+        started = time.monotonic()
+        with log_file.open("wb") as file:
             process = subprocess.Popen(
-                process_tree.command(command), cwd=scratch, env=environment, stdout=file, stderr=file
+                process_tree.command(command), cwd=folder, env=environment, stdout=file, stderr=file
             )
         try:
-            _wait(address, process, log, began)
-            ready = time.monotonic() - began
-            say(f"{bento} was ready after {ready:.0f} s")
-            latencies, gaps = _score(address, golden, version, tolerance)
+            _wait(address, process, log_file, started)
+            ready = time.monotonic() - started
+            log(f"{bento} was ready after {ready:.0f} s")
+            latencies, gaps = _score(address, edits, version, tolerance)
         finally:
             process_tree.end(process)
     return Smoke(ready, statistics.median(latencies), max(gaps))
 
 
-def _wait(address: str, process: "subprocess.Popen[bytes]", log: Path, began: float) -> None:
-    while time.monotonic() - began < START:
-        if process.poll() is not None:
-            raise SmokeError(f"the Bento ended with code {process.returncode} before it was ready:\n{_end(log)}")
-        try:
-            if httpx.get(f"{address}/readyz", timeout=5).is_success:
-                return
-            if re.search(r"^critic_engine_losses_total [1-9]", httpx.get(f"{address}/metrics").text, re.MULTILINE):
-                raise SmokeError(f"the Bento's vLLM can't be used:\n{_end(log)}")
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.25)
-    raise SmokeError(f"the Bento wasn't ready after {START:.0f} s:\n{_end(log)}")
+def _wait(address: str, process: "subprocess.Popen[bytes]", log_file: Path, started: float) -> None:
+    with httpx.Client(base_url=address, timeout=5, mounts=loopback.MOUNTS) as client:
+        while time.monotonic() - started < START_TIMEOUT:
+            if process.poll() is not None:
+                message = f"the Bento ended with code {process.returncode} before it was ready"
+                raise SmokeError(f"{message}:\n{_end(log_file)}")
+            with suppress(httpx.HTTPError):
+                if client.get("/readyz").is_success:
+                    return
+                if re.search(r"^critic_engine_losses_total [1-9]", client.get("/metrics").text, re.MULTILINE):
+                    raise SmokeError(f"the Bento's vLLM failed:\n{_end(log_file)}")
+            time.sleep(0.25)
+    raise SmokeError(f"the Bento wasn't ready after {START_TIMEOUT:.0f} s:\n{_end(log_file)}")
 
 
 def _score(
-    address: str, golden: Sequence[tuple[Edit, float]], version: str, tolerance: float
+    address: str, edits: Sequence[tuple[Edit, float]], version: str, tolerance: float
 ) -> tuple[list[float], list[float]]:
     latencies, gaps = [], []
     with Critic(address) as critic:
-        for edit, known in golden:
-            began = time.monotonic()
+        for edit, expected in edits:
+            started = time.monotonic()
             try:
-                verdict = critic.score(*edit.pair, edit.instruction, id=edit.id)
+                result = critic.score(*edit.pair, edit.instruction, id=edit.id)
             except CriticError as error:
-                raise SmokeError(f"the Bento doesn't score {edit.id}: {error}") from None
-            latencies.append(time.monotonic() - began)
-            if verdict.version != version:
-                raise SmokeError(f"the Bento says that it is {verdict.version}, where it should be {version}")
-            if verdict.score is None:
-                raise SmokeError(f"the Bento's answer to {edit.id} has no score ({verdict.status}): {verdict.raw}")
-            gaps.append(abs(verdict.score - known))
+                raise SmokeError(f"the Bento failed to score {edit.id}: {error}") from None
+            latencies.append(time.monotonic() - started)
+            if result.version != version:
+                raise SmokeError(f"the Bento's release is {result.version}, expected {version}")
+            if result.score is None:
+                raise SmokeError(f"the Bento's answer to {edit.id} has no score ({result.status}): {result.raw}")
+            gaps.append(abs(result.score - expected))
             if gaps[-1] > tolerance + 1e-9:
-                raise SmokeError(
-                    f"the Bento scores {edit.id} {verdict.score:.2f}, and `evaluate` did {known:.2f}, which is "
-                    f"more than {tolerance:.2f} apart"
-                )
+                both = f"the Bento scores {edit.id} {result.score:.2f}, `evaluate` scored it {expected:.2f}"
+                raise SmokeError(f"{both}: the difference is more than {tolerance:.2f}")
     return latencies, gaps
 
 
-def _end(log: Path) -> str:
-    return log.read_text(errors="replace")[-_TOLD:]
+def _end(log_file: Path) -> str:
+    return log_file.read_text(errors="replace")[-_LOG_CHARACTERS:]

@@ -1,17 +1,15 @@
-"""vLLM as a process of the service's own, started again whenever it ends.
+"""vLLM as a subprocess of the service, restarted whenever it ends.
 
     supervisor = Supervisor(command, environment, socket, probe)
-    async with supervisor:          # starts it, and doesn't wait
-        supervisor.state            # "starting", "ready" once `probe` had a score, "lost" until the next try
+    async with supervisor:          # starts vLLM, doesn't wait for it
+        supervisor.state            # "starting"; "ready" after `probe`; "lost" until the next start; "stopped"
 
-It listens on a Unix socket that nobody else can open. It dies with the service, and what it leaves behind when it
-is killed (its engine is a child of its own) is killed before it is started again.
+It listens on a Unix socket that only this user can open. It ends with the service, and all its subprocesses end
+before it is started again (`critic.process_tree`).
 """
 
 import asyncio
 import logging
-import os
-import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,27 +19,23 @@ from typing import Literal
 
 import httpx
 
+from critic import process_tree
+
 State = Literal["starting", "ready", "lost", "stopped"]
 log = logging.getLogger("critic.service")
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds before a try, the last one from the fifth try on that didn't get as far as ready."""
-_BEAT, _MISSED = 5.0, 6
-"""Seconds between two looks at a running vLLM, which has as long to answer; how many in a row it may miss."""
+"""Seconds before a restart, by the number of failures since vLLM was last ready."""
+_CHECK_INTERVAL, _MAX_MISSED = 5.0, 6
+"""Seconds between two health checks, also the timeout of each; failures in a row after which vLLM is killed."""
 _GRACE = 20.0
-"""Seconds to end by itself."""
-_KEPT = 4000
-"""Bytes of what it said last that are told when it is lost."""
+"""Seconds to release its shared memory and end by itself."""
+_LOG_BYTES = 4000
+"""Bytes of the end of vLLM's log in `Supervisor.reason`."""
 
 
 class Supervisor:
-    """Keeps one server running.
-
-    Attributes:
-        state: see above.
-        reason: why it was lost the last time, with the end of what vLLM said.
-        changed: called with each new state.
-    """
+    """Keeps one server running. `reason` says why it was lost the last time, with the end of its log."""
 
     def __init__(
         self,
@@ -53,24 +47,20 @@ class Supervisor:
         start_timeout: float,
         changed: Callable[[State], None] = lambda state: None,
     ):
-        """`probe` asks the server for a score, and raises if it gives none; `start_timeout` is in seconds.
+        """Start nothing.
 
-        Raises:
-            RuntimeError: this machine has no setpriv.
+        Args:
+            probe: asks the server for a score; raises if there is none.
+            changed: called with each new state.
         """
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise RuntimeError("there is no setpriv on this machine: install util-linux")
-        # Each dies with its parent. BentoML sends SIGTERM to the service and its children, so there is one between
-        # that doesn't mind: vLLM is to outlive the last request.
-        between = [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'trap "" TERM; "$@"; exit $?', "vllm"]
-        self._command = [*between, setpriv, "--pdeathsig", "INT", "--", *command]
+        # Not SIGTERM, which BentoML sends to the service's children too: vLLM must outlive the last request.
+        self._command = process_tree.command(command, grace=_GRACE, stop_signal=signal.SIGINT)
         self._environment = environment
         self._socket, self._probe = socket, probe
         self._start_timeout, self._changed = start_timeout, changed
         self.state: State = "starting"
         self.reason = ""
-        self._said = b""
+        self._log_end = b""
         self._failures = 0
 
     async def __aenter__(self) -> "Supervisor":
@@ -78,121 +68,113 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._enter("stopped")
+        self._set_state("stopped")
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
 
-    def _enter(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         if self.state != "stopped" and state != self.state:
             self.state = state
             self._changed(state)
 
-    def _lose(self, why: str) -> None:
-        self.reason = f"vLLM {why}\n{self._said.decode(errors='replace')}".rstrip()
-        self._enter("lost")
+    def _set_lost(self, reason: str) -> None:
+        self.reason = f"vLLM {reason}\n{self._log_end.decode(errors='replace')}".rstrip()
+        self._set_state("lost")
 
     async def _keep_running(self) -> None:
         while True:
-            why = await self._run()
+            reason = await self._run()
             self._failures += 1
-            self._lose(why)
+            self._set_lost(reason)
             pause = _PAUSES[min(self._failures, len(_PAUSES)) - 1]
-            log.error("%s\nIt is started again in %g s.", self.reason, pause)
+            log.error("%s\nThe service restarts it in %g s.", self.reason, pause)
             await asyncio.sleep(pause)
-            self._enter("starting")
+            self._set_state("starting")
 
     async def _run(self) -> str:
-        """Start it, and wait until it doesn't run any more: why."""
+        """Start the server and wait for its end. Returns the reason of the end."""
+        self._log_end = b""
         try:
-            process = await self._start()
+            self._socket.unlink(missing_ok=True)
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
             return f"can't be started: {error}"
-        reader = asyncio.create_task(self._pass_on(process))
+        reader = asyncio.create_task(self._forward_output(process))
         try:
             async with asyncio.timeout(self._start_timeout):
-                await self._come_up(process)
-            self._enter("ready")
+                await self._wait_until_ready(process)
+            self._set_state("ready")
             log.info("vLLM is ready (process %d)", process.pid)
             self._failures = 0
-            why = await self._watch(process)
-            self._lose(why)
-            return why
+            reason = await self._watch(process)
+            self._set_lost(reason)
+            return reason
         except TimeoutError:
-            return f"wasn't ready within {self._start_timeout:g} s"
+            return f"wasn't ready after {self._start_timeout:g} s"
         except Exception as error:
-            return f"can't be used: {type(error).__name__}: {error}"
+            return f"failed to start: {type(error).__name__}: {error}"
         finally:
             await asyncio.shield(_end(process, reader))
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        self._said = b""
-        self._socket.unlink(missing_ok=True)
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
+    async def _forward_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while chunk := await process.stdout.read(2**16):
-            self._said = (self._said + chunk)[-_KEPT:]
-            with suppress(OSError):  # vLLM would wait for a reader that had given up
+            self._log_end = (self._log_end + chunk)[-_LOG_BYTES:]
+            with suppress(OSError):  # keep reading: vLLM blocks on a full pipe
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
 
-    async def _come_up(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_until_ready(self, process: asyncio.subprocess.Process) -> None:
         async with self._client() as client:
-            while not await _answers(client):
+            while not await _is_healthy(client):
                 if process.returncode is not None:
                     raise ChildProcessError(f"it ended with code {process.returncode} before it was ready")
                 await asyncio.sleep(0.25)
         await self._probe()
 
     async def _watch(self, process: asyncio.subprocess.Process) -> str:
-        """Why it doesn't run any more."""
+        """Wait until the server ends or hangs. Returns the reason."""
         missed = 0
         async with self._client() as client:
-            while missed < _MISSED:
+            while missed < _MAX_MISSED:
                 try:
-                    return f"ended with code {await asyncio.wait_for(_code(process), _BEAT)}"
+                    return f"ended with code {await asyncio.wait_for(_exit_code(process), _CHECK_INTERVAL)}"
                 except TimeoutError:
-                    missed = 0 if await _answers(client) else missed + 1
-        return f"didn't answer {_MISSED} times in a row"
+                    missed = 0 if await _is_healthy(client) else missed + 1
+        return f"didn't answer {_MAX_MISSED} times in a row"
 
     def _client(self) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
-        return httpx.AsyncClient(base_url="http://vllm", transport=transport, timeout=_BEAT)
+        return httpx.AsyncClient(base_url="http://vllm", transport=transport, timeout=_CHECK_INTERVAL)
 
 
-async def _answers(client: httpx.AsyncClient) -> bool:
+async def _is_healthy(client: httpx.AsyncClient) -> bool:
     try:
         return (await client.get("/health")).is_success
     except httpx.HTTPError:
         return False
 
 
-async def _code(process: asyncio.subprocess.Process) -> int:
-    """Its exit code, once it has ended; `process.wait()` waits for its children too, who have its output."""
+async def _exit_code(process: asyncio.subprocess.Process) -> int:
+    """Wait for the exit code. `process.wait()` would also wait until all children have closed the output."""
     while process.returncode is None:
         await asyncio.sleep(0.1)
     return process.returncode
 
 
 async def _end(process: asyncio.subprocess.Process, reader: asyncio.Task[None]) -> None:
-    """Ask it to end, so that it gives back its shared memory; then kill what is left of its group.
-
-    Its output ends when none of them is left.
-    """
+    """End the process tree. Its output ends with its last process."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
     with suppress(TimeoutError):
-        await asyncio.wait_for(_code(process), _GRACE)
+        await asyncio.wait_for(asyncio.gather(reader, _exit_code(process)), 2 * _GRACE)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.gather(reader, _code(process)), _GRACE)
+        process.kill()

@@ -1,9 +1,9 @@
-/* What this browser remembers. A browser may forbid it, or have no room. */
+/* Storage in this browser, which may forbid it or have no room. */
 
 const RECENT = "critic.recent";
 const MOST = 12;
 
-/** The text kept under a name in `localStorage` or `sessionStorage`, or "". */
+/** Read a text from `localStorage` or `sessionStorage`, "" if there is none. */
 export function recall(storage, name) {
   try {
     return window[storage].getItem(name) ?? "";
@@ -12,7 +12,7 @@ export function recall(storage, name) {
   }
 }
 
-/** Keep a text; whether that was possible. */
+/** Store a text. Returns whether that was possible. */
 export function keep(storage, name, text) {
   try {
     window[storage].setItem(name, text);
@@ -22,7 +22,7 @@ export function keep(storage, name, text) {
   }
 }
 
-/** The recent requests, the newest first. */
+/** The recent requests, newest first. */
 export function loadRecent() {
   try {
     const entries = JSON.parse(recall("localStorage", RECENT));
@@ -32,7 +32,7 @@ export function loadRecent() {
   }
 }
 
-/** Keep as many of the requests as there is room for, 12 at most; returns those. */
+/** Store as many of the requests as there is room for, at most 12. Returns the stored ones. */
 export function saveRecent(entries) {
   let kept = entries.slice(0, MOST);
   while (kept.length && !keep("localStorage", RECENT, JSON.stringify(kept))) kept = kept.slice(0, -1);

@@ -1,4 +1,4 @@
-/* The page's state. index.html shows it, and sets all that people or the service wrote as text. */
+/* The page's state. index.html shows it; it inserts input and the service's responses as text only, never as HTML. */
 
 import Alpine from "./vendor/alpine-csp-3.17.4.min.js";
 import { keep, loadRecent, recall, saveRecent } from "./memory.js";
@@ -7,9 +7,9 @@ import { examples, Failure, rate, REASONS, score } from "./service.js";
 
 const MODES = [
   { name: "greedy", says: "The likeliest answer, with its reasoning." },
-  { name: "average", says: "The mean of several answers, and how far they are apart. Slower." },
-  { name: "expected", says: "The mean over all answers that could stand in the likeliest one's place, and their spread." },
-  { name: "direct", says: "A score at once, without reasoning. Faster." },
+  { name: "average", says: "The mean of several answers, and their standard deviation. Slower." },
+  { name: "expected", says: "The mean over the probabilities of the answer's digits, and their standard deviation." },
+  { name: "direct", says: "The likeliest score, without reasoning. Faster." },
 ];
 const SLOTS = [
   { name: "source", title: "Source" },
@@ -26,13 +26,13 @@ Alpine.data("page", () => ({
   seed: 0,
   key: recall("sessionStorage", "critic.key"),
   wantsKey: Boolean(recall("sessionStorage", "critic.key")),
-  over: "", // the slot that something is dragged over
+  over: "", // the slot under a dragged file
   problems: {},
   busy: false,
   seconds: 0,
   wait: 0,
   failure: null,
-  edit: null, // that the critic is looking at
+  edit: null, // being scored
   result: null, // {when, instruction, source, edited, verdict, rated, small}
   examples: [],
   examplesProblem: "",
@@ -44,7 +44,7 @@ Alpine.data("page", () => ({
     try {
       this.examples = await examples(this.key);
     } catch (failure) {
-      this.examplesProblem = `The examples can't be had. ${failure.title}: ${failure.message}`;
+      this.examplesProblem = `The examples can't be loaded. ${failure.title}: ${failure.message}`;
     }
   },
 
@@ -62,7 +62,7 @@ Alpine.data("page", () => ({
     return picture ? `${picture.width} × ${picture.height}` : "";
   },
 
-  /* How wide a picture is in a box of a ratio of width to height, as a style. */
+  /* The width of a picture in a box with this ratio of width to height, as a style. */
   fit(picture, ratio) {
     return { "--width": `${100 * Math.min(1, picture.width / picture.height / ratio)}%` };
   },
@@ -83,7 +83,7 @@ Alpine.data("page", () => ({
     this.put(this.pictures.source && !this.pictures.edited ? "edited" : "source", event.clipboardData.files);
   },
 
-  /* One file goes into the slot, two fill both in order. */
+  /* One file goes into the slot; two fill both slots in order. */
   async put(slot, files) {
     const names = files.length > 1 ? ["source", "edited"] : [slot];
     await Promise.all(names.slice(0, files.length).map((name, place) => this.putOne(name, files[place])));
@@ -103,7 +103,7 @@ Alpine.data("page", () => ({
     }
   },
 
-  /* A picture takes memory as long as its URL holds. */
+  /* Frees the memory of pictures that nothing uses any more. */
   release(...pictures) {
     const used = [this.pictures, this.edit, this.result].flatMap((pair) => [pair?.source?.url, pair?.edited?.url]);
     for (const picture of pictures) if (picture && !used.includes(picture.url)) URL.revokeObjectURL(picture.url);
@@ -118,7 +118,7 @@ Alpine.data("page", () => ({
       });
       await this.put("source", await Promise.all(files));
     } catch (error) {
-      this.examplesProblem = `This example can't be had: ${error.message}`;
+      this.examplesProblem = `This example can't be loaded: ${error.message}`;
       return;
     }
     this.instruction = example.instruction;
@@ -127,9 +127,9 @@ Alpine.data("page", () => ({
     this.$root.querySelector("button.main").focus();
   },
 
-  // --- the verdict
+  // --- the result
 
-  /* Names what is wrong in the fields and goes to the first that is; whether all is well. */
+  /* Shows a message at each invalid field and focuses the first. Returns whether all fields are valid. */
   check() {
     const { source, edited } = this.pictures;
     const whole = (text, low, high) => /^\d+$/.test(text) && Number(text) >= low && Number(text) <= high;
@@ -137,9 +137,9 @@ Alpine.data("page", () => ({
     this.problems = {
       source: source ? "" : "Choose the source picture.",
       edited: edited ? "" : "Choose the edited picture.",
-      instruction: this.instruction.trim() ? "" : "Say what was asked for.",
-      samples: !average || whole(this.samples, 2, 32) ? "" : "A whole number from 2 to 32.",
-      seed: !average || whole(this.seed, 0, 2 ** 32 - 1) ? "" : "A whole number from 0 to 4294967295.",
+      instruction: this.instruction.trim() ? "" : "Enter the instruction.",
+      samples: !average || whole(this.samples, 2, 32) ? "" : "Enter a whole number from 2 to 32.",
+      seed: !average || whole(this.seed, 0, 2 ** 32 - 1) ? "" : "Enter a whole number from 0 to 4294967295.",
     };
     const wrong = Object.keys(this.problems).find((name) => this.problems[name]);
     if (!wrong) return true;
@@ -156,7 +156,7 @@ Alpine.data("page", () => ({
     if (this.mode === "average") Object.assign(fields, { samples: this.samples, seed: this.seed });
     this.edit = edit;
     this.clear();
-    this.said = "The critic is looking at it.";
+    this.said = "The critic is scoring the edit.";
     this.busy = true;
     this.seconds = 0;
     const timer = setInterval(() => this.seconds++, 1000);
@@ -199,7 +199,7 @@ Alpine.data("page", () => ({
     if (failure.status === 401) this.wantsKey = true;
   },
 
-  /* Goes to the outcome, so that it is read out and on the screen; to the key if that is missing. */
+  /* Focuses and scrolls to the outcome, or to the key if it is missing. Screen readers then read it out. */
   async show() {
     this.said = "";
     await this.$nextTick();
@@ -215,19 +215,19 @@ Alpine.data("page", () => ({
   },
 
   get headline() {
-    return this.result.small ? `Scored ${this.dateOf(this.result)}` : "The verdict";
+    return this.result.small ? `Scored ${this.dateOf(this.result)}` : "The result";
   },
 
   get whyNone() {
     const { status } = this.result.verdict;
-    return REASONS[status] ?? `The service says: ${status}.`;
+    return REASONS[status] ?? `The service's reason: ${status}.`;
   },
 
   number(value) {
     return value.toFixed(2);
   },
 
-  /* Where a score is on the scale, as a style. */
+  /* The position of a score on the scale, as a style. */
   at(value) {
     return { "--at": (value - 1) / 4 };
   },
@@ -248,7 +248,7 @@ Alpine.data("page", () => ({
 
   get scaleSays() {
     const { score, spread } = this.result.verdict;
-    const between = spread === null ? "" : `, give or take ${this.number(spread)}`;
+    const between = spread === null ? "" : `, plus or minus ${this.number(spread)}`;
     return `${this.number(score)} on a scale from 1, very bad, to 5, excellent${between}`;
   },
 
@@ -256,16 +256,16 @@ Alpine.data("page", () => ({
     const { mode, spread, samples, argmax } = this.result.verdict;
     if (spread === null) {
       return mode === "expected"
-        ? "The answer isn't written so that its spread could be told: this is the likeliest answer."
-        : "One answer has no spread. The modes average and expected tell how sure the critic is.";
+        ? "The answer's format allows no standard deviation. This is the likeliest answer."
+        : "A single answer has no standard deviation. The modes average and expected show how certain the critic is.";
     }
     if (mode === "average") {
       const lost = samples.length - this.sampled.length;
-      return `The mean of ${this.sampled.length} answers, drawn as dots; ± is their standard deviation.${
-        lost ? ` ${lost} more couldn't be read and count for nothing.` : ""
+      return `The mean of ${this.sampled.length} answers (dots); ± is their standard deviation.${
+        lost ? ` ${lost} more couldn't be read; the mean leaves failed answers out.` : ""
       }`;
     }
-    return `The mean of what the answer could have been; ± is its standard deviation. The likeliest answer: ${this.number(argmax)}.`;
+    return `The mean over the probabilities of the answer; ± is its standard deviation. The likeliest answer: ${this.number(argmax)}.`;
   },
 
   get axes() {
@@ -287,7 +287,7 @@ Alpine.data("page", () => ({
     return Object.entries(facts).map(([name, value]) => ({ name, value }));
   },
 
-  // --- what the browser remembers
+  // --- recent requests
 
   dateOf(entry) {
     return new Date(entry.when).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
@@ -302,7 +302,7 @@ Alpine.data("page", () => ({
   saveRecent(entries) {
     this.recent = saveRecent(entries);
     const full = entries.length && !this.recent.length;
-    this.recentProblem = full ? "This browser has no room for requests, or is told to keep none." : "";
+    this.recentProblem = full ? "This browser has no room for recent requests, or its settings forbid storing them." : "";
   },
 
   async reopen(entry) {
@@ -346,12 +346,12 @@ Alpine.data("comparison", () => ({
     if (source.width === edited.width && source.height === edited.height) return "";
     const sizes = `The source is ${this.sizeOf(source)} pixels, the edited picture ${this.sizeOf(edited)}.`;
     return this.alike
-      ? `${sizes} Here it is scaled to the source's size, which alone makes small differences.`
-      : `${sizes} Their shapes differ, so in the slider they lie centre on centre.`;
+      ? `${sizes} Here it is scaled to the source's size, which alone causes small differences.`
+      : `${sizes} Their shapes differ, so the slider aligns their centres.`;
   },
 
   get noDifference() {
-    if (this.result.small) return "A difference of small copies would mislead: choose the pictures again.";
+    if (this.result.small) return "Small copies can't be compared pixel by pixel: choose the pictures again.";
     return this.alike ? "" : "Pictures of different shapes can't be compared pixel by pixel.";
   },
 
@@ -359,13 +359,13 @@ Alpine.data("comparison", () => ({
     const { source, edited } = this.result;
     const { share, width, height } = await drawDifference(this.$refs.difference, source, edited);
     const drawn = width === source.width ? "" : ` Drawn at ${width} × ${height}.`;
-    this.found = `${(100 * share).toFixed(1)} % of the pixels differ visibly, by more than 8 of 255 in a channel.${drawn}`;
+    this.found = `${(100 * share).toFixed(1)} % of the pixels differ by more than 8 of 255 in a channel.${drawn}`;
   },
 }));
 
 Alpine.data("rating", () => ({
   score: 3,
-  given: false, // a slider has a place before anyone has moved it
+  given: false, // whether the slider has been moved
   rater: recall("localStorage", "critic.rater"),
   comment: "",
   sending: false,
@@ -377,13 +377,13 @@ Alpine.data("rating", () => ({
 
   get thanks() {
     const { rated } = this.result;
-    return rated ? `Kept as rating ${rated.id}: you gave it ${rated.score.toFixed(1)}. Thank you.` : "";
+    return rated ? `Stored as rating ${rated.id}: your score is ${rated.score.toFixed(1)}. Thank you.` : "";
   },
 
   async send() {
     const { result } = this;
     const [rater, given] = [this.rater.trim(), Number(this.score)];
-    this.problem = this.given ? (rater ? "" : "Say who you are: any name that stays.") : "Move the slider to your score.";
+    this.problem = this.given ? (rater ? "" : "Enter your name, the same one each time.") : "Move the slider to your score.";
     if (this.problem) return document.getElementById(this.given ? "rater" : "own").focus();
     this.sending = true;
     try {
@@ -395,7 +395,7 @@ Alpine.data("rating", () => ({
       this.saveRecent(loadRecent().map((entry) => (mine(entry) ? { ...entry, rated: result.rated } : entry)));
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
-      this.problem = `Not kept. ${failure.title}: ${failure.message} ${failure.trace && `(${failure.trace})`}`;
+      this.problem = `Not stored. ${failure.title}: ${failure.message} ${failure.trace && `(${failure.trace})`}`;
     } finally {
       this.sending = false;
     }

@@ -1,13 +1,13 @@
-/* Pictures in the browser: opened, made small, compared. */
+/* Open, shrink and compare pictures in the browser. */
 
 const FORMATS = ["image/png", "image/jpeg", "image/webp"];
 const THUMBNAIL = 160; // pixels of the longer side
 const COMPARED = 1024;
-const SEEN = 8; // of 255: a difference that counts
+const VISIBLE = 8; // of 255: larger differences count
 
-/** {file, url, width, height, small (a copy as a data URL)}; throws an Error that says what is wrong with the file. */
+/** Open a file: {file, url, width, height, small (a copy as a data URL)}. Throws an Error if it isn't a picture. */
 export async function open(file) {
-  if (!FORMATS.includes(file.type)) throw new Error(`${file.name} is no PNG, JPEG or WebP file.`);
+  if (!FORMATS.includes(file.type)) throw new Error(`${file.name} isn't a PNG, JPEG or WebP file.`);
   const url = URL.createObjectURL(file);
   try {
     const image = await load(url);
@@ -18,15 +18,15 @@ export async function open(file) {
   }
 }
 
-/** Whether one picture, scaled to the other's width, has its height too, to a pixel. */
+/** Whether two pictures have the same shape: scaled to the same width, their heights differ by a pixel at most. */
 export function sameShape(a, b) {
   return Math.abs((b.height * a.width) / b.width - a.height) <= 1;
 }
 
 /**
- * Draw |source - edited|, channel by channel, at the source's size or 1024 pixels at most.
+ * Draw |source - edited| for each channel, at the source's size, at most 1024 pixels wide or high.
  *
- * Returns the share of pixels, 0..1, of which a channel differs by more than 8 of 255, and the size drawn.
+ * Returns the share of pixels, 0..1, with a channel that differs by more than 8 of 255, and the size drawn.
  */
 export async function drawDifference(canvas, source, edited) {
   const scale = Math.min(1, COMPARED / Math.max(source.width, source.height));
@@ -38,7 +38,7 @@ export async function drawDifference(canvas, source, edited) {
   context.drawImage(other, 0, 0);
   const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   let changed = 0;
-  for (let i = 0; i < data.length; i += 4) changed += Math.max(data[i], data[i + 1], data[i + 2]) > SEEN;
+  for (let i = 0; i < data.length; i += 4) changed += Math.max(data[i], data[i + 1], data[i + 2]) > VISIBLE;
   return { share: changed / (data.length / 4), width: canvas.width, height: canvas.height };
 }
 
@@ -49,7 +49,7 @@ function shrink(image) {
   return canvas.toDataURL("image/jpeg", 0.8);
 }
 
-/* Transparency is put on white, as the critic sees it. */
+/* Draws the picture on white, as the critic does. */
 function paint(canvas, image, width, height) {
   canvas.width = Math.max(1, Math.round(width));
   canvas.height = Math.max(1, Math.round(height));

@@ -1,6 +1,6 @@
-/* What the service is asked. Each function returns what it answered, or throws a `Failure`. */
+/* Requests to the service. Each function returns the response's JSON, or throws a `Failure`. */
 
-/** Why there is no answer, for people: `title`, `message`, `trace` (for the operator), `wait` (seconds). */
+/** A failed request: `title`, `message`, `status`, `trace` (for the operator), `wait` (seconds). */
 export class Failure extends Error {
   constructor(title, message, { status = 0, trace = "", wait = 0 } = {}) {
     super(message);
@@ -9,45 +9,45 @@ export class Failure extends Error {
 }
 
 const TITLES = {
-  401: "This service wants an API key",
-  403: "That isn't allowed here",
-  413: "That is too big",
-  415: "That is no picture that the critic reads",
-  422: "The service can't take this request",
+  401: "This service needs an API key",
+  403: "The request isn't allowed",
+  413: "The request is too large",
+  415: "The file isn't a supported picture",
+  422: "The request is invalid",
   429: "The service is busy",
   503: "The critic isn't ready",
   504: "The critic took too long",
 };
 
-/** Why a verdict has no score, by its status. */
+/** Why a result has no score, by its status. */
 export const REASONS = {
-  empty: "The critic wrote nothing.",
-  no_answer: "The critic wrote, but gave no score.",
+  empty: "The critic's answer is empty.",
+  no_answer: "The critic's answer has no score.",
   truncated: "The critic's answer was cut off before its score.",
-  not_a_number: "The critic's answer is no number.",
-  out_of_range: "The critic's answer is no score from 1 to 5.",
-  ambiguous: "The critic gave several scores that don't agree.",
-  bad_input: "The critic can't read this edit.",
-  too_long: "The pictures and the instruction are more than the critic can take in.",
+  not_a_number: "The critic's answer isn't a number.",
+  out_of_range: "The critic's answer isn't from 1 to 5.",
+  ambiguous: "The critic's answer has several scores that don't agree.",
+  bad_input: "The edit can't be read.",
+  too_long: "The pictures and the instruction are too long for the critic.",
   unreachable: "The critic's engine couldn't be reached.",
   timed_out: "The critic took too long.",
   refused: "The critic's engine refused the request.",
   server_error: "The critic's engine failed.",
-  garbled: "The critic's engine answered something that can't be read.",
+  garbled: "The reply of the critic's engine is invalid.",
 };
 
-/** The verdict (`Scored`) of an edit: files `source` and `edited`, and the text fields of POST /score. */
+/** Score an edit. `fields`: the files `source` and `edited`, and the text fields of POST /score. Returns a `Scored`. */
 export async function score(fields, key, signal) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
-  const verdict = await ask("/score", { method: "POST", body, signal }, key);
-  const { status, score } = verdict ?? {};
+  const result = await ask("/score", { method: "POST", body, signal }, key);
+  const { status, score } = result ?? {};
   const whole = status === "ok" ? Number.isFinite(score) && score >= 1 && score <= 5 : status && score === null;
-  if (!whole) throw new Failure("The service's answer can't be read", "It is no verdict, so there is no score.");
-  return verdict;
+  if (!whole) throw new Failure("The service's reply is invalid", "It isn't a result, so there is no score.");
+  return result;
 }
 
-/** Have a person's own score (`Rating`) kept. */
+/** Store a person's own score (`Rating`). */
 export async function rate(rating, key) {
   const headers = { "Content-Type": "application/json" };
   return ask("/feedback", { method: "POST", headers, body: JSON.stringify(rating) }, key);
@@ -62,7 +62,7 @@ async function ask(path, options, key) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = `Bearer ${key}`;
   if (/[^\x20-\x7e]/.test(key)) {
-    throw new Failure("That is no API key", "It has characters that no key has: copy it anew.", { status: 401 });
+    throw new Failure("The API key is invalid", "It has characters that no key has: copy it again.", { status: 401 });
   }
   let response, text;
   try {
@@ -70,12 +70,12 @@ async function ask(path, options, key) {
     text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Failure("The service can't be reached", "Is the network there, and the service running? Try it again.");
+    throw new Failure("The service can't be reached", "Check the network and whether the service is running, then try again.");
   }
   let body = null;
   try {
     body = JSON.parse(text);
-  } catch {} // not JSON: a proxy's page, say; what that comes to is said below
+  } catch {} // not JSON, such as a proxy's error page
   if (!response.ok) throw refusal(response, body?.error);
   return body;
 }
@@ -88,5 +88,5 @@ function refusal(response, error) {
   const trace = [`HTTP ${status}`, error?.code, request && `request ${request}`].filter(Boolean).join(", ");
   const title = TITLES[status] ?? (status < 500 ? "The service refused the request" : "The service failed");
   const message = error?.message ?? "It gave no reason.";
-  return new Failure(title, wait ? `${message} It asks to wait ${wait} s.` : message, { status, trace, wait });
+  return new Failure(title, wait ? `${message} Wait ${wait} s.` : message, { status, trace, wait });
 }

@@ -1,4 +1,4 @@
-"""Whatever the service does, each edit ends in what it said or in a named failure, in the order of the edits."""
+"""Each edit ends in the service's answer or in a named failure, in the order of the edits."""
 
 import asyncio
 import base64
@@ -30,15 +30,17 @@ from critic.client import (
     Picture,
     Refused,
     Unavailable,
-    retry_after,
 )
+from critic.client.http import retry_after
+from critic.pictures import decode
 
+FILES = Path(__file__).parents[1] / "pictures"
 Spoil = Callable[[Any], None]
 MAKE_IT = "make it red"
 
 
 def red(value: int) -> Image.Image:
-    """A picture that the service of the tests gives 1 + value / 60."""
+    """A picture whose score from the test service is 1 + value / 60."""
     return Image.new("RGB", (8, 6), (value, 9, 9))
 
 
@@ -52,7 +54,7 @@ def critic(service: Any) -> Iterator[Critic]:
         yield critic
 
 
-# --- how the service misbehaves
+# --- faults of the service
 
 
 def status(code: int, **headers: str) -> Spoil:
@@ -82,7 +84,7 @@ def hang(handler: Any) -> None:
 
 
 def changed(change: Callable[[Any], Any]) -> Spoil:
-    """What it would have answered, changed."""
+    """Change the service's answer."""
     return lambda handler: handler.answer(change)
 
 
@@ -92,7 +94,7 @@ def with_score(score: Any, status: str = "ok") -> Spoil:
     )
 
 
-# --- what is asked and what is answered
+# --- requests and answers
 
 
 def test_a_verdict_is_the_services_own(critic: Critic) -> None:
@@ -114,7 +116,7 @@ def test_options_are_sent_and_only_those_that_were_given(service: Any, critic: C
 
 
 @pytest.mark.parametrize("wrong", [{"mood": "greedy"}, {"mode": "best"}, {"samples": 1}])
-def test_an_option_that_cant_be_is_told_before_anything_is_sent(
+def test_an_invalid_option_is_an_error_before_anything_is_sent(
     service: Any, critic: Critic, wrong: dict[str, Any]
 ) -> None:
     for call in (lambda: critic.score(*edit(60), **wrong), lambda: critic.rewards([edit(60)], **wrong)):
@@ -148,7 +150,7 @@ def test_no_edits_need_no_request(service: Any, critic: Critic) -> None:
 
 def test_ids_are_one_an_edit(critic: Critic) -> None:
     assert [v.id for v in critic.score_batch([edit(60), edit(120)], ids=["a", "b"])] == ["a", "b"]
-    with pytest.raises(ValueError, match="1 ids for 2 edits: give each one"):
+    with pytest.raises(ValueError, match="1 ids for 2 edits: give one id per edit"):
         critic.score_batch([edit(60), edit(120)], ids=["a"])
 
 
@@ -195,6 +197,18 @@ def test_the_service_may_be_below_a_path(service: Any) -> None:
     with Critic(f"{service.url}/critic/") as critic, pytest.raises(Refused):
         critic.score(*edit(60))
     assert service.seen[0][0] == "/critic/score_batch"
+
+
+def test_a_loopback_address_is_reached_without_a_proxy(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for address in (service.url, service.url.replace("127.0.0.1", "localhost")):
+        with Critic(address, max_retries=0) as critic:
+            assert critic.ready()
+            assert critic.score(*edit(60)).score == 2.0
+    with Critic("http://critic.invalid", max_retries=0) as proxied, pytest.raises(Unavailable, match="Connect"):
+        proxied.score(*edit(60))
 
 
 def test_readiness(service: Any, critic: Critic) -> None:
@@ -252,6 +266,14 @@ def test_files_are_sent_as_they_are(service: Any, critic: Critic, tmp_path: Path
         assert base64.b64decode(service.bodies[-1]["pairs"][0]["edited"]) == file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "name", ["gray16.png", "gray16_trns.png", "exif6.png", "pal_trns.png", "mpo.jpg", "p3.png"]
+)
+def test_an_opened_file_is_sent_as_the_picture_that_decode_reads(service: Any, critic: Critic, name: str) -> None:
+    critic.score(red(0), Image.open(FILES / name), MAKE_IT)
+    assert np.array_equal(np.asarray(sent(service)), np.asarray(decode((FILES / name).read_bytes())))
+
+
 def test_urls_are_left_to_the_service(service: Any, critic: Critic) -> None:
     assert critic.score(red(0), "https://pictures.example/cat.png", MAKE_IT).score == 5.0
     assert service.bodies[-1]["pairs"][0]["edited"] == "https://pictures.example/cat.png"
@@ -268,8 +290,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "a batch of tensors": (torch.zeros(1, 3, 4, 4), "give floats"),
     "an array of floats": (np.zeros((4, 4, 3)), "float64"),
     "an array with channels first": (np.zeros((3, 4, 4), np.uint8), "give uint8"),
-    "an array without pixels": (np.zeros((0, 4, 3), np.uint8), "can't be decoded"),
-    "no picture at all": (None, "NoneType is no picture"),
+    "an array without pixels": (np.zeros((0, 4, 3), np.uint8), "give uint8"),
+    "no picture at all": (None, "NoneType isn't a picture"),
 }
 
 
@@ -316,7 +338,7 @@ def test_an_empty_instruction_is_that_edits_failure(critic: Critic) -> None:
     assert verdicts[0].detail.startswith("instruction: ")
 
 
-# --- what passes is tried again
+# --- retries
 
 
 @pytest.mark.parametrize("passing", [status(429), status(502), status(503), status(504), drop, half])
@@ -390,7 +412,7 @@ def test_all_attempts_together_end_at_the_deadline(service: Any) -> None:
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 415, 422])
-def test_a_refusal_is_told_at_once(service: Any, critic: Critic, code: int) -> None:
+def test_a_refusal_is_raised_at_once(service: Any, critic: Critic, code: int) -> None:
     service.spoilt = [status(code)]
     with pytest.raises(Refused, match=f"{code} spoilt: as you like it") as raised:
         critic.score(*edit(60))
@@ -433,7 +455,7 @@ def test_no_retry_after_can_do_harm(header: str) -> None:
     assert retry_after(header) >= 0
 
 
-# --- replies that can't be believed
+# --- invalid replies
 
 GARBAGE: dict[str, Spoil] = {
     "no JSON": says("<html>"),
@@ -467,11 +489,11 @@ def test_a_garbled_reward_is_none(service: Any, critic: Critic, spoilt: dict[str
 
 def test_a_ranking_of_other_edits_is_garbled(service: Any, critic: Critic) -> None:
     service.spoilt = [changed(lambda reply: reply | {"ranking": reply["ranking"][:1]})]
-    with pytest.raises(BadReply, match="not the edits that were sent"):
+    with pytest.raises(BadReply, match="the ranking has other edits than the request"):
         critic.compare(red(0), [red(60), red(120)], MAKE_IT)
 
 
-# --- some fail
+# --- partial failures
 
 
 def test_others_keep_their_answers_when_a_request_fails(service: Any) -> None:
@@ -529,7 +551,7 @@ def test_a_closed_client_says_so(service: Any) -> None:
     with Critic(service.url) as critic:
         pass
     critic.close()
-    with pytest.raises(RuntimeError, match="closed: make another"):
+    with pytest.raises(RuntimeError, match="closed: create another one"):
         critic.score(*edit(60))
 
 
@@ -555,7 +577,7 @@ def test_all_errors_are_one_kind() -> None:
 
 
 def test_importing_the_client_loads_no_model_library() -> None:
-    code = "import sys, critic.client, critic.client.reward_functions; print(*{name.split('.')[0] for name in sys.modules})"
+    code = "import sys, critic.client.reward_functions; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

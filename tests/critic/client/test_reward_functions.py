@@ -1,4 +1,4 @@
-"""Rewards reach a trainer as the service gave them, and what has none never becomes a number."""
+"""Trainers get the service's rewards unchanged, and a missing reward never becomes a number."""
 
 import math
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ MAKE_IT = "make it red"
 
 
 def red(value: int) -> Image.Image:
-    """A picture that the service of the tests rewards by value / 240, and 0 not at all."""
+    """A picture whose reward from the test service is value / 240; none for 0."""
     return Image.new("RGB", (8, 6), (value, 0, 0))
 
 
 def as_number(text: str, row: Any) -> Image.Image | None:
-    """Completions are numbers, and pictures as red as that."""
+    """Render a completion, a number, as a picture with that value of red."""
     return red(int(text)) if text.isdigit() else None
 
 

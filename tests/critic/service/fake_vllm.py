@@ -1,11 +1,11 @@
-"""A stand-in for vLLM's server, on a Unix socket: what it answers is written in the text that it is asked about.
+"""A stand-in for vLLM's server, on a Unix socket, whose answer is written in the request's text.
 
     python fake_vllm.py --uds SOCKET [--fail CODE] [--slow SECONDS] [--engine] [--asked FILE]
 
-"make it blue; score=3.5" is answered by 3.5, whatever else is asked at the time. Other words: `status=500` answers
-so, `answer=...` writes that, `wait=FILE` first waits for such a file, `dies` kills the server, and `garbled`
-sends no JSON. A streamed answer comes a word at a time; `wait` and `dies` come after its first. What is asked is
-appended to FILE, a line of JSON each.
+The answer to "make it blue; score=3.5" is 3.5. Other words: `status=500` returns this status, `answer=...`
+answers that text, `wait=FILE` waits for the file, `dies` kills the server, and `garbled` sends invalid JSON. A
+streamed answer comes word by word; `wait` and `dies` act after the first. Requests are appended to FILE, one line
+of JSON each.
 """
 
 import argparse
@@ -94,7 +94,7 @@ class Server(ThreadingUnixStreamServer):
     asked: Path | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the server's."""
+        """A disconnected client isn't an error of the server."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The whole service by HTTP, before a stand-in for vLLM that does what an instruction says (fake_vllm.py)."""
+"""The whole service over HTTP, with a stand-in for vLLM that obeys the instruction (fake_vllm.py)."""
 
 import asyncio
 import base64
@@ -30,13 +30,13 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from critic.client.schemas import Ranking, Refusal, Rewarded, Scored, ScoredBatch
-from critic.edits import decode_image
+from critic.pictures import decode
 from critic.prompts import load_contract
 from critic.ratings.store import Feedback, FeedbackError
 from critic.service import app as module
 from critic.service.app import create_app
 from critic.service.errors import Refused
-from critic.service.middleware import Gate
+from critic.service.middleware import RequestMiddleware
 from critic.service.settings import Settings
 
 FAKE = Path(__file__).parent / "fake_vllm.py"
@@ -48,11 +48,11 @@ SOURCE, EDITED = (encode(Image.new("RGB", (84, 84), colour)) for colour in ("red
 
 @dataclass
 class Service:
-    """A running one.
+    """A running service.
 
     Attributes:
-        log: what vLLM was asked.
-        ratings: where people's own are kept.
+        log: the file of vLLM's requests.
+        ratings: the database of ratings.
     """
 
     url: str
@@ -72,7 +72,7 @@ class Service:
 
 @contextmanager
 def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
-    """The service as BentoML runs it, with these settings; the stand-in has the options."""
+    """The service as BentoML runs it, with these settings, and the stand-in with these options."""
     critic, log = folder / "critic", folder / "asked.jsonl"
     critic.mkdir()
     shutil.copy(Path(module.__file__).parents[1] / "contracts/tiny.yaml", critic / "contract.yaml")
@@ -84,7 +84,7 @@ def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
     def command(model: str, where: list[str], **_: Any) -> list[str]:
         return [sys.executable, str(FAKE), *where, "--asked", str(log), *options]
 
-    app = Gate(create_app(given, lambda: (critic, "tiny:1")), given)
+    app = RequestMiddleware(create_app(given, lambda: (critic, "tiny:1")), given)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("critic.service.scoring_queue.vllm_command", command)
@@ -94,7 +94,7 @@ def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
         try:
             while not server.started:
                 thread.join(0.01)
-                assert thread.is_alive(), "the service hasn't started: its log says why"
+                assert thread.is_alive(), "the service hasn't started, see its log"
             yield Service(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", log, ratings)
         finally:
             server.should_exit = True
@@ -121,7 +121,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Has room for two answers, and for requests of 200 kB."""
+    """A service with room for two answers, and for requests of 200 kB."""
     with serve(tmp_path_factory.mktemp("narrow"), concurrency=1, queue=1, max_body_bytes=200_000) as service:
         yield service
 
@@ -146,22 +146,22 @@ def pending() -> float:
 
 
 def upload(instruction: str, source: bytes = GOOD, edited: bytes = GOOD, **fields: Any) -> dict[str, Any]:
-    """A request of /score."""
+    """A request to /score."""
     return {"files": {"source": source, "edited": edited}, "data": {"instruction": instruction, **fields}}
 
 
 def pair(instruction: str, **changes: Any) -> dict[str, Any]:
-    """One of /score_batch."""
+    """A pair of /score_batch."""
     return {"source": base64_of(GOOD), "edited": base64_of(GOOD), "instruction": instruction, **changes}
 
 
 def ask(text: str, **fields: Any) -> dict[str, Any]:
-    """A request of /v1/chat/completions."""
+    """A request to /v1/chat/completions."""
     return {"model": "critic", "messages": [{"role": "user", "content": text}], **fields}
 
 
 def refusal(reply: httpx.Response) -> tuple[int, str]:
-    """Status and code; the rest of a refusal is what it is to be."""
+    """Status and code of a refusal, whose other fields are checked."""
     error = Refusal.model_validate_json(reply.content).error
     assert error.message and error.request_id == reply.headers["X-Request-ID"]
     return reply.status_code, error.code
@@ -172,12 +172,12 @@ def refusal(reply: httpx.Response) -> tuple[int, str]:
 
 def test_an_edit_is_scored(client: httpx.Client) -> None:
     reply = client.post("/score", **upload("make it blue; score=3.5"), headers={"X-Request-ID": "my-own"})
-    verdict = Scored(**reply.json())
-    assert (verdict.score, verdict.status, verdict.reasoning) == (3.5, "ok", "Fine.")
-    assert (verdict.id, verdict.request_id, reply.headers["X-Request-ID"]) == ("0", "my-own", "my-own")
-    assert (verdict.prompt_tokens, verdict.tokens) == (30, 9)
-    assert (verdict.version, verdict.contract) == ("tiny:1", TINY.hash)
-    assert verdict.model.startswith("sha256:") and verdict.latency > 0
+    result = Scored(**reply.json())
+    assert (result.score, result.status, result.reasoning) == (3.5, "ok", "Fine.")
+    assert (result.id, result.request_id, reply.headers["X-Request-ID"]) == ("0", "my-own", "my-own")
+    assert (result.prompt_tokens, result.tokens) == (30, 9)
+    assert (result.version, result.contract) == ("tiny:1", TINY.hash)
+    assert result.model.startswith("sha256:") and result.latency > 0
 
 
 def test_vllm_sees_the_source_and_then_the_edit_as_the_contract_has_them(
@@ -189,7 +189,7 @@ def test_vllm_sees_the_source_and_then_the_edit_as_the_contract_has_them(
     seen = [Image.open(BytesIO(file)).getpixel((0, 0)) for file in files]
     assert seen == [(255, 0, 0), (0, 0, 255)]
     assert text["text"].startswith("Edit: a ") and "<|im_end|>" not in text["text"]
-    assert TINY.resize(decode_image({"bytes": SOURCE})).size == Image.open(BytesIO(files[0])).size
+    assert TINY.resize(decode(SOURCE)).size == Image.open(BytesIO(files[0])).size
 
 
 def test_verdicts_are_in_the_order_of_their_pairs_and_fail_alone(client: httpx.Client) -> None:
@@ -214,7 +214,7 @@ def test_verdicts_are_in_the_order_of_their_pairs_and_fail_alone(client: httpx.C
         ("5", None, "bad_input"),
         ("a", 4.0, "ok"),
     ]
-    assert batch.verdicts[1].detail.startswith("edited: the picture is no base64")
+    assert batch.verdicts[1].detail.startswith("edited: the picture isn't base64")
     assert {verdict.request_id for verdict in batch.verdicts} == {batch.request_id, reply.headers["X-Request-ID"]}
     assert {(verdict.model, verdict.contract, verdict.version) for verdict in batch.verdicts} == {
         (batch.verdicts[0].model, TINY.hash, "tiny:1")
@@ -269,7 +269,7 @@ def test_many_at_a_time_are_never_mixed_up(service: Service) -> None:
 
 
 def test_edits_are_ranked_and_those_without_a_score_are_last(client: httpx.Client) -> None:
-    """The instruction is one for all, so that only a picture can make the stand-in's answers differ."""
+    """All edits share the instruction, so the stand-in's answers can't differ."""
     edits = [{"edited": base64_of(GOOD), "id": "a"}, {"edited": "!!!!"}, {"edited": base64_of(JPEG), "id": "c"}]
     comparison = {"source": base64_of(GOOD), "instruction": "score=3.5", "edits": edits}
     reply = client.post("/compare", json=comparison)
@@ -412,12 +412,12 @@ def test_a_streamed_chat_comes_a_word_at_a_time(client: httpx.Client, tmp_path: 
         assert [word for word in words if word] == ["data: <answer>3.5</answer>", "data: [DONE]"]
 
 
-def test_vllms_own_errors_are_passed_on_to_who_speaks_to_it(client: httpx.Client) -> None:
+def test_vllms_own_errors_reach_the_client_of_the_chat(client: httpx.Client) -> None:
     reply = client.post("/v1/chat/completions", json=ask("status=400"))
     assert (reply.status_code, reply.json()["error"]["message"]) == (400, "as you like it")
 
 
-# --- what becomes of vLLM's failures
+# --- failures of vLLM
 
 
 @pytest.mark.parametrize(
@@ -429,13 +429,22 @@ def test_vllms_own_errors_are_passed_on_to_who_speaks_to_it(client: httpx.Client
         ("garbled", (502, "garbled")),
     ],
 )
-def test_what_vllm_fails_at_is_told_apart(client: httpx.Client, words: str, refused: tuple[int, str]) -> None:
+def test_failures_of_vllm_have_different_codes(client: httpx.Client, words: str, refused: tuple[int, str]) -> None:
     for reply in (
         client.post("/score", **upload(words)),
         client.post("/rewards", json={"pairs": [pair(words), pair(words)]}),
     ):
         assert refusal(reply) == refused
         assert ("Retry-After" in reply.headers) == (refused[0] == 503)
+
+
+def test_a_proxy_in_the_environment_isnt_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with serve(tmp_path) as service, service.client() as client:
+        service.until_ready()
+        assert client.post("/score", **upload("score=3.5")).json()["score"] == 3.5
+        assert client.post("/v1/chat/completions", json=ask("score=3.5")).is_success
 
 
 def test_vllm_may_take_only_so_long(tmp_path: Path) -> None:
@@ -477,21 +486,21 @@ def test_nothing_is_asked_of_a_vllm_that_isnt_ready(tmp_path: Path) -> None:
     assert not service.log.exists()
 
 
-# --- how much at a time
+# --- limits
 
 
 FULL = {"mode": "average", "samples": 2}
-"""As many answers as the narrow service holds."""
+"""Options that fill the narrow service."""
 
 
 def leave(client: httpx.Client, path: str, **request: Any) -> None:
-    """Ask, and go before there is an answer."""
+    """Send a request and disconnect before its response."""
     with pytest.raises(httpx.ReadTimeout):
         client.post(path, **request, timeout=0.3)
     until(lambda: pending() == 2)
 
 
-def test_more_than_the_queue_holds_is_told_when_to_come_again(small: httpx.Client, tmp_path: Path) -> None:
+def test_requests_beyond_the_queue_get_a_retry_after(small: httpx.Client, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(small.post, "/score", **upload(f"score=3.5 wait={tmp_path}/go", **FULL))
         until(lambda: pending() == 2)
@@ -515,7 +524,7 @@ def test_each_answer_of_a_chat_counts(small: httpx.Client, tmp_path: Path) -> No
         assert len(waiting.result().json()["choices"]) == 2
 
 
-def test_more_than_will_ever_fit_is_told_to_send_fewer(small: httpx.Client) -> None:
+def test_requests_above_the_limit_are_refused_without_a_retry_after(small: httpx.Client) -> None:
     for reply in (
         small.post("/score", **upload("score=3.5", mode="average", samples=3)),
         small.post("/v1/chat/completions", json=ask("score=3.5", n=3)),
@@ -558,7 +567,7 @@ def left_before_the_chat_began(client: httpx.Client, go: Path) -> None:
 
 
 def left_in_a_stream(client: httpx.Client, go: Path) -> None:
-    """vLLM would write on for ever."""
+    """vLLM would never stop generating."""
     with client.stream("POST", "/v1/chat/completions", json=ask(f"wait={go}", stream=True, n=2)) as reply:
         assert next(reply.iter_lines()) == "data: Fine.</think>" and pending() == 2
 
@@ -587,7 +596,7 @@ def test_room_is_free_again(
 
 @pytest.mark.parametrize("path", ["/score", "/score_batch", "/v1/chat/completions", "/feedback"])
 def test_a_request_of_too_many_bytes_is_refused(small: httpx.Client, path: str) -> None:
-    """Whether its head says so or not."""
+    """With and without a Content-Length."""
     form = (
         {"Content-Type": "multipart/form-data; boundary=x"},
         b'--x\r\nContent-Disposition: form-data; name="x"\r\n\r\n',
@@ -597,7 +606,7 @@ def test_a_request_of_too_many_bytes_is_refused(small: httpx.Client, path: str) 
         assert refusal(small.post(path, content=content, headers=headers)) == (413, "too_big")
 
 
-def test_a_key_has_so_many_answers_a_minute(tmp_path: Path) -> None:
+def test_a_key_limits_answers_per_minute(tmp_path: Path) -> None:
     keys = "ann:ann-has-this-key,bob:bob-has-this-key:3"
     with serve(tmp_path, keys=keys) as service, service.client(headers=BOB) as bob:
         service.until_ready(**ANN)
@@ -614,7 +623,7 @@ def test_a_key_has_so_many_answers_a_minute(tmp_path: Path) -> None:
             assert stranger.get("/").is_success and stranger.get("/examples").is_success
 
 
-# --- pictures from elsewhere
+# --- pictures by URL
 
 
 def test_no_url_is_fetched_unless_its_host_is_allowed(client: httpx.Client) -> None:
@@ -636,7 +645,7 @@ def test_a_picture_is_fetched(client: httpx.Client, monkeypatch: pytest.MonkeyPa
     assert (bad["status"], bad["detail"]) == ("bad_input", "edited: pictures.example answered 404")
 
 
-def test_what_is_fetched_is_held_to_a_requests_size_and_to_eight_at_a_time(
+def test_fetched_bytes_and_concurrent_fetches_are_limited(
     small: httpx.Client, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, most, fetched = 0, 0, 0
@@ -659,7 +668,7 @@ def test_what_is_fetched_is_held_to_a_requests_size_and_to_eight_at_a_time(
     assert (fetched - 8) * len(GOOD) <= 200_000 < fetched * len(GOOD)
 
 
-# --- whatever is sent
+# --- hostile and invalid requests
 
 
 @pytest.mark.parametrize("entry", HOSTILE, ids=lambda entry: f"{entry.kind}: {entry.name}")
@@ -673,7 +682,7 @@ def test_what_does_harm_is_refused_with_a_reason(client: httpx.Client, entry: Ho
 
 @pytest.mark.parametrize("path", ["/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions"])
 def test_json_is_refused_for_its_many_values_before_it_is_parsed(client: httpx.Client, path: str) -> None:
-    """It is no whole JSON, which nobody finds out."""
+    """The body isn't valid JSON, but it isn't parsed."""
     reply = client.post(path, content=b'{"pairs": [' + b"[]," * 300_000, headers=JSON)
     assert refusal(reply) == (422, "too_many_values")
 
@@ -744,7 +753,7 @@ def test_no_text_makes_the_service_fail(running: Service, text: str, part: str) 
         assert refusal(reply)[0] < 500
 
 
-def test_a_failure_of_the_service_is_told_in_its_log_without_what_was_sent(
+def test_a_failure_of_the_service_is_logged_without_the_request(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: Any) -> None:

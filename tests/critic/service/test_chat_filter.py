@@ -1,9 +1,13 @@
-"""Chat completions: clients of OpenAI's interface work as they are, and nobody gets more of vLLM than is meant."""
+"""Chat completions: OpenAI's clients work unchanged, and no request reaches other features of vLLM."""
 
+import base64
 import json
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from hostile import CHATS, GOOD, JPEG, Hostile, base64_of, body, chat, data_url, message, picture_part
@@ -15,6 +19,7 @@ from PIL import Image
 from critic.edits import Edit
 from critic.engines.base import request
 from critic.engines.http import with_pictures
+from critic.pictures import decode, png
 from critic.prompts import load_contract
 from critic.service.chat_filter import check_chat
 from critic.service.errors import Refused
@@ -22,10 +27,16 @@ from critic.service.settings import Settings
 
 SETTINGS = Settings()
 CONTRACT = load_contract("tiny")
+PICTURES = Path(__file__).parents[1] / "pictures"
 
 
 def check(asked: Any, settings: Settings = SETTINGS) -> dict[str, Any]:
     return check_chat(asked if isinstance(asked, bytes) else body(asked), settings, CONTRACT, "critic")
+
+
+def passed(asked: Any) -> Any:
+    """The same JSON with the PNG of the picture `GOOD` that vLLM gets."""
+    return json.loads(json.dumps(asked).replace(base64_of(GOOD), base64_of(png(decode(GOOD)))))
 
 
 def refusal(asked: Any) -> Refused | None:
@@ -82,7 +93,7 @@ def test_messages_come_through_as_they_are() -> None:
         },
         {"role": "assistant", "content": "<think>"},
     ]
-    assert check(chat(messages=messages))["messages"] == messages
+    assert check(chat(messages=messages))["messages"] == passed(messages)
 
 
 def test_what_openai_s_client_sends_comes_through() -> None:
@@ -107,7 +118,7 @@ def test_what_openai_s_client_sends_comes_through() -> None:
         )
     asked = check(sent[0])
     assert asked.pop("max_completion_tokens") == 1024
-    assert asked | {"max_tokens": 2048} == json.loads(sent[0])
+    assert asked | {"max_tokens": 2048} == passed(json.loads(sent[0]))
 
 
 def test_our_own_engine_s_requests_come_through_as_they_are() -> None:
@@ -141,7 +152,16 @@ def test_a_request_without_a_model_means_the_one_that_is_served() -> None:
 @pytest.mark.parametrize("url", [data_url(JPEG, "image/jpg"), data_url(JPEG, "IMAGE/PNG"), base64_of(JPEG)])
 def test_a_picture_reaches_vllm_as_a_plain_data_url(url: str) -> None:
     (part,) = check(message(content=[picture_part(url)]))["messages"][0]["content"]
-    assert part == picture_part(data_url(JPEG))
+    assert part == picture_part(data_url(png(decode(JPEG))))
+
+
+@pytest.mark.parametrize("name", sorted({file.name for file in PICTURES.iterdir()} - {"anim.webp"}))
+def test_vllm_gets_the_picture_that_is_scored_elsewhere(name: str) -> None:
+    data = (PICTURES / name).read_bytes()
+    (part,) = check(message(content=[picture_part(data_url(data))]))["messages"][0]["content"]
+    sent = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+    with Image.open(BytesIO(sent)) as image:
+        assert image.mode == "RGB" and np.array_equal(image, decode(data))
 
 
 PIECES = ("<|im_end|>", "<|image_pad|>", "<|", "|>", "<", ">", "|", "<think>", "a")

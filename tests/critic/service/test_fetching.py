@@ -1,4 +1,4 @@
-"""Pictures by URL: only from an allowed host, only at a public address, only the file itself, only in time."""
+"""Pictures by URL: only from allowed hosts at public addresses, only the file itself, with a timeout."""
 
 import asyncio
 import socket
@@ -57,7 +57,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url", [*URLS, "https://" + "a" * 100_000, "https://pictures.example:x", "https://\0", ""]
 )
-def test_nothing_is_even_looked_up_but_allowed_hosts_by_https(url: str) -> None:
+def test_only_allowed_hosts_by_https_are_resolved(url: str) -> None:
     assert refusal(url) in [(400, "bad_url"), (403, "host_refused")]
 
 
@@ -127,12 +127,12 @@ def test_a_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 @dataclass
 class Site:
-    """A host on the loopback that answers as it is told to.
+    """A host on the loopback with a given answer.
 
     Attributes:
-        answer: the bytes that it sends, or what it does with the connection.
-        requests: what came, head and all.
-        names: those that were looked up.
+        answer: the bytes to send, or a function that handles the connection.
+        requests: the requests with their headers.
+        names: the names that were resolved.
     """
 
     answer: bytes | Callable[[asyncio.StreamWriter], Any] = OK
@@ -174,7 +174,7 @@ class Site:
 
 
 def make_certificate(host: str, file: Path) -> Path:
-    """A certificate by itself for a host, with its key."""
+    """A self-signed certificate for a host, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     certificate = (
@@ -193,7 +193,7 @@ def make_certificate(host: str, file: Path) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """It is at a public address the first time that its name is looked up, and at no place ever after."""
+    """Its name resolves to a public address the first time, and to another address afterwards."""
     site = Site(certificate=make_certificate(HOST, tmp_path / "site.pem"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

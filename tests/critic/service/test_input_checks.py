@@ -1,4 +1,4 @@
-"""Pictures and texts from strangers: what is good comes through unchanged, and nothing else does."""
+"""Pictures and texts from untrusted clients: valid ones pass unchanged, all others are refused."""
 
 import base64
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -30,24 +30,26 @@ from hypothesis import settings as checks
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from critic.edits import Edit, decode_image
+from critic.edits import Edit
+from critic.pictures import Code, decode, file_format
 from critic.prompts import ContractError, load_contract
 from critic.service.errors import Refused
 from critic.service.input_checks import (
+    _REFUSALS,
     check_characters,
     check_instruction,
     picture_bytes,
-    picture_format,
     read_picture,
 )
 from critic.service.settings import Settings
 
+FILES = Path(__file__).parents[1] / "pictures"
 SETTINGS = Settings()
 CONTRACT = load_contract("tiny")
 
 
 def refusal(take: Callable[[], Any]) -> Refused | None:
-    """Why what is taken in isn't, None if it is."""
+    """The refusal, None if there is none."""
     try:
         take()
     except Refused as refused:
@@ -56,7 +58,7 @@ def refusal(take: Callable[[], Any]) -> Refused | None:
 
 
 def take(entry: Hostile) -> None:
-    """As the service does; a URL is for test_fetching.py."""
+    """Check an entry as the service does; URLs are for test_fetching.py."""
     given = entry.make()
     if entry.kind == "instruction":
         check_instruction(given, SETTINGS)
@@ -93,19 +95,38 @@ def test_a_picture_is_the_one_that_is_scored_offline(entry: Hostile) -> None:
     data = entry.make()
     picture = read_picture(data, SETTINGS)
     assert picture.mode == "RGB"
-    assert np.array_equal(picture, decode_image({"bytes": data}))
+    assert np.array_equal(picture, decode(data))
 
 
 def test_the_format_is_what_the_bytes_say() -> None:
-    assert [picture_format(data) for data in (GOOD, JPEG, WEBP)] == ["PNG", "JPEG", "WEBP"]
+    assert [file_format(data) for data in (GOOD, JPEG, WEBP)] == ["PNG", "JPEG", "WEBP"]
+
+
+@pytest.mark.parametrize(
+    "name", ["gray16.png", "gray16_trns.png", "exif6_neg.jpg", "motion.jpg", "mpo.jpg", "p3.png"]
+)
+def test_a_photo_is_the_picture_that_is_scored_offline(name: str) -> None:
+    data = (FILES / name).read_bytes()
+    assert np.array_equal(read_picture(data, SETTINGS), decode(data))
+
+
+def test_a_photo_with_more_than_a_picture_is_taken_and_an_animation_isnt() -> None:
+    plain = decode((FILES / "gray.png").read_bytes())
+    assert np.array_equal(read_picture((FILES / "gray16.png").read_bytes(), SETTINGS), plain)
+    refused = refusal(lambda: read_picture((FILES / "anim.webp").read_bytes(), SETTINGS))
+    assert refused is not None and (refused.status, refused.code) == (415, "several_frames")
+
+
+def test_each_fault_of_a_picture_has_a_status_and_a_code() -> None:
+    assert {*_REFUSALS} == {*get_args(Code)}
 
 
 def test_limits_are_the_settings_and_a_picture_at_the_limit_is_taken() -> None:
     width, height = Image.open(BytesIO(GOOD)).size
     read_picture(GOOD, Settings(max_image_bytes=len(GOOD), max_image_pixels=width * height))
-    with pytest.raises(Refused, match=f"{len(GOOD)} bytes, of {len(GOOD) - 1}"):
+    with pytest.raises(Refused, match=f"{len(GOOD)} bytes, the limit is {len(GOOD) - 1}"):
         read_picture(GOOD, Settings(max_image_bytes=len(GOOD) - 1))
-    with pytest.raises(Refused, match=f"{width * height} pixels, of {width * height - 1}"):
+    with pytest.raises(Refused, match=f"{width * height} pixels, the limit is {width * height - 1}"):
         read_picture(GOOD, Settings(max_image_pixels=width * height - 1))
 
 
@@ -120,14 +141,14 @@ def test_a_file_of_many_parts_is_a_picture_still(pieces: int) -> None:
 
 
 def peak() -> float:
-    """Megabytes that this process had at most since the peak was forgotten."""
+    """The most megabytes of this process since the last reset."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
 def test_bombs_cost_neither_memory_nor_time() -> None:
     files = [entry.make() for entry in PICTURES]
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory, begun = peak(), process_time()
     for data in files:
         with suppress(Refused):
@@ -232,7 +253,7 @@ STRUCTURE = ("<|", "|>", "<think>", "</think>", "<answer>", "</answer>", "<image
 
 
 def structure(instruction: str) -> list[int]:
-    """How often the prompt has each of what tokens and tags are made of."""
+    """The number of each part of tokens and tags in the prompt."""
     picture = Image.new("RGB", (56, 56))
     prompt = CONTRACT.render(CONTRACT.messages(Edit("0", picture, picture, instruction)))
     return [prompt.count(token) for token in STRUCTURE]

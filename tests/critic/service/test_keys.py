@@ -34,8 +34,8 @@ def test_keys_are_a_line_each_or_have_commas_between(text: str, tmp_path: Path) 
     file.write_text(text)
     for loaded in (keys(text), Keys.load(Settings(keys_file=file))):
         assert loaded.required
-        assert loaded.who(f"Bearer {ANN}", "10.0.0.1") == Caller("ann")
-        assert loaded.who(f"Bearer {BOB}", "10.0.0.1") == Caller("bob", per_minute=60)
+        assert loaded.authenticate(f"Bearer {ANN}", "10.0.0.1") == Caller("ann")
+        assert loaded.authenticate(f"Bearer {BOB}", "10.0.0.1") == Caller("bob", per_minute=60)
 
 
 def test_the_variable_and_the_file_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +43,9 @@ def test_the_variable_and_the_file_add_up(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CRITIC_KEYS", f"ann:{ANN}")
     monkeypatch.setenv("CRITIC_KEYS_FILE", str(tmp_path / "keys"))
     both = Keys.load(Settings())
-    assert [both.who(f"Bearer {key}", "::1") for key in (ANN, BOB)] == [Caller("ann"), Caller("bob")]
+    assert [both.authenticate(f"Bearer {key}", "::1") for key in (ANN, BOB)] == [Caller("ann"), Caller("bob")]
     monkeypatch.setenv("CRITIC_KEYS", f"bob:{ANN}")
-    with pytest.raises(KeysError, match=r"keys, line 1, key 1 has the name or the key of one before it"):
+    with pytest.raises(KeysError, match=r"keys, line 1, key 1 has the name or the key of an earlier one"):
         Keys.load(Settings())
 
 
@@ -55,18 +55,18 @@ SECRET = "hunter2" * 4
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"ann:{ANN}\nhunter2", "line 2, key 2 is no NAME:KEY"),
-        (f"ann:{ANN}\n\nbob:hunter2", "line 3, key 2 is no NAME:KEY .* at least 16"),
-        (f"ann:{ANN},{SECRET}", "line 1, key 2 is no NAME:KEY"),
-        (f"ann bob:{SECRET}", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET}:", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET}:0", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET}:many", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET}:1:1", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET} x", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{SECRET}é", "line 1, key 1 is no NAME:KEY"),
-        (f"ann:{ANN}\nann:{SECRET}", "line 2, key 2 has the name or the key of one before it"),
-        (f"ann:{SECRET}\nbob:{SECRET}", "line 2, key 2 has the name or the key of one before it"),
+        (f"ann:{ANN}\nhunter2", "line 2, key 2 isn't NAME:KEY"),
+        (f"ann:{ANN}\n\nbob:hunter2", "line 3, key 2 isn't NAME:KEY .* at least 16"),
+        (f"ann:{ANN},{SECRET}", "line 1, key 2 isn't NAME:KEY"),
+        (f"ann bob:{SECRET}", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET}:", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET}:0", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET}:many", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET}:1:1", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET} x", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{SECRET}é", "line 1, key 1 isn't NAME:KEY"),
+        (f"ann:{ANN}\nann:{SECRET}", "line 2, key 2 has the name or the key of an earlier one"),
+        (f"ann:{SECRET}\nbob:{SECRET}", "line 2, key 2 has the name or the key of an earlier one"),
         (f"# ann:{SECRET}\n,", "has no keys"),
     ],
 )
@@ -100,13 +100,13 @@ def test_a_file_that_all_can_read_is_warned_of(
     with caplog.at_level(logging.WARNING):
         Keys.load(Settings(keys_file=file))
     assert [record.message for record in caplog.records] == [
-        f"CRITIC_KEYS_FILE {file} can be read by every user of this machine: chmod o-r it"
+        f"every user of this machine can read CRITIC_KEYS_FILE {file}: run `chmod o-r` on it"
     ] * warnings
 
 
 def test_no_key_is_shown_by_what_holds_it() -> None:
     loaded = keys(f"ann:{ANN}:60")
-    shown = repr(loaded) + str(vars(loaded)) + repr(loaded.who(f"Bearer {ANN}", "::1"))
+    shown = repr(loaded) + str(vars(loaded)) + repr(loaded.authenticate(f"Bearer {ANN}", "::1"))
     assert "ann" in shown and ANN not in shown
 
 
@@ -115,7 +115,7 @@ def test_no_key_is_shown_by_what_holds_it() -> None:
 
 @pytest.mark.parametrize("header", [f"Bearer {ANN}", f"bearer {ANN}", f"BEARER  {ANN} "])
 def test_the_scheme_may_be_in_capitals(header: str) -> None:
-    assert keys(f"ann:{ANN},bob:{BOB}").who(header, "10.0.0.1") == Caller("ann")
+    assert keys(f"ann:{ANN},bob:{BOB}").authenticate(header, "10.0.0.1") == Caller("ann")
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_the_scheme_may_be_in_capitals(header: str) -> None:
     ],
 )
 def test_others_are_nobody_even_on_this_machine(header: str | None) -> None:
-    assert keys(f"ann:{ANN},bob:{BOB}").who(header, "127.0.0.1") is None
+    assert keys(f"ann:{ANN},bob:{BOB}").authenticate(header, "127.0.0.1") is None
 
 
 @given(st.text(st.characters(codec=None)))
 def test_any_header_is_nobodys_or_somebodys(header: str) -> None:
-    assert keys(f"ann:{ANN}").who(header, "127.0.0.1") is None
+    assert keys(f"ann:{ANN}").authenticate(header, "127.0.0.1") is None
 
 
 @pytest.mark.parametrize("asked", [ANN, BOB, "nobody-has-this-key"])
@@ -147,16 +147,16 @@ def test_every_key_is_compared_whichever_is_asked_for(asked: str, monkeypatch: p
     monkeypatch.setattr(
         "critic.service.keys.compare_digest", lambda one, other: compared.append(one) or one == other
     )
-    keys(f"ann:{ANN},bob:{BOB}").who(f"Bearer {asked}", "10.0.0.1")
+    keys(f"ann:{ANN},bob:{BOB}").authenticate(f"Bearer {asked}", "10.0.0.1")
     assert len(compared) == 2
 
 
 def test_without_keys_only_this_machine_is_served() -> None:
     none = Keys.load(Settings())
     assert not none.required
-    assert none.who(None, "127.0.0.1") == none.who(f"Bearer {ANN}", "::1") == LOCAL
-    assert none.who(None, "10.0.0.1") is None
-    assert none.who(f"Bearer {ANN}", "8.8.8.8") is None
+    assert none.authenticate(None, "127.0.0.1") == none.authenticate(f"Bearer {ANN}", "::1") == LOCAL
+    assert none.authenticate(None, "10.0.0.1") is None
+    assert none.authenticate(f"Bearer {ANN}", "8.8.8.8") is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every request is known by an id, let in by its key, held to its size, and counted."""
+"""Each request has an id, needs a key, has a size limit, and is counted."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from critic.service.middleware import Gate
+from critic.service.middleware import RequestMiddleware
 from critic.service.settings import Settings
 
 KEYS = "ann:ann-has-this-key-0,bob:bob-has-this-key-1:60"
@@ -49,9 +49,9 @@ def ask(
     app: ASGIApp | None = None,
     **options: Any,
 ) -> httpx.Response:
-    """The answer to a request of a client at that address, who calls the service that."""
-    gate = Gate(app or application(), Settings(**(settings or {})))
-    transport = httpx.ASGITransport(gate, raise_app_exceptions=False, client=(client, 5000))
+    """The response to a client at address `client` that calls the service `host`."""
+    middleware = RequestMiddleware(app or application(), Settings(**(settings or {})))
+    transport = httpx.ASGITransport(middleware, raise_app_exceptions=False, client=(client, 5000))
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as http:
@@ -80,7 +80,7 @@ def test_a_refusal_has_the_id_too() -> None:
     assert answer.json()["error"]["request_id"] == "mine"
 
 
-# --- who is let in
+# --- callers
 
 
 @pytest.mark.parametrize(
@@ -100,24 +100,24 @@ def test_a_refusal_has_the_id_too() -> None:
         ("127.0.0.1", "localhost:3000", None, {"Origin": "http://[x"}, "bad_host"),
     ],
 )
-def test_who_is_let_in(
+def test_which_callers_are_served(
     client: str, host: str, keys: str | None, headers: dict[str, str], expected: int | str
 ) -> None:
     answer = ask("/score", "POST", client=client, host=host, settings={"keys": keys}, headers=headers)
     assert (answer.status_code if answer.is_success else code(answer)) == expected
 
 
-def test_without_a_key_there_is_the_page_and_how_the_service_is_and_no_more() -> None:
+def test_without_a_key_only_the_page_and_the_health_checks_are_served() -> None:
     for path, status in (("/", 200), ("/readyz", 200), ("/metrics", 401), ("/score", 401), ("/readyz/x", 401)):
         assert ask(path, client="10.0.0.7", settings={"keys": KEYS}).status_code == status, path
     assert ask("/metrics", settings={"keys": KEYS}).headers["WWW-Authenticate"] == "Bearer"
     assert ask("/metrics", settings={"keys": KEYS}, headers=ANN).status_code == 200
 
 
-# --- how big it may be
+# --- sizes
 
 
-def test_a_body_that_is_said_or_found_to_be_too_big_is_refused() -> None:
+def test_a_body_over_the_limit_is_refused_by_its_header_or_its_bytes() -> None:
     settings = {"max_body_bytes": 1000}
     assert ask("/score", "POST", settings=settings, content=b"x" * 1000).json()["bytes"] == 1000
 
@@ -130,7 +130,7 @@ def test_a_body_that_is_said_or_found_to_be_too_big_is_refused() -> None:
     assert ask("/score", "POST", settings=settings, content=chunks(11)).status_code == 413
 
 
-def test_only_so_many_bytes_are_held_at_a_time() -> None:
+def test_the_bytes_in_memory_are_limited() -> None:
     done = asyncio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,9 @@ def test_only_so_many_bytes_are_held_at_a_time() -> None:
         await JSONResponse({})(scope, receive, send)
 
     async def scenario() -> list[int]:
-        transport = httpx.ASGITransport(Gate(slow, Settings(max_body_bytes=1000)), client=("127.0.0.1", 5000))
+        transport = httpx.ASGITransport(
+            RequestMiddleware(slow, Settings(max_body_bytes=1000)), client=("127.0.0.1", 5000)
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3000") as http:
 
             async def one() -> int:
@@ -155,10 +157,10 @@ def test_only_so_many_bytes_are_held_at_a_time() -> None:
     assert asyncio.run(scenario()) == [200] * 9
 
 
-# --- what is told of it
+# --- logs and metrics
 
 
-def test_a_failure_is_told_in_the_log_and_not_to_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_reason_of_a_failure_is_in_the_log_and_not_in_the_response(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         answer = ask("/", app=broken, headers={"X-Request-ID": "seven"})
     assert (answer.status_code, code(answer)) == (500, "internal")

@@ -1,4 +1,4 @@
-"""Critics go into BentoML's store as they are, from a folder or from git and DVC, and a Bento keeps to its own."""
+"""Critics are imported into BentoML's store unchanged, and a Bento always serves its own critic."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_what_is_no_critic_is_not_imported(store: Path, critic: Path, tmp_path: 
 
 @pytest.fixture
 def repository(critic: Path, another: Path, tmp_path: Path) -> Path:
-    """One that DVC has two critics in: the tag grpo@v1.0.0, and what was committed after it."""
+    """One whose DVC cache has two critics: the tag grpo@v1.0.0, and what was committed after it."""
     root = tmp_path / "repository"
     root.mkdir()
 
@@ -150,8 +150,8 @@ def test_a_revision_gives_the_critic_of_its_dvc_lock(
     [
         ("grpo@v9.0.0", "models/grpo", "grpo@v9.0.0"),
         ("HEAD", "models/sft", "models/sft"),
-        ("HEAD", "models", "no folder that DVC keeps"),
-        ("HEAD", "dvc.yaml", "no folder that DVC keeps"),
+        ("HEAD", "models", "isn't a folder in the dvc.lock"),
+        ("HEAD", "dvc.yaml", "isn't a folder in the dvc.lock"),
     ],
 )
 def test_what_a_revision_does_not_have_is_named(
@@ -207,7 +207,7 @@ def test_the_command_asks_for_one_critic_and_imports_it(store: Path, critic: Pat
     assert imported.exit_code == 0, imported.output
     assert str(import_critic(critic).tag) in imported.output and "tiny version" in imported.output
     empty = CliRunner().invoke(main, ["package", str(store), "--no-build"])
-    assert empty.exit_code == 1 and "doesn't say which prompts" in empty.output
+    assert empty.exit_code == 1 and "has no contract of the prompts" in empty.output
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +259,12 @@ print(json.dumps([bento.__file__, str(folder), version, settings.model, settings
     assert str(bentoml.models.get("edit_critic:latest").tag) == "edit_critic:v2.0.0"
     environment = {**os.environ, "CRITIC_TIMEOUT": "9"}
     environment.pop("PYTHONPATH", None)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
-    code, folder, version, model, queue, timeout = json.loads(told.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    code, folder, version, model, queue, timeout = json.loads(done.stdout.splitlines()[-1])
     assert Path(code).is_relative_to(bento.path)
     assert (folder, version) == (bentoml.models.get("edit_critic:v1.0.0").path, "edit_critic:v1.0.0")
     assert (model, queue) == (None, 7)  # what it was built with
-    assert timeout == 9  # the environment goes before that
+    assert timeout == 9  # the environment overrides it

@@ -1,4 +1,4 @@
-"""The page in a real browser, before a service that answers what the test tells it to."""
+"""The page in a real browser, with a service that answers what the test sets."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</scrip
 
 
 def scored(**changes: Any) -> dict[str, Any]:
-    """A verdict as POST /score gives it."""
+    """A result as POST /score returns it."""
     fields = {
         "id": "0",
         "score": 3.42,
@@ -58,12 +58,12 @@ def refused(code: str, message: str) -> dict[str, Any]:
 
 @dataclass
 class Service:
-    """A stand-in for the engine: the real page, and the answers that a test wants.
+    """The real page, with a stand-in for the critic.
 
     Attributes:
-        answer: status, body and headers of the next POST /score; a `threading.Event` is waited for first.
-        feedback: likewise of POST /feedback.
-        asked, rated: what came.
+        answer, feedback: status, body and headers of the responses to POST /score and POST /feedback.
+        hold: POST /score waits for it.
+        asked, rated: the requests so far.
     """
 
     url: str = ""
@@ -134,7 +134,7 @@ def service(server: Service) -> Service:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("there is no chromium to look at the page with: apt-get install chromium")
+        pytest.skip("the page needs a browser: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser
@@ -143,7 +143,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a browser without a past; fails the test if anything is said on its console."""
+    """Opens the page in a new browser profile; fails the test if the console has an error or a warning."""
     said: list[str] = []
     contexts = []
 
@@ -161,7 +161,7 @@ def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Page
     yield open
     for context in contexts:
         context.close()
-    # Chromium itself says of each answer from 400 on that a resource couldn't be loaded.
+    # Chromium itself logs this for each response of 400 or above.
     assert [text for text in said if not text.startswith("Failed to load resource")] == []
 
 
@@ -171,14 +171,14 @@ def page(open_page: Callable[..., Page]) -> Page:
 
 
 def png(colour: str = "red", size: tuple[int, int] = (40, 30)) -> dict[str, Any]:
-    """A file as Playwright takes it."""
+    """A file in Playwright's form."""
     file = BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return {"name": f"{colour}.png", "mimeType": "image/png", "buffer": file.getvalue()}
 
 
 def fill(page: Page, source: dict[str, Any] | None = None, edited: dict[str, Any] | None = None) -> None:
-    """Choose two pictures and say what was asked for."""
+    """Choose two pictures and enter an instruction."""
     page.locator("#source").set_input_files(source or png())
     page.locator("#edited").set_input_files(edited or png("blue"))
     page.get_by_label("Instruction").fill("make it blue")
@@ -190,7 +190,7 @@ def submit(page: Page) -> None:
 
 
 def hand_over(page: Page, target: str, event: str, files: list[dict[str, Any]]) -> None:
-    """Drop files on, or paste them into, an element: a browser lets only people do it with real ones."""
+    """Drop files on an element or paste them, by script: a browser lets only people drop real files."""
     page.locator(target).evaluate(
         """async (element, [name, files]) => {
             const transfer = new DataTransfer();
@@ -278,7 +278,7 @@ def test_a_verdict_is_shown_whole(page: Page, service: Service) -> None:
     result = page.locator("#result")
     expect(result.locator(".score")).to_contain_text("3.47 of 5± 0.33")
     expect(result.locator(".scale")).to_have_accessible_name(
-        "3.47 on a scale from 1, very bad, to 5, excellent, give or take 0.33"
+        "3.47 on a scale from 1, very bad, to 5, excellent, plus or minus 0.33"
     )
     expect(result.locator(".sample")).to_have_count(3)
     expect(result).to_contain_text("1 more couldn't be read")
@@ -335,8 +335,8 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_asked(page: Page, serv
         [
             "Choose the source picture.",
             "Choose the edited picture.",
-            "Say what was asked for.",
-            "A whole number from 2 to 32.",
+            "Enter the instruction.",
+            "Enter a whole number from 2 to 32.",
         ]
     )
     expect(page.locator("#source")).to_be_focused()
@@ -347,10 +347,10 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_is_asked(page: Page, serv
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
-        ({"name": "a.gif", "mimeType": "image/gif", "buffer": b"GIF89a"}, "a.gif is no PNG, JPEG or WebP file."),
+        ({"name": "a.gif", "mimeType": "image/gif", "buffer": b"GIF89a"}, "a.gif isn't a PNG, JPEG or WebP file."),
         (
             {"name": "a.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"},
-            "a.svg is no PNG, JPEG or WebP file.",
+            "a.svg isn't a PNG, JPEG or WebP file.",
         ),
         ({"name": "a.png", "mimeType": "image/png", "buffer": b"no PNG"}, "a.png can't be read as a picture."),
     ],
@@ -373,7 +373,7 @@ def test_waiting_can_be_stopped(page: Page, service: Service) -> None:
     expect(page.locator("#result, #failure")).to_have_count(0)
 
 
-def test_pictures_chosen_while_the_critic_looks_leave_its_verdict_alone(page: Page, service: Service) -> None:
+def test_pictures_chosen_while_an_edit_is_scored_dont_change_its_result(page: Page, service: Service) -> None:
     service.hold = threading.Event()
     fill(page)
     submit(page)
@@ -387,12 +387,12 @@ def test_pictures_chosen_while_the_critic_looks_leave_its_verdict_alone(page: Pa
         assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
 
 
-# --- or it isn't
+# --- failures
 
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [("truncated", "cut off before its score"), ("out_of_range", "no score from 1 to 5"), ("odd", "odd")],
+    [("truncated", "cut off before its score"), ("out_of_range", "isn't from 1 to 5"), ("odd", "odd")],
 )
 def test_a_verdict_without_a_score_shows_none(page: Page, service: Service, status: str, said: str) -> None:
     verdict = scored(
@@ -411,19 +411,19 @@ def test_a_verdict_without_a_score_shows_none(page: Page, service: Service, stat
 @pytest.mark.parametrize(
     ("answer", "title", "said"),
     [
-        ((403, refused("forbidden", "Not with this key."), {}), "That isn't allowed here", "Not with this key."),
-        ((413, refused("too_many_pixels", "At most 40 MP."), {}), "That is too big", "At most 40 MP."),
-        ((415, refused("format", "A GIF."), {}), "That is no picture that the critic reads", "A GIF."),
-        ((422, refused("invalid", "instruction: empty"), {}), "The service can't take this", "instruction: empty"),
+        ((403, refused("forbidden", "Not with this key."), {}), "The request isn't allowed", "Not with this key."),
+        ((413, refused("too_many_pixels", "At most 40 MP."), {}), "The request is too large", "At most 40 MP."),
+        ((415, refused("format", "A GIF."), {}), "The file isn't a supported picture", "A GIF."),
+        ((422, refused("invalid", "instruction: empty"), {}), "The request is invalid", "instruction: empty"),
         ((503, refused("not_ready", "The engine starts."), {}), "The critic isn't ready", "The engine starts."),
         ((504, refused("too_slow", "Over 120 s."), {}), "The critic took too long", "Over 120 s."),
         ((500, refused("internal", "A bug."), {}), "The service failed", "request r-9"),
         ((502, "<h1>Bad gateway</h1>", {}), "The service failed", "It gave no reason."),
-        ((200, "<h1>Welcome</h1>", {}), "The service's answer can't be read", "no verdict"),
-        ((200, {"score": 4.2}, {}), "The service's answer can't be read", "no verdict"),
-        ((200, scored() | {"score": 7}, {}), "The service's answer can't be read", "no verdict"),
-        ((200, scored() | {"score": None}, {}), "The service's answer can't be read", "no verdict"),
-        ((200, scored() | {"status": "truncated"}, {}), "The service's answer can't be read", "no verdict"),
+        ((200, "<h1>Welcome</h1>", {}), "The service's reply is invalid", "isn't a result"),
+        ((200, {"score": 4.2}, {}), "The service's reply is invalid", "isn't a result"),
+        ((200, scored() | {"score": 7}, {}), "The service's reply is invalid", "isn't a result"),
+        ((200, scored() | {"score": None}, {}), "The service's reply is invalid", "isn't a result"),
+        ((200, scored() | {"status": "truncated"}, {}), "The service's reply is invalid", "isn't a result"),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, tuple) else "",
 )
@@ -455,7 +455,7 @@ def test_a_service_that_asks_to_wait_is_waited_for(page: Page, service: Service,
     service.answer = (status, refused("queue_full", "256 answers wait already."), {"Retry-After": "2"})
     fill(page)
     submit(page)
-    expect(page.locator("#failure")).to_contain_text("256 answers wait already. It asks to wait 2 s.")
+    expect(page.locator("#failure")).to_contain_text("256 answers wait already. Wait 2 s.")
     button = page.locator("button.main")
     expect(button).to_be_disabled()
     expect(button).to_have_text("Score again in 1 s")
@@ -468,7 +468,7 @@ def test_a_service_may_name_the_time_to_wait_for(page: Page, service: Service) -
     service.answer = (503, refused("not_ready", "The engine starts."), {"Retry-After": until})
     fill(page)
     submit(page)
-    expect(page.locator("#failure")).to_contain_text(re.compile("It asks to wait (59|60) s."))
+    expect(page.locator("#failure")).to_contain_text(re.compile("Wait (59|60) s."))
 
 
 def test_a_key_is_asked_for_when_the_service_wants_one(page: Page, service: Service) -> None:
@@ -494,7 +494,7 @@ def test_a_key_is_asked_for_when_the_service_wants_one(page: Page, service: Serv
 def test_pictures_are_compared_by_a_slider_that_has_keys(page: Page) -> None:
     fill(page)
     submit(page)
-    slider = page.get_by_role("slider", name="How much of the source is shown")
+    slider = page.get_by_role("slider", name="Visible part of the source")
     slider.focus()
     page.keyboard.press("End")
     expect(page.locator(".frame .over")).to_have_css("clip-path", "inset(0px 0px 0px 100%)")
@@ -541,7 +541,7 @@ def test_an_own_score_is_kept_and_the_rater_remembered(page: Page, service: Serv
     fill(page)
     submit(page)
     rating = page.locator(".rating")
-    expect(rating).to_contain_text("It goes to those who run this service")
+    expect(rating).to_contain_text("The operators of this service get it")
     send = rating.get_by_role("button", name="Send my score")
     send.click()
     expect(rating.locator(".problem")).to_have_text("Move the slider to your score.")
@@ -551,16 +551,16 @@ def test_an_own_score_is_kept_and_the_rater_remembered(page: Page, service: Serv
         page.keyboard.press("ArrowRight")
     expect(rating.locator("output")).to_have_text("3.3")
     send.click()
-    expect(rating.locator(".problem")).to_have_text("Say who you are: any name that stays.")
+    expect(rating.locator(".problem")).to_have_text("Enter your name, the same one each time.")
     rating.get_by_label("Your name").fill("Ada")
     rating.get_by_label("Comment").fill("The ring is still there.")
     send.click()
-    expect(rating.get_by_role("status")).to_have_text("Kept as rating 17: you gave it 3.3. Thank you.")
+    expect(rating.get_by_role("status")).to_have_text("Stored as rating 17: your score is 3.3. Thank you.")
     expect(send).to_be_hidden()
     assert service.rated == [Rating(receipt="signed", rater="Ada", score=3.3, comment="The ring is still there.")]
     page.reload()
     page.locator(".recent button", has_text="make it blue").click()
-    expect(page.locator(".rating")).to_contain_text("you gave it 3.3")
+    expect(page.locator(".rating")).to_contain_text("your score is 3.3")
     fill(page)
     submit(page)
     expect(page.get_by_label("Your name")).to_have_value("Ada")
@@ -573,7 +573,7 @@ def test_an_own_score_that_isnt_kept_is_said_to_be_so(page: Page, service: Servi
     page.locator("#own").fill("4.5")
     page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Send my score").click()
-    expect(page.locator(".rating .problem")).to_contain_text("Not kept.")
+    expect(page.locator(".rating .problem")).to_contain_text("Not stored.")
     expect(page.locator(".rating .problem")).to_contain_text("The receipt has run out.")
     expect(page.locator(".thanks")).to_be_hidden()
 
@@ -603,7 +603,7 @@ def test_recent_requests_are_kept_small_and_few_and_can_be_cleared(page: Page, s
     expect(page.locator("#result")).to_contain_text("small copies")
     assert page.locator(".beside img").first.evaluate("i => [i.naturalWidth, i.naturalHeight]") == [160, 120]
     page.get_by_role("radio", name="difference").check()
-    expect(page.locator("#result")).to_contain_text("A difference of small copies would mislead")
+    expect(page.locator("#result")).to_contain_text("Small copies can't be compared pixel by pixel")
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".recent")).to_be_hidden()
     page.reload()
@@ -629,11 +629,11 @@ def test_a_browser_with_little_room_keeps_fewer_and_one_without_says_so(page: Pa
     assert 1 <= page.locator(".recent li").count() < 9
     page.evaluate("window.room = 0")
     submit(page)
-    expect(page.locator(".recent")).to_contain_text("This browser has no room for requests")
+    expect(page.locator(".recent")).to_contain_text("This browser has no room for recent requests")
     expect(page.locator(".score")).to_be_visible()
 
 
-# --- whoever looks at it
+# --- safety and accessibility
 
 
 def test_what_people_and_the_service_write_stays_text(page: Page, service: Service) -> None:
@@ -675,7 +675,7 @@ def test_a_narrow_phone_scrolls_down_alone(open_page: Callable[..., Page], servi
 
 
 def test_every_control_has_a_name(page: Page, service: Service) -> None:
-    """As Chromium tells it to a screen reader."""
+    """In Chromium's accessibility tree, which screen readers use."""
     service.answer = (401, refused("no_key", "Send a key."), {})
     fill(page)
     page.get_by_role("radio", name="average").check()

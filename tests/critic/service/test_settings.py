@@ -1,4 +1,4 @@
-"""What an operator may choose is what the documentation says."""
+"""The settings are those of the documentation."""
 
 from pathlib import Path
 
