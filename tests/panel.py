@@ -1,4 +1,4 @@
-"""A study that people might have made: edits that the benchmark hasn't, and what raters of all kinds say."""
+"""A simulated study: edits outside of the benchmark, and ratings of honest, careless and malicious raters."""
 
 import csv
 from pathlib import Path
@@ -23,11 +23,10 @@ def write_study(
     seed: int = 7,
     raters_seed: int = 0,
 ) -> Path:
-    """Pictures and ratings.csv in a folder.
+    """Write pictures and ratings.csv to a folder.
 
-    The edits are those that minibench would make next, of sources behind the benchmark's own. Honest raters say
-    what an edit is worth, with a bias and noise of their own; careless ones say anything; malicious ones say the
-    opposite.
+    The edits are those that minibench would make next, from sources after the benchmark's. Honest raters give the
+    true score with their own bias and noise, careless raters random scores, malicious raters the opposite score.
     """
     sources = benchmark_sources + -(-edits // 6)
     table = make_table("train", sources, side, seed).iloc[benchmark_sources * 6 :].head(edits)
@@ -44,15 +43,15 @@ def write_study(
             paths = [f"{number:03d}-{role}.jpg" for role in ("source", "edited")]
             for path, image in zip(paths, row["images"], strict=True):
                 (folder / path).write_bytes(image["bytes"])
-            worth = np.array([row["answer"], *(row[f"mos_{axis}"] for axis in AXES)])
-            turns = np.argsort(given + rng.random(len(names)))[:per_edit]  # whoever has rated least
+            truth = np.array([row["answer"], *(row[f"mos_{axis}"] for axis in AXES)])
+            turns = np.argsort(given + rng.random(len(names)))[:per_edit]  # those with the fewest ratings
             given[turns] += 1
             for rater in turns:
-                said = worth + bias[rater] + rng.normal(0, noise[rater], len(worth))
+                scores = truth + bias[rater] + rng.normal(0, noise[rater], len(truth))
                 if kinds[rater] == "careless":
-                    said = rng.uniform(1, 5, len(worth))
+                    scores = rng.uniform(1, 5, len(truth))
                 elif kinds[rater] == "malicious":
-                    said = 6 - said
-                scores = said.round().clip(1, 5).astype(int)
-                rows.writerow([names[rater], *paths, row["edit_inst"], row["edit_type"], *scores])
+                    scores = 6 - scores
+                whole = scores.round().clip(1, 5).astype(int)
+                rows.writerow([names[rater], *paths, row["edit_inst"], row["edit_type"], *whole])
     return folder / "ratings.csv"

@@ -1,4 +1,4 @@
-"""`critic promote`: the checkout's critic goes into service, if the gate lets it."""
+"""`critic promote`: run the gate on the checkout's critic, and put it into service if the gate agrees."""
 
 from pathlib import Path
 
@@ -12,40 +12,40 @@ Examples:
   critic promote --dry-run
   critic promote""",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Tell what the gate says, and change nothing. Exit code 1: it refuses."
-)
+@click.option("--dry-run", is_flag=True, help="Show the gate's decision and change nothing. Exit code 1: refused.")
 def command(dry_run: bool) -> None:
-    """Compare the critic of this checkout with the champion on the same test, and put it into service if it is
-    surely better: commit, Bento, a trial of that, and the tags of the release, all or nothing.
+    """Promote the critic of this checkout if it is better than the champion on the same test split.
 
-    A refusal is committed too, with its reasons, in reports/decisions. `gate` and `release` of params.yaml are its
-    settings; docs/operations.md tells the rest.
+    A promotion makes a commit, builds and tests a Bento, and tags the release; if a step fails, all is undone. A
+    refusal is committed too, with its reasons, in reports/decisions. `gate` and `release` in params.yaml hold the
+    settings; docs/operations.md has the details.
     """
     from rich.console import Console
     from rich.markdown import Markdown
 
     from critic import params
-    from critic.release import promotion
-    from critic.release.checkout import CheckoutError, held, require_at_rest, require_clean
-    from critic.release.promotion_gate import GateError, judge
+    from critic.files import OutputError
+    from critic.release import journal, promotion
+    from critic.release.git import CheckoutError, require_clean
+    from critic.release.lock import hold_lock, require_no_dvc
+    from critic.release.promotion_gate import GateError, run_gate
 
     repository = Path.cwd()
     try:
         settings = params.load(params.Release, repository / params.FILE)
-        with held(repository, "critic promote"):
-            require_at_rest(repository)
+        with hold_lock(repository, "critic promote"):
+            require_no_dvc(repository)
             if not dry_run:
-                promotion.recover(repository, click.echo)
+                journal.recover(repository, click.echo)
                 require_clean(repository)
-            decision = judge(repository)
+            decision = run_gate(repository)
             Console().print(Markdown(decision.markdown()))
             if decision.promote and not dry_run:
                 promotion.promote(repository, decision, settings, click.echo)
             elif not dry_run:
                 page = promotion.record_refusal(repository, decision, click.echo)
-                click.echo(f"Refused: {page.relative_to(repository)} says why.")
-    except (CheckoutError, GateError, promotion.PromotionError, params.ParamsError) as error:
+                click.echo(f"Refused; the reasons are in {page.relative_to(repository)}.")
+    except (CheckoutError, GateError, journal.PromotionError, OutputError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None
     if not decision.promote:
         raise SystemExit(1)

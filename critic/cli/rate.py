@@ -1,4 +1,4 @@
-"""`critic rate`: what people have said of edits becomes the next increment of data/ratings."""
+"""`critic rate`: make the next increment of data/ratings from human ratings."""
 
 from pathlib import Path
 
@@ -16,43 +16,44 @@ Examples:
   critic rate --feedback sqlite:///feedback.db""",
 )
 @click.argument("study", required=False, type=FILE)
-@click.option(
-    "--feedback", "store", help="Instead of a file: the service's feedback store, as CRITIC_FEEDBACK_URL."
-)
-@click.option("--dry-run", is_flag=True, help="Tell what would come of it, and write nothing.")
+@click.option("--feedback", "store", help="Read the feedback store at this URL (CRITIC_FEEDBACK_URL) instead.")
+@click.option("--dry-run", is_flag=True, help="Show the report and write nothing.")
 def command(study: Path | None, store: str | None, dry_run: bool) -> None:
-    """Screen the raters of STUDY, pool their ratings into MOS, and make an increment that `dvc repro` trains on.
+    """Screen the raters of STUDY, pool their ratings into MOS, and make an increment for the next `dvc repro`.
 
-    STUDY is a CSV file of a rating a row: rater, score (1 to 5), and source, edited (paths beside the file) and
-    instruction, or the id of an edit of the benchmark; if you have them, alignment, fidelity and quality (1 to 5),
-    edit_type and editor. docs/ratings.md says who counts. Run it from the project's folder.
+    STUDY is a CSV file with one rating per row: rater, score (1 to 5), and source, edited (paths relative to the
+    file) and instruction, or the id of an edit of the benchmark. Optional columns are alignment, fidelity, quality
+    (1 to 5), edit_type and editor. Run the command in the project's folder. docs/ratings.md explains which raters
+    count.
     """
     if (study is None) == (store is None):
-        raise click.UsageError("name a file of ratings, or a feedback store with --feedback")
+        raise click.UsageError("give either a file of ratings or a feedback store (--feedback)")
 
+    from critic.files import OutputError
     from critic.params import ParamsError
+    from critic.ratings.collect import add, preview, render
     from critic.ratings.importers import read_store, read_study
     from critic.ratings.increments import IncrementError
-    from critic.ratings.merge import add, examine, page
-    from critic.ratings.screening import RatingsError
     from critic.ratings.store import FeedbackError
-    from critic.release.checkout import CheckoutError, held
+    from critic.release.git import CheckoutError
+    from critic.release.lock import hold_lock
     from critic.service.settings import Settings
+    from critic.tables import TableError
 
     repository = Path.cwd()
     try:
         if study is not None:
-            heard = read_study(study, repository)
+            batch = read_study(study, repository)
         else:
-            heard = read_store(store or "", repository, Settings.model_validate({}).keep_images)
-        if heard.ratings.empty:
-            click.echo("All of its ratings are in an increment already.")
+            batch = read_store(store or "", repository, Settings.model_validate({}).keep_images)
+        if batch.ratings.empty:
+            click.echo("The feedback store has no new ratings: all are in an increment already.")
             return
-        _, report = examine(heard, repository)
-        click.echo(page(report), nl=False)
+        _, report = preview(batch, repository)
+        click.echo(render(report), nl=False)
         if not dry_run:
-            with held(repository, "critic rate"):
-                made = add(heard, repository).relative_to(repository)
-            click.echo(f"\nMade {made}. Commit it: git add {made}; then `dvc repro` trains on it.")
-    except (CheckoutError, RatingsError, IncrementError, FeedbackError, ParamsError) as error:
+            with hold_lock(repository, "critic rate"):
+                made = add(batch, repository).relative_to(repository)
+            click.echo(f"\nMade {made}. Commit it (git add {made}), then `dvc repro` trains on it.")
+    except (CheckoutError, TableError, IncrementError, FeedbackError, OutputError, ParamsError) as error:
         raise click.ClickException(str(error)) from None

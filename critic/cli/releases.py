@@ -1,6 +1,7 @@
-"""`critic releases`: the critics that were released, and the one in service."""
+"""`critic releases`: list the released critics and the champion."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,32 +15,34 @@ Examples:
   critic releases --json
   bento=$(critic releases --bento) && bentoml serve $bento""",
 )
-@click.option("--bento", is_flag=True, help="Only the champion's Bento, of BentoML's store on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--bento", is_flag=True, help="Print only the champion's Bento in BentoML's store on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(bento: bool, as_json: bool) -> None:
-    """List the releases of this checkout, the newest last, and say which one is in service.
+    """List the releases of this checkout, the newest last, and show which one is the champion.
 
-    A release is a git tag critic@VERSION; the tag critic#champion#N of the highest N is on the one in service.
+    A release is a git tag critic@VERSION; the tag critic#champion#N with the highest N marks the champion, the
+    critic in service.
     """
     from rich.console import Console
     from rich.table import Table
 
     from critic import params
-    from critic.release import promotion, registry
-    from critic.release.checkout import CheckoutError, git
+    from critic.release import registry
+    from critic.release.git import CheckoutError, git
+    from critic.release.promotion import find_bento
 
     repository = Path.cwd()
     try:
         champion = registry.champion(repository)
         if bento:
+            if champion is None:
+                raise click.ClickException("there is no champion yet: run `critic promote`")
             variant = params.load(params.Release, repository / params.FILE).variant
-            found = promotion.find_bento(repository, champion.version, variant) if champion else None
+            found = find_bento(repository, champion.version, variant)
             if found is None:
                 raise click.ClickException(
-                    "there is no champion yet: `critic promote` makes one"
-                    if champion is None
-                    else f"BentoML's store has no Bento of {champion.version}: `critic package --rev "
-                    f"critic@{champion.version} --variant {variant}` builds it"
+                    f"BentoML's store has no Bento of {champion.version}: build it with `critic package --rev "
+                    f"critic@{champion.version} --variant {variant}`"
                 )
             click.echo(found)
             return
@@ -50,33 +53,19 @@ def command(bento: bool, as_json: bool) -> None:
                 score = metrics["grpo"]["main_score"]["value"]
             except (CheckoutError, KeyError, ValueError):
                 score = None
-            rows.append(
-                {
-                    "version": release.version,
-                    "commit": release.commit,
-                    "day": git(repository, "show", "-s", "--format=%cs", release.commit),
-                    "main_score": score,
-                    "champion": champion is not None and release.version == champion.version,
-                }
-            )
+            day = git(repository, "show", "-s", "--format=%cs", release.commit)
+            rows.append(asdict(release) | {"day": day, "main_score": score, "champion": release == champion})
     except (CheckoutError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(
-            "Nothing is released yet: `critic promote` releases the critic of this checkout, if it is good."
-        )
+        click.echo("There is no release yet: `critic promote` releases the critic of this checkout.")
         return
     table = Table("version", "commit", "day", "main score", "")
     for row in rows:
-        score = row["main_score"]
-        table.add_row(
-            row["version"],
-            row["commit"][:12],
-            row["day"],
-            "" if score is None else f"{score:.3f}",
-            "champion" if row["champion"] else "",
-        )
+        score = "" if row["main_score"] is None else f"{row['main_score']:.3f}"
+        mark = "champion" if row["champion"] else ""
+        table.add_row(row["version"], row["commit"][:12], row["day"], score, mark)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`critic rollback`: the champion before this one goes into service again."""
+"""`critic rollback`: put an earlier critic into service again."""
 
 from pathlib import Path
 
@@ -12,19 +12,20 @@ Examples:
   critic rollback
   critic rollback --to v1.2.0""",
 )
-@click.option("--to", metavar="VERSION", help="Another release than the champion before this one.")
+@click.option("--to", metavar="VERSION", help="Roll back to this release instead of the previous champion.")
 def command(to: str | None) -> None:
-    """Put an earlier critic into service again, with the Bento that was tried when it was promoted.
+    """Put the previous champion into service again, with the Bento that was tested when it was promoted.
 
-    Nothing is deleted: the tag critic#champion moves on, and `critic rollback --to` of the newer version takes the
-    rollback back. A training that runs in the checkout isn't waited for.
+    The tag critic#champion moves and nothing is deleted: `critic rollback --to` the newer version reverts the
+    rollback. A training may run in the checkout at the same time.
     """
     from critic import params
-    from critic.release import promotion
-    from critic.release.checkout import CheckoutError
+    from critic.release.git import CheckoutError
+    from critic.release.journal import PromotionError
+    from critic.release.promotion import rollback
 
     repository = Path.cwd()
     try:
-        promotion.rollback(repository, params.load(params.Release, repository / params.FILE), to, click.echo)
-    except (CheckoutError, promotion.PromotionError, params.ParamsError) as error:
+        rollback(repository, params.load(params.Release, repository / params.FILE), to, click.echo)
+    except (CheckoutError, PromotionError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None

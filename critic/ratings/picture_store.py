@@ -1,32 +1,30 @@
-"""Pictures kept for retraining, where the operator has turned it on: their files, as they were sent.
+"""Picture files that the service keeps for retraining, if the operator turns it on, named by their SHA-256.
 
-    Keeper(Path("pictures")).keep(file, "PNG")    # pictures/3a/3a7bd3e2….png
-
-A rating names its pictures by SHA-256, as their files here are named.
+PictureStore(Path("pictures")).add(file, "PNG")    # pictures/3a/3a7bd3e2….png
 """
 
-import os
-from contextlib import suppress
 from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
+from tempfile import TemporaryFile
+
+from critic.files import replacing
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
-"""By the names that Pillow has for formats."""
+"""File name suffixes, by Pillow's name of the format."""
 
 _log = getLogger(__name__)
 
 
-class KeepingError(ValueError):
-    """A folder where nothing can be kept; the message names it."""
+class PictureStoreError(ValueError):
+    """A folder in which no pictures can be stored."""
 
 
-class Keeper:
-    """Keeps pictures in a folder, which is made if need be; their owner alone can read them.
+class PictureStore:
+    """Pictures in a folder, which is made if it is missing; only the owner can read the files.
 
     Raises:
-        KeepingError: the folder can't be made or written to.
+        PictureStoreError: the folder can't be made or written to.
     """
 
     def __init__(self, folder: Path):
@@ -35,48 +33,25 @@ class Keeper:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise KeepingError(
+            raise PictureStoreError(
                 f"CRITIC_KEEP_IMAGES {folder} can't be written to ({error.strerror}): choose another folder"
             ) from None
 
-    def keep(self, file: bytes, format: str) -> None:
-        """Put a picture on the disk, whole or not at all, if it isn't there.
+    def add(self, file: bytes, format: str) -> None:
+        """Store a picture completely or not at all, if it isn't there already.
 
-        A disk that is full or fails costs the picture and not the critique: it is logged as a warning.
+        An error of the disk is logged as a warning and not raised, so that the score is still sent.
 
         Args:
-            file: the picture's bytes, as they were sent.
-            format: one of `SUFFIXES`.
+            file: the picture's bytes, as they were received.
+            format: a key of `SUFFIXES`.
         """
         name = sha256(file).hexdigest() + SUFFIXES[format]
         path = self._folder / name[:2] / name
         try:
             if not path.exists():
-                _write(path, file)
+                with replacing(path) as partial:
+                    partial.chmod(0o600)
+                    partial.write_bytes(file)
         except OSError as error:
-            _log.warning("%s wasn't kept: %s", path, error.strerror)
-
-
-def _write(path: Path, file: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as partial:
-        try:
-            partial.write(file)
-            partial.flush()
-            os.fsync(partial.fileno())
-            os.rename(partial.name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(partial.name)
-            raise
-    for folder in (path.parent, path.parent.parent):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk know the folder's names."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            _log.warning("A picture wasn't stored: %s", error)

@@ -1,7 +1,7 @@
-"""Receipts: what a rating needs to know of a critique, signed, so that the service needn't remember the critique.
+"""Receipts: the facts of a scored edit, signed, so that a rating can refer to it and the service keeps no state.
 
 receipts = Receipts(settings.receipt_key)
-token = receipts.sign(receipt)           # goes out with the verdict
+token = receipts.sign(receipt)           # sent with the result
 receipts.read(token) == receipt          # when it comes back with a rating
 """
 
@@ -14,28 +14,26 @@ from itsdangerous import BadData, Signer, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode, want_bytes
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
 
-SHORTEST = 16
-"""Characters of a key."""
+MIN_KEY_LENGTH = 16
+"""Characters of a key, at least."""
 
 
 class ReceiptKeyError(ValueError):
-    """A key that can't sign; the message doesn't show it."""
+    """A key that is too short; the message doesn't show it."""
 
 
 class ForgedReceipt(ValueError):
-    """A text that this service didn't sign, or not with a key that it has now."""
+    """A token that this service didn't sign with one of its current keys."""
 
 
 class Receipt(BaseModel):
-    """A critique, as far as its ratings are concerned.
+    """The facts of a scored edit that its ratings need.
 
     Attributes:
-        request_id: of the request that it was part of.
-        pair_id: the pair's id within it.
-        source_sha256, edited_sha256: of the pictures' files as they were sent, in hexadecimal.
-        score: the critic's, 1..5, None where `status` isn't "ok".
-        model, version, contract: as `critic.client.schemas.Scored` has them.
-        scored_at: when.
+        pair_id: the edit's id in the request.
+        source_sha256, edited_sha256: of the picture files as they were received, in hexadecimal.
+        score: the critic's score, 1..5, None if `status` isn't "ok".
+        model, version, contract: see `critic.client.schemas.Scored`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,57 +52,56 @@ class Receipt(BaseModel):
 
 
 class Receipts:
-    """Signs receipts and knows its own again, by HMAC with SHA-256.
+    """Signs receipts and verifies them, by HMAC with SHA-256.
 
-    A token of an instruction of 4,000 characters has at most 32,000, and most have less than 1,000.
+    Most tokens have less than 1,000 characters; with an instruction of 4,000 characters, at most 32,000.
 
     Args:
-        key: a secret of at least 16 characters, or several with commas between, of which the last signs and all
-            are believed, so that keys can be changed while receipts are out. None draws one, which ends with this
-            process, and which no other process has.
+        key: a secret of at least 16 characters, or several separated by commas: the last one signs, all verify, so
+            that keys can be rotated. None makes a random key for this process alone.
 
     Raises:
-        ReceiptKeyError: a key is shorter.
+        ReceiptKeyError: a key is too short.
     """
 
     def __init__(self, key: SecretStr | None):
         given = secrets.token_urlsafe() if key is None else key.get_secret_value()
         keys = [part.strip() for part in given.split(",")]
-        if any(len(part) < SHORTEST for part in keys):
+        if any(len(part) < MIN_KEY_LENGTH for part in keys):
             raise ReceiptKeyError(
-                f"CRITIC_RECEIPT_KEY has a key of less than {SHORTEST} characters: "
+                f"CRITIC_RECEIPT_KEY has a key of less than {MIN_KEY_LENGTH} characters: "
                 "make one with `openssl rand -hex 32`"
             )
         self._serializer = URLSafeSerializer(
             keys,
             salt="critic.receipt",
-            serializer_kwargs={"ensure_ascii": True},  # half of a surrogate pair is no UTF-8
+            serializer_kwargs={"ensure_ascii": True},  # half of a surrogate pair isn't valid UTF-8
             signer=_Signer,
             signer_kwargs={"key_derivation": "hmac", "digest_method": sha256},
         )
 
     def sign(self, receipt: Receipt) -> str:
-        """The receipt as a token, of letters that a URL can hold. Equal receipts have equal tokens."""
+        """The receipt as a URL-safe token. Equal receipts have equal tokens."""
         scored_at = receipt.scored_at.astimezone(UTC).isoformat()
         return self._serializer.dumps(receipt.model_dump() | {"scored_at": scored_at})
 
     def read(self, token: str) -> Receipt:
-        """The receipt of a token.
+        """The receipt in a token.
 
         Raises:
-            ForgedReceipt: it isn't exactly what `sign` gave with one of these keys, or a receipt of other fields.
+            ForgedReceipt: `sign` didn't make it with one of these keys, or it has other fields.
         """
         try:
             return Receipt.model_validate(self._serializer.loads(token))
         except (BadData, UnicodeEncodeError, ValidationError):
             raise ForgedReceipt(
-                "this receipt isn't this service's: send it as it came with the critique. Receipts hold until the "
-                "service restarts, unless CRITIC_RECEIPT_KEY is set"
+                "this service didn't sign this receipt: send it exactly as the result has it. Receipts are valid "
+                "until the service restarts, unless CRITIC_RECEIPT_KEY is set"
             ) from None
 
 
 class _Signer(Signer):
-    """Knows one way to write a signature: base64 ignores the last bits, and letters that aren't its own."""
+    """Accepts one spelling of a signature: base64 ignores the last bits and foreign characters."""
 
     def verify_signature(self, value: str | bytes, sig: Any) -> bool:
         return super().verify_signature(value, sig) and base64_encode(base64_decode(sig)) == want_bytes(sig)

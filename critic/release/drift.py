@@ -1,13 +1,14 @@
-"""Whether what the service is asked, or what it answers, has moved away from what its critic was tested on.
+"""Drift: whether the service's requests or scores differ from those of its critic's test split.
 
-    moved = compare("scores", tested=histogram(predictions), served=served_scores(metrics))
-    if moved.is_drift(0.25): print(moved)
+    drift = measure_drift("scores", tested=histogram(predictions), served=served_scores(metrics))
+    if drift.exceeds(0.25): print(drift)
 
 The population stability index of two histograms with shares p and q is the sum of (q - p) ln(q / p) over their
-bins: 0 where they are equal. By the rule of thumb of N. Siddiqi, *Credit Risk Scorecards* (2006), it is small
-below 0.1 and asks for action from 0.25 on. By chance alone it is about (1/n + 1/m) times a chi-squared variable of
-one degree less than there are bins, n and m being the counts (B. Yurdakul, J. Naranjo, *Statistical properties of
-the population stability index*, Journal of Risk Model Validation 14(4), 2020): a small count drifts by chance.
+bins, 0 if they are equal. N. Siddiqi, *Credit Risk Scorecards* (2006), calls values below 0.1 small and asks for
+action from 0.25. Without any drift, it is distributed as (1/n + 1/m) times a chi-squared variable with one degree
+of freedom less than there are bins, where n and m are the counts (B. Yurdakul, J. Naranjo, *Statistical properties
+of the population stability index*, Journal of Risk Model Validation 14(4), 2020): small counts exceed 0.25 by
+chance.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy.stats import chi2
 
 SCORE_EDGES = (1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5)
-"""Upper edges of the bins of scores, which the service's metrics have too; the lowest bin begins at 1."""
+"""Upper edges of the bins of scores, the same as in the service's metrics; the lowest bin starts at 1."""
 
 _CONFIDENCE = 0.99
 
@@ -28,63 +29,61 @@ Counts = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one thing has moved.
+    """The population stability index of one quantity.
 
     Attributes:
-        what: scores, say.
-        psi: from 0.
-        by_chance: what chance alone stays below, 99 times in 100.
-        tested, served: how many were counted.
+        name: the quantity, such as "scores".
+        psi: the index, 0 or more.
+        critical: its 99 % quantile without drift.
+        tested, served: the number of observations.
     """
 
-    what: str
+    name: str
     psi: float
-    by_chance: float
+    critical: float
     tested: int
     served: int
 
-    def is_drift(self, threshold: float) -> bool:
-        """Whether it is far, and no chance."""
-        return self.psi >= threshold and self.psi > self.by_chance
+    def exceeds(self, threshold: float) -> bool:
+        """Whether the index reaches a threshold, and isn't explained by chance."""
+        return self.psi >= threshold and self.psi > self.critical
 
     def __str__(self) -> str:
         return (
-            f"{self.what}: population stability index {self.psi:.3f}, by chance below {self.by_chance:.3f} "
+            f"{self.name}: population stability index {self.psi:.3f}, critical value {self.critical:.3f} "
             f"({self.tested} tested, {self.served} served)"
         )
 
 
-def compare(what: str, *, tested: Counts, served: Counts) -> Drift | None:
-    """Two histograms over the same bins; None if either is empty.
+def measure_drift(name: str, *, tested: Counts, served: Counts) -> Drift | None:
+    """The drift between two histograms over the same bins; None if either is empty.
 
     Half an observation is added to each bin, so that an empty one doesn't make the index infinite.
     """
     if not tested.sum() or not served.sum():
         return None
     p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (tested, served))
-    chance = (1 / tested.sum() + 1 / served.sum()) * float(chi2.ppf(_CONFIDENCE, len(tested) - 1))
-    return Drift(what, float(np.sum((q - p) * np.log(q / p))), chance, int(tested.sum()), int(served.sum()))
+    critical = (1 / tested.sum() + 1 / served.sum()) * float(chi2.ppf(_CONFIDENCE, len(tested) - 1))
+    return Drift(name, float(np.sum((q - p) * np.log(q / p))), critical, int(tested.sum()), int(served.sum()))
 
 
 def histogram(values: Sequence[float] | npt.NDArray[np.float64], edges: Sequence[float] = SCORE_EDGES) -> Counts:
-    """How many values are up to each edge and above the one before; those that are no number aren't counted."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
-    return np.bincount(np.searchsorted(edges, finite, side="left"), minlength=len(edges))[: len(edges)].astype(
-        float
-    )
+    """The number of values up to each edge and above the one before; NaN isn't counted."""
+    values = np.asarray(values, float)
+    bins = np.searchsorted(edges, values[np.isfinite(values)], side="left")
+    return np.bincount(bins, minlength=len(edges))[: len(edges)].astype(float)
 
 
 def deciles(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """Upper edges of bins that hold a tenth of the values each, or more where many are equal; the last is open."""
+    """Upper edges of bins with a tenth of the values each, or more where many are equal; the last bin is open."""
     return (*np.unique(np.quantile(values, np.linspace(0.1, 0.9, 9))).tolist(), np.inf)
 
 
 def served_scores(metrics: str, mode: str = "greedy") -> Counts:
-    """The histogram of scores that the service has given since its start, from what its `/metrics` says.
+    """The histogram of the service's scores since its start, from the text of its `/metrics`.
 
     Raises:
-        ValueError: that is no text of Prometheus, or the service counts by other bins.
+        ValueError: the text isn't in Prometheus' format, or the service uses other bins.
     """
     upto = {
         float(sample.labels["le"]): sample.value
@@ -95,7 +94,6 @@ def served_scores(metrics: str, mode: str = "greedy") -> Counts:
     if not upto:
         return np.zeros(len(SCORE_EDGES))
     if missing := [edge for edge in SCORE_EDGES if edge not in upto]:
-        raise ValueError(
-            f"critic_score has no bin up to {', '.join(map(str, missing))}: a service of another version"
-        )
+        none = ", ".join(map(str, missing))
+        raise ValueError(f"critic_score has no bin up to {none}: the service is another version")
     return np.diff([0.0, *(upto[edge] for edge in SCORE_EDGES)])

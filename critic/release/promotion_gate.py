@@ -1,16 +1,16 @@
-"""Whether a critic may take the champion's place: both on the same test, and only if it is sure to be better.
+"""The promotion gate: only a critic that is significantly better on the same test split replaces the champion.
 
-    champion = read_exam(repository, "critic@v1.2.0")
-    decision = decide(champion, read_exam(repository), params.load(params.Gate), seed=7)
-    decision = judge(repository)    # all of this
+    champion = read_test_result(repository, "critic@v1.2.0")
+    decision = decide(champion, read_test_result(repository), params.load(params.Gate), seed=7)
+    decision = run_gate(repository)    # all of this
     decision.promote, decision.summary
 
-The gain in main score is that of the paired bootstrap over source images (`critic.evaluation.metrics.paired_bootstrap`), and
-its lower bound must be above the margin. Nothing else may fall: see `critic.params.Gate`. An answer without a
-score counts as the end of the scale farthest from the MOS, so that failing never pays.
+The gain in main score comes from a paired bootstrap over source images
+(`critic.evaluation.agreement.paired_bootstrap`); its lower bound must be above the margin. `critic.params.Gate`
+lists the other rules. An answer without a score counts as the end of the scale farthest from the MOS, so that a
+failure never helps.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,10 +26,12 @@ from dvc.repo import Repo
 from dvc_data.index.index import DataIndexDirError
 
 from critic import params
-from critic.evaluation.intervals import SMALLEST_GROUP, enough
-from critic.evaluation.metrics import Difference, apply_policy, measure, paired_bootstrap
+from critic.evaluation.agreement import apply_failure_policy, measure, paired_bootstrap
+from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, enough
+from critic.files import write_json, write_text
 from critic.release import registry
-from critic.release.checkout import git
+from critic.release.git import git
+from critic.tables import TableError, read_parquet
 
 TEST = "data/validated/test.parquet"
 PREDICTIONS = "reports/predictions/grpo.parquet"
@@ -39,18 +41,18 @@ THE_CHECKOUT = "the checkout"
 
 
 class GateError(RuntimeError):
-    """There is nothing to judge a critic by; the message says what is missing and what to do."""
+    """The gate can't decide; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """How a critic did on the test split.
+    """A critic's predictions on the test split.
 
     Attributes:
-        label: the git revision that it is of, or "the checkout".
-        model: DVC's hash of its folder.
+        label: the critic's git revision, or "the checkout".
+        model: DVC's hash of the critic's folder.
         test: DVC's hash of the test split.
-        size: bytes of its folder.
+        size: bytes of the critic's folder.
         predictions: id, source_id, edit_type (may be missing), mos, score (missing where the critic failed),
             tokens.
     """
@@ -64,7 +66,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold: the champion's figure (None: there is none) and the challenger's, and the rule."""
+    """One rule, with the figures of the champion (None if there is none) and the challenger."""
 
     name: str
     passed: bool
@@ -75,12 +77,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says, and what by.
+    """The gate's decision.
 
     Attributes:
-        reasons: sentences; of a refusal, what was missing.
+        promote: whether the challenger may replace the champion.
+        reasons: sentences; for a refusal, the rules that the challenger fails.
         facts: what was compared, by name.
-        champion: the version that it was compared with, None if there was none.
+        champion: the version of the champion, None if there is none.
     """
 
     promote: bool
@@ -91,49 +94,42 @@ class Decision:
 
     @property
     def summary(self) -> str:
-        """The verdict and its reasons, in a line."""
+        """The decision and its reasons, in one line."""
         return f"{'Promote' if self.promote else 'Refuse'}: {' '.join(self.reasons)}"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
-        return {
-            "promote": self.promote,
-            "reasons": [*self.reasons],
-            "checks": [asdict(check) for check in self.checks],
-            "facts": {**self.facts},
-        }
+        """The decision as JSON, without the champion's version."""
+        return {name: value for name, value in asdict(self).items() if name != "champion"}
 
     def markdown(self) -> str:
-        """A page for those who weren't there."""
+        """The decision as a Markdown page."""
         rows = [
-            f"| {check.name} | {_told(check.champion)} | {_told(check.challenger)} | {check.rule} | "
+            f"| {check.name} | {_figure(check.champion)} | {_figure(check.challenger)} | {check.rule} | "
             f"{'yes' if check.passed else '**no**'} |"
             for check in self.checks
         ]
-        return "\n".join(
-            [
-                f"# {'Promote' if self.promote else 'Refuse'}",
-                "",
-                *(f"- {reason}" for reason in self.reasons),
-                "",
-                "| | champion | challenger | must be | is |",
-                "|---|---|---|---|---|",
-                *rows,
-                "",
-                *(f"- {name}: {fact}" for name, fact in self.facts.items()),
-                "",
-                "Both have scored the same edits. Bounds are of the paired bootstrap over source images. An "
-                "answer without a score counts as the end of the scale farthest from the MOS.",
-                "",
-            ]
-        )
+        lines = [
+            f"# {'Promote' if self.promote else 'Refuse'}",
+            "",
+            *(f"- {reason}" for reason in self.reasons),
+            "",
+            "| | champion | challenger | rule | passed |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            *(f"- {name}: {fact}" for name, fact in self.facts.items()),
+            "",
+            "Both critics scored the same edits. Bounds come from a paired bootstrap over source images. An "
+            "answer without a score counts as the end of the scale farthest from the MOS.",
+        ]
+        return "\n".join(lines) + "\n"
 
 
-def read_exam(repository: Path, revision: str | None = None) -> TestResult:
-    """What `evaluate` left in a checkout, or in a git revision, whose files are in DVC's cache or remote.
+def read_test_result(repository: Path, revision: str | None = None) -> TestResult:
+    """The predictions that `evaluate` wrote in a checkout, or in a git revision (from DVC's cache or remote).
 
     Raises:
-        GateError: nothing is there, it can't be had, or the checkout's pipeline isn't up to date.
+        GateError: they are missing, can't be read, or the checkout's dvc.lock is out of date.
     """
     label = THE_CHECKOUT if revision is None else revision
     try:
@@ -141,50 +137,38 @@ def read_exam(repository: Path, revision: str | None = None) -> TestResult:
             require_up_to_date(repository)
         files = DVCFileSystem(str(repository), rev=revision)
         with files.open(PREDICTIONS) as file:
-            predictions = pd.read_parquet(file)
-        model = files.info(MODEL)["dvc_info"]
-        return TestResult(
-            label=label,
-            model=str(model["md5"]),
-            test=str(files.info(TEST)["dvc_info"]["md5"]),
-            size=int(model["size"]),
-            predictions=predictions,
-        )
-    except (DvcException, DataIndexDirError, OSError, KeyError) as error:
+            predictions = read_parquet(PREDICTIONS, file=file)
+        model, test = (files.info(path)["dvc_info"] for path in (MODEL, TEST))
+        return TestResult(label, str(model["md5"]), str(test["md5"]), int(model["size"]), predictions)
+    except (DvcException, DataIndexDirError, OSError, KeyError, TableError) as error:
         raise GateError(
-            f"the exam of {label} can't be read ({error}): `dvc repro` makes that of the checkout, and `dvc push` "
-            "where a release was made gives others its files"
+            f"the predictions of {label} can't be read ({error}): run `dvc repro` for the checkout's, or "
+            "`dvc push` where the release was made"
         ) from error
 
 
-def judge(repository: Path) -> Decision:
-    """The gate's decision on the critic of a checkout, beside its champion.
+def run_gate(repository: Path) -> Decision:
+    """Compare the critic of a checkout with the champion.
 
     Raises:
-        GateError: as `read_exam` and `decide`.
-        CheckoutError: that is no git repository.
-        ParamsError: params.yaml is wrong.
+        GateError: predictions are missing or malformed, or dvc.lock is out of date.
     """
     file = repository / params.FILE
     champion = registry.champion(repository)
-    challenger = read_exam(repository)
-    decision = decide(
-        read_exam(repository, f"{registry.ARTIFACT}@{champion.version}") if champion else None,
-        challenger,
-        params.load(params.Gate, file),
-        params.seed(file),
-    )
-    if back := _taken_back(repository, challenger.model):
-        why = f"It is {back}, which was taken out of service: `critic rollback --to {back}` puts it in again."
+    challenger = read_test_result(repository)
+    old = read_test_result(repository, f"{registry.ARTIFACT}@{champion.version}") if champion else None
+    decision = decide(old, challenger, params.load(params.Gate, file), params.seed(file))
+    if version := _withdrawn(repository, challenger.model):
+        why = f"It is {version}, which was rolled back: run `critic rollback --to {version}`."
         decision = replace(decision, promote=False, reasons=(why,))
     return replace(decision, champion=champion.version if champion else None)
 
 
-def _taken_back(repository: Path, model: str) -> str | None:
-    """The version of a critic, by DVC's hash of it, that was released and isn't among the champions any more."""
-    in_service = registry.champions(repository)
+def _withdrawn(repository: Path, model: str) -> str | None:
+    """The version of a released critic that is no longer among the champions, by DVC's hash of its folder."""
+    champions = registry.champions(repository)
     for release in registry.releases(repository):
-        if release not in in_service:
+        if release not in champions:
             lock = yaml.safe_load(git(repository, "show", f"{release.commit}:dvc.lock"))
             outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
             if any((out["path"], out["md5"]) == (MODEL, model) for out in outs):
@@ -193,13 +177,10 @@ def _taken_back(repository: Path, model: str) -> str | None:
 
 
 def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gate, seed: int) -> Decision:
-    """Judge a challenger; without a champion, by the rules that need none.
-
-    Args:
-        seed: of the bootstrap.
+    """Compare a challenger with the champion; without one, only the rules that need none apply.
 
     Raises:
-        GateError: an exam has no rows, or an id twice.
+        GateError: predictions have no rows, or an id twice.
     """
     new = _by_id(challenger)
     facts = {
@@ -208,48 +189,47 @@ def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gat
         "test": f"{len(new)} edits of {new['source_id'].nunique()} source images, {challenger.test}",
     }
     if champion is None:
-        return _decision(_floors(new, None, gate), facts, "It is the first critic that is put into service.")
+        return _decision(_floors(new, None, gate), facts, "It is the first critic in service.")
     if champion.model == challenger.model:
-        return Decision(False, (f"It is {champion.label} itself.",), (), facts)
+        return Decision(False, (f"It is the critic of {champion.label}.",), (), facts)
     old = _by_id(champion)
     if champion.test != challenger.test or [*old.index] != [*new.index]:
         why = (
-            f"{champion.label} sat another test ({champion.test[:12]}, this one is {challenger.test[:12]}), so "
-            f"the two can't be compared: check out {champion.label}, give it this test and `dvc repro evaluate`."
+            f"{champion.label} was evaluated on a different test split ({champion.test[:12]}, the challenger on "
+            f"{challenger.test[:12]}): check out {champion.label}, give it this split, run `dvc repro evaluate`."
         )
         return Decision(False, (why,), _floors(new, None, gate), facts)
     boot = partial(paired_bootstrap, n_boot=gate.n_boot, seed=seed)
     gain = boot(new["counted"], old["counted"], new["mos"], new["source_id"], confidence=2 * gate.confidence - 1)
     facts["gain"] = (
-        f"{gain.value:+.4f} in main score, at least {gain.low:+.4f} and at most {gain.high:+.4f}, each with "
-        f"{gate.confidence:.0%} confidence"
+        f"{gain.value:+.4f} in main score, one-sided {gate.confidence:.0%} bounds {gain.low:+.4f} and "
+        f"{gain.high:+.4f}"
     )
     sources = new["source_id"].nunique()
     checks = (
-        Check("source images", enough(new["source_id"]), None, sources, f"at least {SMALLEST_GROUP}"),
-        Check("sure gain in main score", gain.low > gate.margin, None, gain.low, f"above {gate.margin:.3f}"),
+        Check("number of source images", enough(new["source_id"]), None, sources, f"at least {SMALLEST_GROUP}"),
+        Check("lower bound of the gain", gain.low > gate.margin, None, gain.low, f"above {gate.margin:.3f}"),
         *_floors(new, old, gate),
         *_costs(champion, challenger, gate),
         *_types(new, old, gate, boot),
     )
-    praise = f"Its main score is {gain.value:+.3f} beside {champion.label}'s, and {gain.low:+.3f} at least."
-    return _decision(checks, facts, praise)
+    reason = f"Its gain in main score over {champion.label} is {gain.value:+.3f}, at least {gain.low:+.3f}."
+    return _decision(checks, facts, reason)
 
 
 def record(repository: Path, decision: Decision) -> Path:
-    """Write a decision into reports/decisions, as JSON and as a page; gives the page."""
+    """Write a decision to reports/decisions, as JSON and as a page; returns the page's path."""
     folder = repository / DECISIONS
-    folder.mkdir(parents=True, exist_ok=True)
     number = 1 + max((int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]-*")), default=0)
     name = f"{number:04d}-{'promoted' if decision.promote else 'refused'}"
-    (folder / f"{name}.json").write_text(json.dumps(decision.as_json(), indent=2, allow_nan=False) + "\n")
+    write_json(folder / f"{name}.json", decision.as_json())
     page = folder / f"{name}.md"
-    page.write_text(decision.markdown(), encoding="utf-8")
+    write_text(page, decision.markdown())
     return page
 
 
 def _floors(new: pd.DataFrame, old: pd.DataFrame | None, gate: params.Gate) -> tuple[Check, ...]:
-    """What holds of any critic in service; of the champion's coverage the challenger may lose a little."""
+    """The rules for any critic, with the champion's coverage less `gate.coverage_margin` as a lower limit."""
     score, coverage = _main_score(new), float(new["score"].notna().mean())
     least, was_score, was_covered = gate.min_coverage, None, None
     if old is not None:
@@ -262,25 +242,25 @@ def _floors(new: pd.DataFrame, old: pd.DataFrame | None, gate: params.Gate) -> t
 
 
 def _costs(champion: TestResult, challenger: TestResult, gate: params.Gate) -> tuple[Check, ...]:
-    """What the challenger's answers take, beside the champion's."""
-    old, new = (float(exam.predictions["tokens"].mean()) for exam in (champion, challenger))
-    figures: tuple[tuple[str, float, float, float], ...] = (
-        ("tokens an answer", old, new, gate.length_factor),
-        ("bytes of the critic", champion.size, challenger.size, gate.size_factor),
-    )
-    return tuple(
-        Check(name, new <= factor * old, old, new, f"at most {factor:g} times the champion's")
-        for name, old, new, factor in figures
+    """The rules for the cost of the challenger's answers."""
+
+    def check(name: str, old: float, new: float, factor: float) -> Check:
+        return Check(name, new <= factor * old, old, new, f"at most {factor:g} times the champion's")
+
+    old, new = (float(result.predictions["tokens"].mean()) for result in (champion, challenger))
+    return (
+        check("mean number of tokens per answer", old, new, gate.length_factor),
+        check("size in bytes", champion.size, challenger.size, gate.size_factor),
     )
 
 
 def _types(
     new: pd.DataFrame, old: pd.DataFrame, gate: params.Gate, boot: Callable[..., Difference]
 ) -> list[Check]:
-    """A check an edit type of enough source images.
+    """A rule for each edit type with enough source images.
 
-    That none of several types has fallen is asked of each with a share of the doubt (Bonferroni), so that all of
-    them together give a false alarm no oftener than 1 - confidence.
+    Each type gets a share of the error probability (Bonferroni), so that the probability of any false alarm is at
+    most 1 - confidence.
     """
     if "edit_type" not in new:
         return []
@@ -288,32 +268,29 @@ def _types(
     checks = []
     for kind, rows in kinds.items():
         was = old.loc[rows.index]
-        doubt = (1 - gate.confidence) / len(kinds)
-        change = boot(rows["counted"], was["counted"], rows["mos"], rows["source_id"], confidence=1 - 2 * doubt)
-        rule = f"not surely {gate.type_margin:.3f} below the champion's"
+        error = (1 - gate.confidence) / len(kinds)
+        change = boot(rows["counted"], was["counted"], rows["mos"], rows["source_id"], confidence=1 - 2 * error)
+        rule = f"not significantly more than {gate.type_margin:.3f} below the champion's"
         passed = change.high >= -gate.type_margin
         checks.append(Check(f"main score of {kind}", passed, _main_score(was), _main_score(rows), rule))
     return checks
 
 
-def _decision(checks: tuple[Check, ...], facts: Mapping[str, str], praise: str) -> Decision:
-    missed = [
-        f"Its {check.name} is {_told(check.challenger)}: it must be {check.rule}."
-        for check in checks
-        if not check.passed
-    ]
-    return Decision(not missed, tuple(missed) or (praise,), checks, facts)
+def _decision(checks: tuple[Check, ...], facts: Mapping[str, str], reason: str) -> Decision:
+    failed = [check for check in checks if not check.passed]
+    reasons = (f"The {one.name} is {_figure(one.challenger)}; it must be {one.rule}." for one in failed)
+    return Decision(not failed, tuple(reasons) or (reason,), checks, facts)
 
 
-def _by_id(exam: TestResult) -> pd.DataFrame:
-    """Its predictions by id; `counted` is what each counts as."""
-    table = exam.predictions.set_index("id").sort_index()
+def _by_id(result: TestResult) -> pd.DataFrame:
+    """The predictions by id, with the score that each counts as in `counted`."""
+    table = result.predictions.set_index("id").sort_index()
     if table.empty or table.index.has_duplicates:
         raise GateError(
-            f"the predictions of {exam.label} are none, or have an id twice: `dvc repro` makes them anew"
+            f"the predictions of {result.label} have no rows, or an id twice: run `dvc repro evaluate --force`"
         )
     scores = table["score"].to_numpy(float, na_value=np.nan)
-    return table.assign(counted=apply_policy(scores, table["mos"], "worst"))
+    return table.assign(counted=apply_failure_policy(scores, table["mos"], "worst"))
 
 
 def _main_score(table: pd.DataFrame) -> float:
@@ -321,16 +298,16 @@ def _main_score(table: pd.DataFrame) -> float:
 
 
 def require_up_to_date(repository: Path) -> None:
-    """Raises `GateError` unless dvc.lock is of what is in the checkout."""
+    """Raise a `GateError` if dvc.lock is out of date."""
     with Repo(str(repository)) as repo:
         if changed := repo.status():
             raise GateError(
-                f"dvc.lock isn't of what is here ({', '.join(map(str, changed))}), so the checkout's predictions "
-                "aren't of its critic: `dvc repro`"
+                f"dvc.lock is out of date ({', '.join(map(str, changed))}), so the predictions may not be this "
+                "critic's. Run `dvc repro`."
             )
 
 
-def _told(value: float | None) -> str:
+def _figure(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"

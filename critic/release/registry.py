@@ -1,11 +1,11 @@
-"""Which critics were released, and which one is in service: git tags, as GTO writes and reads them.
+"""The released critics and the champion, as git tags in GTO's format.
 
     champion(repository)          # Release(version="v1.2.0", commit="3f9c…")
     releases(repository)          # all of them, the oldest first
 
-A version is the tag `critic@v1.2.0` on the commit whose dvc.lock has the critic, the artifact `critic` of
-dvc.yaml. The tag `critic#champion#7` puts the critic of its commit into service; the one of the highest number
-counts, so history is never rewritten. Tags are annotated: `git show critic@v1.2.0` tells why.
+The tag `critic@v1.2.0` is on the commit whose dvc.lock has that version of the artifact `critic` of dvc.yaml. The
+tag `critic#champion#7` puts the critic of its commit into service; the tag with the highest number counts, so that
+no tag is ever moved. Tags are annotated: `git show critic@v1.2.0` says why it was released.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import gto.api
 from gto.exceptions import GTOException
 from gto.versions import SemVer
 
-from critic.release.checkout import CheckoutError, git
+from critic.release.git import CheckoutError, git
 
 ARTIFACT = "critic"
 CHAMPION = "champion"
@@ -23,18 +23,14 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class Release:
-    """A version, as v1.2.0, and the commit that it is."""
+    """A version, such as v1.2.0, and its commit."""
 
     version: str
     commit: str
 
 
 def releases(repository: Path) -> list[Release]:
-    """All versions, the oldest first.
-
-    Raises:
-        CheckoutError: that is no git repository.
-    """
+    """All versions, the oldest first."""
     found = []
     for tag in git(repository, "tag", "--list", f"{ARTIFACT}@*").split():
         version = tag.removeprefix(f"{ARTIFACT}@")
@@ -44,29 +40,25 @@ def releases(repository: Path) -> list[Release]:
 
 
 def champion(repository: Path) -> Release | None:
-    """The release that is in service.
-
-    Raises:
-        CheckoutError: as `releases`.
-    """
+    """The release in service, None before the first one."""
     stack = champions(repository)
     return stack[-1] if stack else None
 
 
 def champions(repository: Path) -> list[Release]:
-    """The release in service, last, after those that it can be rolled back to, one after another.
+    """The release in service, last, after the earlier ones that rollbacks lead to.
 
-    A rollback takes all off that came after the release that it went back to.
+    A rollback removes all that came after its target.
 
     Raises:
-        CheckoutError: as `releases`, or a champion's commit has no version.
+        CheckoutError: a champion's commit has no version.
     """
     by_commit = {release.commit: release for release in releases(repository)}
     stack: list[Release] = []
     for tag in _assignments(repository):
         commit = git(repository, "rev-list", "-n1", tag)
         if commit not in by_commit:
-            raise CheckoutError(f"the tag {tag} is on a commit without a version, {commit[:12]}: delete it")
+            raise CheckoutError(f"the tag {tag} is on commit {commit[:12]}, which has no version: delete the tag")
         release = by_commit[commit]
         stack = stack[: stack.index(release)] if release in stack else stack
         stack.append(release)
@@ -74,17 +66,13 @@ def champions(repository: Path) -> list[Release]:
 
 
 def next_version(repository: Path) -> str:
-    """The version of the next release: of the newest the minor number goes up."""
+    """The version of the next release: the newest one with its minor number increased."""
     known = releases(repository)
     return SemVer(known[-1].version).bump_minor().version if known else "v1.0.0"
 
 
 def register(repository: Path, version: str, commit: str, message: str) -> Release:
-    """Tag a commit as a version.
-
-    Raises:
-        CheckoutError: GTO or git refuses.
-    """
+    """Tag a commit as a version."""
     try:
         gto.api.register(str(repository), ARTIFACT, commit, version=version, message=message)
     except GTOException as error:
@@ -92,32 +80,25 @@ def register(repository: Path, version: str, commit: str, message: str) -> Relea
     return Release(version, commit)
 
 
-def assign(repository: Path, version: str, message: str) -> str:
-    """Make a version the champion; gives the tag that does.
-
-    Raises:
-        CheckoutError: GTO or git refuses.
-    """
+def assign(repository: Path, version: str, message: str) -> None:
+    """Make a version the champion, with a new tag."""
     try:
         gto.api.assign(str(repository), ARTIFACT, CHAMPION, version=version, message=message, force=True)
     except GTOException as error:
         raise CheckoutError(f"{version} can't be made the champion: {error}") from None
-    return _assignments(repository)[-1]
 
 
 def tags(repository: Path) -> list[str]:
-    """All tags of versions, the oldest first, and then of champions."""
+    """The tags of all versions, the oldest first, then of all champions."""
     versions = [f"{ARTIFACT}@{release.version}" for release in releases(repository)]
     return [*versions, *_assignments(repository)]
 
 
 def message(repository: Path, version: str) -> str:
-    """What the tag of a version tells; nothing if there is none."""
+    """The message of a version's tag, "" if there is no such tag."""
     return git(repository, "tag", "--list", "--format=%(contents)", f"{ARTIFACT}@{version}")
 
 
 def _assignments(repository: Path) -> list[str]:
-    tags = git(repository, "tag", "--list", f"{ARTIFACT}#{CHAMPION}#*").split()
-    return sorted(
-        (tag for tag in tags if tag.rpartition("#")[2].isdigit()), key=lambda t: int(t.rpartition("#")[2])
-    )
+    tags = git(repository, "tag", "--list", "--sort=version:refname", f"{ARTIFACT}#{CHAMPION}#*").split()
+    return [tag for tag in tags if tag.rpartition("#")[2].isdigit()]

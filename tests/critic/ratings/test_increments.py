@@ -1,154 +1,25 @@
-"""What was rated since joins the split of its source image; the test is frozen, and no image ever moves."""
+"""Increments are read from disk in order."""
 
-import json
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from critic.edits import read_table, write_table
-from critic.ratings.increments import Increment, IncrementError, latest, merge, read_increments
-
-DISTANCE = 56
-"""Bits; two different pictures of these are 100 or more apart."""
-
-
-def picture(seed: int, quality: int = 95) -> bytes:
-    """A JPEG of coloured blocks; another quality gives another file that looks the same."""
-    return jpeg(blocks(seed), quality)
-
-
-def blocks(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(float)
-
-
-def jpeg(colours: np.ndarray, quality: int = 95) -> bytes:
-    file = BytesIO()
-    image = Image.fromarray(colours.astype(np.uint8)).resize((96, 96), Image.Resampling.BICUBIC)
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def pair(source: bytes, edited: int) -> list[dict[str, Any]]:
-    return [{"bytes": source, "path": None}, {"bytes": picture(edited), "path": None}]
-
-
-def raw(split: str, *sources: int) -> pd.DataFrame:
-    """A raw table of one edit a source image."""
-    return pd.DataFrame(
-        {
-            "id": [f"{split}-{source}" for source in sources],
-            "source_id": [f"{split}-s{source}" for source in sources],
-            "images": [pair(picture(source), 1000 + source) for source in sources],
-            "edit_inst": "make it red",
-            "answer": 3.0,
-            "ratings": [[3.0]] * len(sources),
-        }
-    )
-
-
-TABLES = {"train": raw("train", 1, 2), "validation": raw("validation", 3), "test": raw("test", 4)}
-
-
-def increment(name: str, *rows: tuple[str, bytes, float | None]) -> Increment:
-    """Edits of an id, a source image and a MOS each."""
-    edits = pd.DataFrame(
-        {
-            "id": [id for id, _, _ in rows],
-            "source_id": [f"rated-{id}" for id, _, _ in rows],
-            "images": [pair(source, 2000 + number) for number, (_, source, _) in enumerate(rows)],
-            "instruction": "make it blue",
-            "mos": [mos for *_, mos in rows],
-            "ratings": [[3.0, 4.0, 5.0]] * len(rows),
-        }
-    )
-    return Increment(name, edits, pd.DataFrame())
-
-
-def placed(*increments: Increment) -> dict[str, str]:
-    """Which split each rated edit is in."""
-    merged, _ = merge(TABLES, [*increments], DISTANCE)
-    return {id: split for split, table in merged.items() for id in table["id"] if id.startswith("r")}
-
-
-def test_an_edit_goes_where_its_source_image_is_by_bytes_pixels_or_looks() -> None:
-    rows = [("r1", picture(1), 4.0), ("r3", picture(3, quality=60), 2.0), ("r9", picture(9), 5.0)]
-    assert placed(increment("0001", *rows)) == {"r1": "train", "r3": "validation", "r9": "train"}
-
-
-def test_the_test_split_stays_as_it_is() -> None:
-    rows = [("r4", picture(4), 1.0), ("r5", picture(4, quality=50), 1.0)]
-    merged, told = merge(TABLES, [increment("0001", *rows)], DISTANCE)
-    pd.testing.assert_frame_equal(merged["test"], TABLES["test"])
-    assert told == {"0001": {"of test images": 2}}
-
-
-def test_a_new_image_keeps_its_split_in_later_increments() -> None:
-    first = increment("0001", ("r9", picture(9), 4.0))
-    second = increment("0002", ("r10", picture(9, quality=50), 4.0))
-    merged, _ = merge(TABLES, [first, second], DISTANCE)
-    rated = merged["train"][merged["train"]["id"].str.startswith("r")]
-    assert rated["source_id"].tolist() == ["rated-r9", "rated-r9"]
-
-
-def test_an_edit_shares_the_source_id_of_the_benchmark() -> None:
-    """So that a split by groups, where the benchmark has no validation, can't take them apart."""
-    merged, _ = merge(TABLES, [increment("0001", ("r1", picture(1), 4.0))], DISTANCE)
-    assert merged["train"]["source_id"].tolist() == ["train-s1", "train-s2", "train-s1"]
-
-
-def test_what_has_no_mos_yet_waits_and_comes_when_it_has_one() -> None:
-    first = increment("0001", ("r9", picture(9), None))
-    assert placed(first) == {}
-    assert merge(TABLES, [first], DISTANCE)[1] == {"0001": {"wait": 1}}
-    assert placed(first, increment("0002", ("r9", picture(9), 4.0))) == {"r9": "train"}
-
-
-def test_a_later_mos_takes_the_place_of_an_earlier_one() -> None:
-    increments = [increment(name, ("r9", picture(9), mos)) for name, mos in (("0001", 4.0), ("0002", 2.5))]
-    merged, told = merge(TABLES, increments, DISTANCE)
-    assert merged["train"]["answer"].tolist() == [3.0, 3.0, 2.5]
-    assert told == {"0001": {"train": 1}, "0002": {}}
-    assert latest(increments)["increment"].tolist() == ["0001"]
-
-
-def test_an_edit_of_the_benchmark_keeps_the_benchmarks_mos() -> None:
-    again = increment("0001", ("r1", picture(1), 5.0))
-    edits = again.edits.assign(images=[TABLES["train"]["images"][0]], instruction="make it red")
-    merged, told = merge(TABLES, [Increment("0001", edits, pd.DataFrame())], DISTANCE)
-    assert told == {"0001": {"of the benchmark": 1}}
-    assert merged["train"]["answer"].tolist() == [3.0, 3.0]
-
-
-def test_an_image_that_looks_like_two_that_are_apart_is_left_out() -> None:
-    """A blend of two images looks like both, and these don't look like each other."""
-    one, other, between = (jpeg(blocks(1) * (1 - w) + blocks(2) * w) for w in (0.35, 0.65, 0.5))
-    tables = {**TABLES, "train": raw("train", 5, 6)}
-    tables["train"]["images"] = [pair(one, 1), pair(other, 2)]
-    merged, told = merge(tables, [increment("0001", ("r9", between, 4.0))], DISTANCE)
-    assert told == {"0001": {"ambiguous": 1}}
-    assert len(merged["train"]) == 2
-
-
-def test_without_increments_nothing_changes() -> None:
-    merged, told = merge(TABLES, [], DISTANCE)
-    assert told == {} and all(merged[split] is TABLES[split] for split in TABLES)
+from critic.edits import TYPES
+from critic.ratings.increments import IncrementError, read_increments
+from critic.tables import read_parquet, write_parquet
 
 
 def test_increments_are_read_in_their_order_and_a_missing_file_is_named(tmp_path: Path) -> None:
     assert read_increments(tmp_path) == []
     for name in ("0002", "0001"):
-        one = increment(name, ("r9", picture(9), 4.0))
-        write_table(one.edits, tmp_path / name / "edits.parquet")
+        edits = pd.DataFrame({"id": ["r9"], "instruction": "make it blue", "mos": 4.0})
+        write_parquet(edits, tmp_path / name / "edits.parquet", TYPES)
         pd.DataFrame({"rater": ["ann"]}).to_parquet(tmp_path / name / "ratings.parquet")
-        (tmp_path / name / "report.json").write_text(json.dumps({}))
+        (tmp_path / name / "report.json").write_text("{}")
     (tmp_path / ".0003.partial").mkdir()
     assert [one.name for one in read_increments(tmp_path)] == ["0001", "0002"]
-    assert read_table(tmp_path / "0001/edits.parquet")["mos"].tolist() == [4.0]
+    assert read_parquet(tmp_path / "0001/edits.parquet")["mos"].tolist() == [4.0]
     (tmp_path / "0002/edits.parquet").unlink()
     with pytest.raises(IncrementError, match=r"dvc pull .*0002/edits\.parquet\.dvc"):
         read_increments(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures are kept once and whole, and a full disk costs no more than the picture."""
+"""Pictures are stored once and completely; a full disk loses only the picture."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from critic.ratings.picture_store import SUFFIXES, Keeper, KeepingError
+from critic.ratings.picture_store import SUFFIXES, PictureStore, PictureStoreError
 
 FILE = b"a picture's file"
 NAME = sha256(FILE).hexdigest()
@@ -19,8 +19,8 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(("format", "suffix"), SUFFIXES.items())
 def test_a_picture_is_kept_under_its_hash(format: str, suffix: str, tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "new/pictures")
-    keeper.keep(FILE, format)
+    store = PictureStore(tmp_path / "new/pictures")
+    store.add(FILE, format)
     assert files(tmp_path) == {f"new/pictures/{NAME[:2]}/{NAME}{suffix}"}
     path = tmp_path / f"new/pictures/{NAME[:2]}/{NAME}{suffix}"
     assert path.read_bytes() == FILE
@@ -28,35 +28,36 @@ def test_a_picture_is_kept_under_its_hash(format: str, suffix: str, tmp_path: Pa
 
 
 def test_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path)
-    keeper.keep(FILE, "PNG")
+    store = PictureStore(tmp_path)
+    store.add(FILE, "PNG")
     (path,) = tmp_path.rglob("*.png")
     before = path.stat()
-    keeper.keep(FILE, "PNG")
+    store.add(FILE, "PNG")
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-@pytest.mark.parametrize("step", ["fsync", "rename"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_is_a_warning_and_leaves_no_part(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    keeper = Keeper(tmp_path)
+    store = PictureStore(tmp_path)
     with monkeypatch.context() as disk:
         disk.setattr(os, step, full)
-        keeper.keep(FILE, "PNG")
+        store.add(FILE, "PNG")
     assert files(tmp_path) == set()
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}/{NAME[:2]}/{NAME}.png wasn't kept: No space left on device"
+        f"A picture wasn't stored: {tmp_path}/{NAME[:2]}/{NAME}.png can't be written: No space left on device. "
+        "Free some space or choose another disk."
     ]
-    keeper.keep(FILE, "PNG")
+    store.add(FILE, "PNG")
     assert len(files(tmp_path)) == 1
 
 
 def test_a_folder_that_cant_be_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/pictures"):
-        with pytest.raises(KeepingError, match=f"CRITIC_KEEP_IMAGES {folder} can't be written to"):
-            Keeper(folder)
+        with pytest.raises(PictureStoreError, match=f"CRITIC_KEEP_IMAGES {folder} can't be written to"):
+            PictureStore(folder)

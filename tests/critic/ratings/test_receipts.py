@@ -1,4 +1,4 @@
-"""A receipt comes back as it went out, and nothing else is taken for one."""
+"""A receipt is read exactly as it was signed; everything else is refused."""
 
 import random
 from datetime import UTC, datetime, timedelta, timezone
@@ -67,7 +67,7 @@ def test_no_text_is_a_receipt(text: str) -> None:
         OURS.read(text)
 
 
-def test_without_a_key_receipts_end_with_the_service_and_the_refusal_says_so() -> None:
+def test_without_a_key_receipts_are_valid_until_the_service_restarts() -> None:
     service = Receipts(None)
     token = service.sign(RECEIPT)
     assert service.read(token) == RECEIPT
@@ -75,11 +75,11 @@ def test_without_a_key_receipts_end_with_the_service_and_the_refusal_says_so() -
         Receipts(None).read(token)
 
 
-def test_with_a_key_they_outlive_it() -> None:
+def test_with_a_key_receipts_survive_a_restart() -> None:
     assert Receipts(SecretStr(OLD)).read(TOKEN) == RECEIPT
 
 
-def test_an_old_key_is_believed_beside_a_new_one_that_signs() -> None:
+def test_an_old_key_verifies_and_the_new_one_signs() -> None:
     both, new = Receipts(SecretStr(f"{OLD}, {NEW}")), Receipts(SecretStr(NEW))
     assert both.read(TOKEN) == RECEIPT
     assert new.read(both.sign(RECEIPT)) == RECEIPT

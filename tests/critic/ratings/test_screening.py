@@ -1,4 +1,4 @@
-"""Raters who harm or don't look are found, and the others' ratings make the MOS that other programs make."""
+"""Malicious and careless raters are excluded; pooling the others' ratings agrees with other programs."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import kurtosis
 
 from critic.params import Ratings
-from critic.ratings.screening import RatingsError, Study, alpha, pool, strays
+from critic.ratings.pooling import Study, pool
+from critic.ratings.screening import alpha, count_outliers
+from critic.tables import TableError
 
 RULES = Ratings(min_raters=3, min_ratings=8, min_correlation=0.75, confidence=0.95)
 
@@ -33,7 +35,7 @@ TABLE = np.array(
 )
 """Fourteen items, eight raters."""
 
-# What sureal 0.9.0 (Netflix) says of TABLE: SubjectMLEModelProjectionSolver(RawDatasetReader(...)).run_modeling()
+# Results of sureal 0.9.0 (Netflix): SubjectMLEModelProjectionSolver(RawDatasetReader(...)).run_modeling()
 SUREAL_MOS = [3.9872, 3.8001, 2.7413, 2.2768, 1.2237, 3.1114, 2.9406]
 SUREAL_MOS += [1.2237, 1.2670, 4.6360, 3.0378, 2.2699, 2.6618, 4.5724]
 SUREAL_BIAS = [0.4464, -0.4107, 0.2321, 0.2321, 0.0179, -0.1250, -0.4821, 0.0893]
@@ -42,7 +44,7 @@ SUREAL_ERROR = 0.1729
 
 
 def rows(scores: np.ndarray) -> pd.DataFrame:
-    """A row a rating that isn't NaN, of raters r00, r01... and items i000, i001..."""
+    """One row per rating that isn't NaN, of raters r00, r01... and items i000, i001..."""
     items, raters = np.nonzero(np.isfinite(scores))
     return pd.DataFrame(
         {
@@ -74,7 +76,7 @@ def test_alpha_is_that_of_an_independent_program() -> None:
     assert alpha(np.array([[1.0, np.nan], [np.nan, 2.0]])) is None
 
 
-def strays_by_the_letter(scores: np.ndarray) -> tuple[list[int], list[int]]:
+def outliers_step_by_step(scores: np.ndarray) -> tuple[list[int], list[int]]:
     """Rec. ITU-R BT.500-14, annex 1, step by step, with SciPy's kurtosis."""
     above, below = [0] * scores.shape[1], [0] * scores.shape[1]
     for item in scores:
@@ -91,44 +93,44 @@ def strays_by_the_letter(scores: np.ndarray) -> tuple[list[int], list[int]]:
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), missing=st.floats(0, 0.6))
-def test_strays_are_counted_as_bt500_says(seed: int, missing: float) -> None:
+def test_outliers_are_counted_as_bt500_says(seed: int, missing: float) -> None:
     rng = np.random.default_rng(seed)
     scores = np.where(rng.random((20, 12)) < missing, np.nan, rng.normal(3, 1.2, (20, 12)))
     scores = scores[np.isfinite(scores).any(axis=1)]
-    assert [side.tolist() for side in strays(scores)] == [*strays_by_the_letter(scores)]
+    assert [side.tolist() for side in count_outliers(scores)] == [*outliers_step_by_step(scores)]
 
 
 @pytest.mark.parametrize(("seed", "rejected"), [(0, [3, 7]), (1, []), (3, [3]), (5, [3, 5]), (28, [3, 7, 8])])
 def test_bt500_rejects_whom_an_independent_program_rejects(seed: int, rejected: list[int]) -> None:
-    """SubjrejMosModel of sureal 0.9.0 on the same tables, of which rater 3 said 1 or 5 at random in 60 %."""
+    """SubjrejMosModel of sureal 0.9.0 on the same tables, in which rater 3 gave 1 or 5 at random in 60 %."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(1.5, 4.5, 60)
     scores = np.clip(np.round(truth[:, None] + rng.normal(0, 0.6, (60, 24))), 1, 5)
     odd = rng.random(60) < 0.6
     scores[odd, 3] = np.where(rng.random(odd.sum()) < 0.5, 1, 5)
-    verdicts = pool(rows(scores), lenient()).raters["verdict"].tolist()
-    assert [rater for rater, verdict in enumerate(verdicts) if verdict == "erratic"] == rejected
+    statuses = pool(rows(scores), lenient()).raters["status"].tolist()
+    assert [rater for rater, status in enumerate(statuses) if status == "outlier"] == rejected
 
 
 def simulate(seed: int, *, raters: int, per_item: int, items: int, malicious: int = 1, careless: int = 2) -> Study:
-    """Raters of minibench's kinds on items of known worth: the first are malicious, the next careless."""
+    """Raters of minibench's kinds on items with known scores: the first are malicious, the next careless."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(3.2, 0.95, items).clip(1, 5)
     bias, gain = rng.normal(0, 0.25, raters), rng.normal(1, 0.12, raters).clip(0.6, 1.4)
-    said = (
+    answers = (
         3 + gain * (truth[:, None] - 3) + bias + rng.normal(0, 1, (items, raters)) * rng.uniform(0.3, 0.6, raters)
     )
-    said[:, :malicious] = 6 - said[:, :malicious]
-    said[:, malicious : malicious + careless] = rng.uniform(1, 5, (items, careless))
+    answers[:, :malicious] = 6 - answers[:, :malicious]
+    answers[:, malicious : malicious + careless] = rng.uniform(1, 5, (items, careless))
     rank = rng.random((items, raters)).argsort(axis=1).argsort(axis=1)
-    return pool(rows(np.where(rank < per_item, said.round().clip(1, 5), np.nan)), RULES)
+    return pool(rows(np.where(rank < per_item, answers.round().clip(1, 5), np.nan)), RULES)
 
 
-def caught(study: Study, start: int, end: int) -> float:
-    """The share of those raters who aren't counted, of those who can be judged."""
-    verdicts = [study.raters["verdict"].get(f"r{rater:02d}", "unproven") for rater in range(start, end)]
-    judged = [verdict for verdict in verdicts if verdict != "unproven"]
-    return float(np.mean([verdict != "counted" for verdict in judged])) if judged else np.nan
+def excluded(study: Study, start: int, end: int) -> float:
+    """The share of these raters that aren't counted, of those with enough ratings."""
+    statuses = [study.raters["status"].get(f"r{rater:02d}", "insufficient_data") for rater in range(start, end)]
+    tested = [status for status in statuses if status != "insufficient_data"]
+    return float(np.mean([status != "counted" for status in tested])) if tested else np.nan
 
 
 @pytest.mark.parametrize(
@@ -140,43 +142,43 @@ def caught(study: Study, start: int, end: int) -> float:
         {"raters": 12, "per_item": 5, "items": 60, "malicious": 2},
     ],
 )
-def test_the_malicious_and_the_careless_are_caught_and_few_others(design: dict[str, int]) -> None:
-    """300 ratings a study; docs/ratings.md has the rates."""
+def test_malicious_and_careless_raters_are_excluded_and_few_others(design: dict[str, int]) -> None:
+    """300 ratings per study; docs/ratings.md has the rates."""
     bad = design.get("malicious", 1)
     studies = [simulate(seed, **design) for seed in range(60)]
-    assert np.nanmean([caught(study, 0, bad) for study in studies]) >= 0.98
-    assert np.nanmean([caught(study, bad, bad + 2) for study in studies]) >= 0.95
-    assert np.nanmean([caught(study, bad + 2, design["raters"]) for study in studies]) <= 0.08
+    assert np.nanmean([excluded(study, 0, bad) for study in studies]) >= 0.98
+    assert np.nanmean([excluded(study, bad, bad + 2) for study in studies]) >= 0.95
+    assert np.nanmean([excluded(study, bad + 2, design["raters"]) for study in studies]) <= 0.08
 
 
-def test_who_turns_the_scale_round_is_told_from_who_does_not_look() -> None:
+def test_an_inverted_scale_is_distinguished_from_random_ratings() -> None:
     study = simulate(0, raters=10, per_item=10, items=30)
-    assert study.raters["verdict"].tolist() == ["contrary", "careless", "careless", *["counted"] * 7]
-    assert "wrong way round" in study.raters["reason"]["r00"] and "guesses" in study.raters["reason"]["r01"]
+    assert study.raters["status"].tolist() == ["inverted", "low_agreement", "low_agreement", *["counted"] * 7]
+    assert "scale inverted" in study.raters["reason"]["r00"] and "at random" in study.raters["reason"]["r01"]
 
 
-def test_screening_brings_the_mos_nearer_to_the_truth() -> None:
+def test_screening_reduces_the_error_of_the_mos() -> None:
     rng = np.random.default_rng(3)
     truth = rng.uniform(1.2, 4.8, 60)
-    said = (truth[:, None] + rng.normal(0, 0.5, (60, 8))).round().clip(1, 5)
-    said[:, 0] = 6 - said[:, 0]
-    pooled = pool(rows(said), RULES).items["mos"].to_numpy()
-    assert np.abs(pooled - truth).mean() < 0.8 * np.abs(said.mean(axis=1) - truth).mean()
+    answers = (truth[:, None] + rng.normal(0, 0.5, (60, 8))).round().clip(1, 5)
+    answers[:, 0] = 6 - answers[:, 0]
+    pooled = pool(rows(answers), RULES).items["mos"].to_numpy()
+    assert np.abs(pooled - truth).mean() < 0.8 * np.abs(answers.mean(axis=1) - truth).mean()
 
 
-def test_who_has_rated_little_is_not_counted_and_not_condemned() -> None:
+def test_a_rater_with_few_ratings_has_insufficient_data() -> None:
     scores = np.full((20, 9), np.nan)
     scores[:14, :8] = TABLE
     scores[:7, 8] = 6 - TABLE[:7, 0]
     raters = pool(rows(scores), lenient(min_correlation=0.5)).raters
-    assert raters["verdict"]["r08"] == "unproven"
-    assert "has rated 7 items" in raters["reason"]["r08"]
+    assert raters["status"]["r08"] == "insufficient_data"
+    assert "rated 7 items" in raters["reason"]["r08"]
 
 
-def test_who_thinks_again_is_heard_once() -> None:
+def test_the_last_rating_of_an_item_counts() -> None:
     table = pd.concat([pd.DataFrame({"rater": ["r00"], "item": ["i000"], "score": [1.0]}), rows(TABLE)])
     study = pool(table, lenient())
-    assert study.thought_again == 1
+    assert study.repeated == 1
     pd.testing.assert_frame_equal(study.items, pool(rows(TABLE), lenient()).items)
 
 
@@ -202,25 +204,25 @@ def test_mos_are_on_the_scale_and_within_their_intervals(seed: int) -> None:
 def test_nobody_is_counted_where_nobody_agrees() -> None:
     rng = np.random.default_rng(0)
     study = pool(rows(rng.integers(1, 6, (40, 6)).astype(float)), RULES)
-    assert not (study.raters["verdict"] == "counted").any()
+    assert not (study.raters["status"] == "counted").any()
     assert study.items.empty
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("score", 6.0, "row 1 .* the score 6, and scores are from 1 to 5"),
-        ("score", np.nan, "row 1 .* no score"),
-        ("rater", None, "row 1 .* no rater"),
+        ("score", 6.0, "ratings row 2 has the score 6.0, not a number from 1 to 5"),
+        ("score", np.nan, "ratings row 2 has no score"),
+        ("rater", None, "ratings row 2 has no rater"),
     ],
 )
-def test_a_row_that_cannot_be_is_named(column: str, value: object, message: str) -> None:
+def test_an_invalid_row_is_named(column: str, value: object, message: str) -> None:
     table = rows(TABLE)
     table.loc[1, column] = value
-    with pytest.raises(RatingsError, match=message):
+    with pytest.raises(TableError, match=message):
         pool(table, RULES)
 
 
 def test_no_ratings_are_an_error() -> None:
-    with pytest.raises(RatingsError, match="no ratings"):
+    with pytest.raises(TableError, match="no ratings"):
         pool(rows(TABLE).iloc[:0], RULES)

@@ -1,4 +1,4 @@
-"""A rating that was acknowledged is there, whatever ends the service, and passwords aren't shown."""
+"""An acknowledged rating survives any end of the service; passwords aren't shown."""
 
 import re
 import signal
@@ -47,7 +47,7 @@ feedback = Feedback(url)
 for number in itertools.islice(itertools.count(), int(count) or None):
     print(feedback.add(receipt, rater, 1 + number % 5, str(number)), number, flush=True)
 """
-"""Adds so many ratings, or without end, and says of each its id and its number when it is acknowledged."""
+"""Adds a number of ratings, or ratings without end, and prints the id and number of each acknowledged one."""
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_rating_is_kept_with_all_that_its_receipt_says(feedback: Feedback) -> 
     assert rating.at.tzinfo is UTC
 
 
-def test_a_critique_without_a_score_can_be_rated(feedback: Feedback) -> None:
+def test_an_edit_without_a_score_can_be_rated(feedback: Feedback) -> None:
     feedback.add(RECEIPT.model_copy(update={"score": None, "status": "truncated"}), "ann", 1)
     (rating,) = feedback.rows()
     assert (rating.critic_score, rating.critic_status) == (None, "truncated")
@@ -118,7 +118,7 @@ def test_a_score_off_the_scale_is_refused(score: float, feedback: Feedback) -> N
     assert [*feedback.rows()] == []
 
 
-def test_what_is_no_text_is_replaced_in_it(feedback: Feedback) -> None:
+def test_invalid_characters_are_replaced(feedback: Feedback) -> None:
     feedback.add(
         RECEIPT.model_copy(update={"instruction": "red\ud800", "pair_id": "\0"}), "ann\0", 3, "naïve\udfff"
     )
@@ -130,7 +130,7 @@ def test_what_is_no_text_is_replaced_in_it(feedback: Feedback) -> None:
 # --- for good
 
 
-def test_ratings_outlive_a_kill(url: str) -> None:
+def test_ratings_survive_a_kill(url: str) -> None:
     acknowledged: dict[int, str] = {}
     for kill, count in enumerate((1, 7, 40)):
         with writer(url, f"rater-{kill}") as process:
@@ -155,7 +155,7 @@ def test_an_sqlite_file_is_synchronised_at_each_rating(feedback: Feedback) -> No
     assert pragmas == ["wal", 2]
 
 
-def test_four_processes_that_begin_and_write_together_lose_none(url: str) -> None:
+def test_four_processes_that_start_together_lose_no_rating(url: str) -> None:
     writers = [writer(url, f"rater-{number}", 25) for number in range(4)]
     said = {f"rater-{number}": process.communicate()[0] for number, process in enumerate(writers)}
     assert [process.returncode for process in writers] == [0] * 4
@@ -170,12 +170,12 @@ def test_four_processes_that_begin_and_write_together_lose_none(url: str) -> Non
     assert acknowledged == there
 
 
-def test_a_database_that_was_half_begun_is_begun_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_database_is_completed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise SQLAlchemyError("disk full")
 
     with monkeypatch.context() as beginning:
-        beginning.setattr(module, "insert", fail)
+        beginning.setattr("sqlalchemy.insert", fail)
         with pytest.raises(FeedbackError, match="disk full"):
             Feedback(url)
     with closing(Feedback(url)) as feedback:
@@ -195,7 +195,7 @@ def test_ratings_of_another_schema_are_left_alone(feedback: Feedback, url: str) 
         Feedback(url)
 
 
-def test_a_table_of_somebody_elses_is_left_alone(url: str) -> None:
+def test_a_foreign_table_is_left_alone(url: str) -> None:
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
         database.execute("CREATE TABLE ratings (stars INTEGER)")
     with pytest.raises(FeedbackError, match="has ratings of schema None"):
@@ -213,8 +213,8 @@ def test_a_database_that_fails_later_is_an_error_and_not_a_rating(feedback: Feed
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
-def test_a_database_in_memory_is_none(url: str) -> None:
-    with pytest.raises(FeedbackError, match="forgets its ratings"):
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(FeedbackError, match="is in memory and would lose the ratings"):
         Feedback(url)
 
 
@@ -254,7 +254,7 @@ def test_a_password_is_never_shown(url: str, rest: str) -> None:
     assert PASSWORD not in "".join(traceback.format_exception(failed.value))
 
 
-def test_all_else_of_the_url_is() -> None:
+def test_the_rest_of_the_url_is_shown() -> None:
     with pytest.raises(
         FeedbackError, match=r"^unknown://ann:\*\*\*@host/ratings can't be used: Can't load plugin"
     ):

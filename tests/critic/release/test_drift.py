@@ -1,4 +1,4 @@
-"""What is served is told from what was tested when it has moved, and not by chance."""
+"""Drift is detected when the service differs from the test split by more than chance."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from critic.release.drift import SCORE_EDGES, compare, deciles, histogram, served_scores
+from critic.release.drift import SCORE_EDGES, deciles, histogram, measure_drift, served_scores
 from critic.service import monitoring
 
 counts = st.lists(st.integers(0, 500), min_size=8, max_size=8).map(lambda c: np.array(c, float))
@@ -14,7 +14,7 @@ counts = st.lists(st.integers(0, 500), min_size=8, max_size=8).map(lambda c: np.
 
 def test_the_index_is_that_of_the_formula() -> None:
     """Ten and thirty of forty, then thirty and ten: with half of one more in each bin."""
-    found = compare("x", tested=np.array([10.0, 30.0]), served=np.array([30.0, 10.0]))
+    found = measure_drift("x", tested=np.array([10.0, 30.0]), served=np.array([30.0, 10.0]))
     p, q = np.array([10.5, 30.5]) / 41, np.array([30.5, 10.5]) / 41
     assert found is not None and found.psi == pytest.approx(float(np.sum((q - p) * np.log(q / p))))
     assert (found.tested, found.served) == (40, 40)
@@ -22,7 +22,7 @@ def test_the_index_is_that_of_the_formula() -> None:
 
 @given(one=counts, other=counts)
 def test_the_index_is_not_negative_and_the_same_from_both_sides(one: np.ndarray, other: np.ndarray) -> None:
-    found, back = compare("x", tested=one, served=other), compare("x", tested=other, served=one)
+    found, back = measure_drift("x", tested=one, served=other), measure_drift("x", tested=other, served=one)
     if found is None or back is None:
         assert not one.sum() or not other.sum()
         return
@@ -32,24 +32,24 @@ def test_the_index_is_not_negative_and_the_same_from_both_sides(one: np.ndarray,
 def test_equal_shares_are_no_drift_and_another_critic_is() -> None:
     rng = np.random.default_rng(0)
     tested, like, unlike = (histogram(rng.normal(m, 0.8, 700).clip(1, 5)) for m in (3.2, 3.2, 4.2))
-    same, moved = compare("scores", tested=tested, served=like), compare("scores", tested=tested, served=unlike)
-    assert same is not None and not same.is_drift(0.25)
-    assert moved is not None and moved.is_drift(0.25) and "scores: population stability index" in str(moved)
+    same = measure_drift("scores", tested=tested, served=like)
+    moved = measure_drift("scores", tested=tested, served=unlike)
+    assert same is not None and not same.exceeds(0.25)
+    assert moved is not None and moved.exceeds(0.25) and "scores: population stability index" in str(moved)
 
 
 def test_few_observations_drift_by_chance_alone() -> None:
-    """Of samples of 20 from the tested shares, some pass 0.25, and nearly none of these counts as drift."""
+    """Of samples of 20 from the tested shares, some pass 0.25, and nearly none of them counts as drift."""
     rng = np.random.default_rng(1)
     tested = histogram(rng.normal(3.2, 0.8, 700).clip(1, 5))
-    found = [
-        compare("x", tested=tested, served=histogram(rng.normal(3.2, 0.8, 20).clip(1, 5))) for _ in range(300)
-    ]
+    samples = [histogram(rng.normal(3.2, 0.8, 20).clip(1, 5)) for _ in range(300)]
+    found = [measure_drift("x", tested=tested, served=served) for served in samples]
     assert sum(one is not None and one.psi >= 0.25 for one in found) > 30
-    assert sum(one is not None and one.is_drift(0.25) for one in found) <= 15
+    assert sum(one is not None and one.exceeds(0.25) for one in found) <= 15
 
 
 def test_nothing_served_is_nothing_to_compare() -> None:
-    assert compare("x", tested=np.ones(8), served=np.zeros(8)) is None
+    assert measure_drift("x", tested=np.ones(8), served=np.zeros(8)) is None
 
 
 def test_scores_fall_into_bins_with_their_upper_edge() -> None:

@@ -1,6 +1,6 @@
-"""A promotion is whole or hasn't happened, whatever fails and whenever, in a real git repository.
+"""A promotion is complete or changes nothing, whichever step fails, in a real git repository.
 
-BentoML's store and the Bento's service stand in here; tests/test_flows.py has the real ones.
+BentoML's store and the Bento's service are fakes here; tests/test_flows.py has the real ones.
 """
 
 import json
@@ -16,15 +16,17 @@ from bentoml.exceptions import NotFound
 from dvc.repo import Repo
 
 from critic.params import Release as Settings
-from critic.release import promotion, promotion_gate, registry
-from critic.release.checkout import RELEASES, CheckoutError, git, held
-from critic.release.promotion import JOURNAL, PromotionError, promote, record_refusal, recover, rollback
+from critic.release import journal, promotion, promotion_gate, registry
+from critic.release.git import CheckoutError, git
+from critic.release.journal import Journal, PromotionError, recover
+from critic.release.lock import JOURNAL, RELEASES, hold_lock
+from critic.release.promotion import promote, record_refusal, rollback
 from critic.release.promotion_gate import Decision, GateError
 from critic.service.packaging import PackageError
 from critic.service.smoke import Smoke, SmokeError
 
 NO = Decision(False, ("Worse.",), (), {})
-SETTINGS = Settings(variant="cpu", golden=8, tolerance=0.0, max_latency=10.0, push=None)
+SETTINGS = Settings(variant="cpu", smoke_edits=8, tolerance=0.0, max_latency=10.0, push=None)
 PIPELINE = """\
 stages:
   grpo:
@@ -37,13 +39,13 @@ artifacts:
 
 
 def yes(repository: Path) -> Decision:
-    """The gate's, that the checkout's critic is better than the champion."""
+    """The gate's decision to promote the checkout's critic."""
     champion = registry.champion(repository)
     return Decision(True, ("Better.",), (), {}, champion.version if champion else None)
 
 
 class Store:
-    """BentoML's store."""
+    """A fake of BentoML's store."""
 
     def __init__(self) -> None:
         self.models: set[str] = set()
@@ -79,17 +81,18 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(promotion.bentoml.models, "get", get)
     monkeypatch.setattr(promotion.bentoml.models, "delete", delete)
     monkeypatch.setattr(promotion.bentoml, "delete", lambda tag: store.bentos.remove(tag.partition(":")[2]))
-    monkeypatch.setattr(promotion, "built_versions", lambda: {*store.bentos})
+    for module in (journal, promotion):
+        monkeypatch.setattr(module, "built_versions", lambda: {*store.bentos})
     monkeypatch.setattr(promotion, "import_critic", import_critic)
     monkeypatch.setattr(promotion, "build_bento", store.build)
-    monkeypatch.setattr(promotion, "golden_edits", lambda repository, number: [None] * number)
+    monkeypatch.setattr(promotion, "smoke_edits", lambda repository, number: [None] * number)
     monkeypatch.setattr(promotion, "try_bento", lambda *_, **__: Smoke(ready=60.0, latency=0.2, largest_gap=0.0))
     return store
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A checkout whose pipeline has made a critic that nobody has committed yet."""
+    """A checkout whose pipeline made a critic that isn't committed yet."""
     folder = tmp_path / "repository"
     folder.mkdir()
     git(folder, "init", "--quiet", "--initial-branch", "main")
@@ -106,7 +109,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def train(folder: Path, weights: str) -> None:
-    """What the pipeline leaves."""
+    """Write what the pipeline writes."""
     (folder / "models/grpo").mkdir(parents=True, exist_ok=True)
     (folder / "models/grpo/weights").write_text(weights)
     (folder / "reports").mkdir(exist_ok=True)
@@ -116,7 +119,7 @@ def train(folder: Path, weights: str) -> None:
 
 
 def state(folder: Path, store: Store) -> tuple[object, ...]:
-    """All that a promotion changes."""
+    """Everything that a promotion changes."""
     return (
         git(folder, "rev-parse", "HEAD"),
         git(folder, "tag"),
@@ -129,16 +132,16 @@ def state(folder: Path, store: Store) -> tuple[object, ...]:
 
 
 def test_a_promotion_commits_builds_tries_and_tags(repository: Path, store: Store) -> None:
-    told: list[str] = []
-    release = promote(repository, yes(repository), SETTINGS, told.append)
+    logged: list[str] = []
+    release = promote(repository, yes(repository), SETTINGS, logged.append)
     assert release.version == "v1.0.0" and release.commit == git(repository, "rev-parse", "HEAD")
     assert registry.champion(repository) == release
     assert git(repository, "status", "--porcelain") == ""
     assert git(repository, "show", "--stat", "--format=%s%n%b", "HEAD").startswith("Promote critic v1.0.0")
     assert "reports/decisions/0001-promoted.md" in git(repository, "ls-files")
     assert (store.models, store.bentos) == ({"edit_critic:v1.0.0"}, {"v1.0.0-cpu-1"})
-    assert "0.200 s an edit" in git(repository, "tag", "--list", "-n9", "critic@v1.0.0")
-    assert told[-1] == "v1.0.0 is the champion: bentoml serve edit_critic:v1.0.0-cpu-1"
+    assert "0.200 s per edit" in git(repository, "tag", "--list", "-n9", "critic@v1.0.0")
+    assert logged[-1] == "v1.0.0 is the champion: bentoml serve edit_critic:v1.0.0-cpu-1"
 
 
 def test_a_refusal_is_committed_and_the_champion_stays(repository: Path, store: Store) -> None:
@@ -168,7 +171,7 @@ def test_a_refusal_that_git_does_not_take_leaves_nothing(repository: Path, store
 
 
 class Killed(BaseException):
-    """The process is gone: no handler of errors runs."""
+    """The process is killed: no error handler runs."""
 
 
 def die(*_: object, **__: object) -> None:
@@ -199,7 +202,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"critic.promotion.{name}", fail)
+        patch.setattr(f"critic.release.promotion.{name}", fail)
         with pytest.raises((PromotionError, CheckoutError, KeyboardInterrupt)):
             promote(repository, yes(repository), SETTINGS)
     assert state(repository, store) == before
@@ -208,17 +211,17 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize("step", ["build_bento", "try_bento", "registry.register", "registry.assign"])
-def test_a_kill_is_taken_back_when_the_next_one_begins(
+def test_a_killed_promotion_is_undone_by_the_next_command(
     step: str, repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A SIGKILL runs no handler: what was done by then stays, and the journal with it."""
+    """After a SIGKILL, the steps so far and the journal remain."""
     champion = promote(repository, yes(repository), SETTINGS)
     train(repository, "2")
     before = state(repository, store)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"critic.promotion.{step}", die)
-        patch.setattr(promotion, "_undo", lambda *_: None)
+        patch.setattr(f"critic.release.promotion.{step}", die)
+        patch.setattr(journal, "undo", lambda *_: None)
         with pytest.raises(Killed):
             promote(repository, yes(repository), SETTINGS)
     assert (repository / JOURNAL).exists()
@@ -232,7 +235,7 @@ def test_a_kill_after_the_last_tag_was_a_promotion(
     repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(promotion._Journal, "close", lambda journal: None)
+        patch.setattr(Journal, "close", lambda journal: None)
         release = promote(repository, yes(repository), SETTINGS)
     assert (repository / JOURNAL).exists()
     recover(repository)
@@ -241,7 +244,7 @@ def test_a_kill_after_the_last_tag_was_a_promotion(
 
 def test_too_slow_a_bento_is_not_promoted(repository: Path, store: Store) -> None:
     slow = SETTINGS.model_copy(update={"max_latency": 0.1})
-    with pytest.raises(PromotionError, match=r"takes 0\.20 s an edit"):
+    with pytest.raises(PromotionError, match=r"takes 0\.20 s per edit"):
         promote(repository, yes(repository), slow)
     assert registry.champion(repository) is None and store.bentos == set()
 
@@ -258,12 +261,12 @@ def test_rollbacks_go_back_one_by_one_and_forward_by_name(repository: Path, stor
         promote(repository, yes(repository), SETTINGS)
     assert rollback(repository, SETTINGS).version == "v1.1.0"
     assert rollback(repository, SETTINGS).version == "v1.0.0"
-    with pytest.raises(PromotionError, match="no champion before"):
+    with pytest.raises(PromotionError, match="no previous champion"):
         rollback(repository, SETTINGS)
     assert rollback(repository, SETTINGS, "v1.2.0").version == "v1.2.0"
-    with pytest.raises(PromotionError, match="is the champion already"):
+    with pytest.raises(PromotionError, match="is already the champion"):
         rollback(repository, SETTINGS, "v1.2.0")
-    with pytest.raises(PromotionError, match=r"no release v9\.0\.0: there are v1\.0\.0, v1\.1\.0, v1\.2\.0"):
+    with pytest.raises(PromotionError, match=r"no release v9\.0\.0; there are v1\.0\.0, v1\.1\.0, v1\.2\.0"):
         rollback(repository, SETTINGS, "v9.0.0")
 
 
@@ -273,9 +276,9 @@ def test_a_rollback_needs_no_clean_checkout_and_builds_a_lost_bento_again(reposi
     promote(repository, yes(repository), SETTINGS)
     (repository / "train.py").write_text("# at work\n")
     store.bentos.remove("v1.0.0-cpu-1")
-    told: list[str] = []
-    assert rollback(repository, SETTINGS, say=told.append).version == "v1.0.0"
-    assert "building it again" in told[0] and store.bentos == {"v1.1.0-cpu-1", "v1.0.0-cpu-1"}
+    logged: list[str] = []
+    assert rollback(repository, SETTINGS, log=logged.append).version == "v1.0.0"
+    assert "building it again" in logged[0] and store.bentos == {"v1.1.0-cpu-1", "v1.0.0-cpu-1"}
     assert (repository / "train.py").read_text() == "# at work\n"
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
@@ -319,9 +322,7 @@ Break = Callable[[Path], object]
         pytest.param(lambda origin: (origin.parent / "files").write_text(""), id="DVC's remote is no folder"),
     ],
 )
-def test_a_network_that_fails_in_the_push_leaves_nothing(
-    broken: Break, repository: Path, remotes: Path, store: Store
-) -> None:
+def test_a_failed_push_changes_nothing(broken: Break, repository: Path, remotes: Path, store: Store) -> None:
     before = state(repository, store)
     broken(remotes)
     with pytest.raises(PromotionError):
@@ -329,9 +330,7 @@ def test_a_network_that_fails_in_the_push_leaves_nothing(
     assert state(repository, store) == before
 
 
-def test_a_push_that_is_overtaken_leaves_nothing(
-    repository: Path, remotes: Path, store: Store, tmp_path: Path
-) -> None:
+def test_a_refused_push_changes_nothing(repository: Path, remotes: Path, store: Store, tmp_path: Path) -> None:
     other = tmp_path / "other"
     git(tmp_path, "clone", "--quiet", str(remotes), str(other))
     git(
@@ -347,33 +346,33 @@ def test_a_push_that_is_overtaken_leaves_nothing(
     )
     git(other, "push", "--quiet", "origin", "HEAD:main")
     before = state(repository, store)
-    with pytest.raises(PromotionError, match="origin hasn't taken it"):
+    with pytest.raises(PromotionError, match="origin didn't accept the push"):
         promote(repository, yes(repository), PUSHING)
     assert state(repository, store) == before
     assert git(remotes, "tag") == ""
 
 
-def test_a_kill_in_the_push_is_settled_by_what_the_remote_has(
+def test_after_a_kill_during_the_push_the_remote_decides(
     repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = state(repository, store)
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", die)
-        patch.setattr(promotion, "_undo", lambda *_: None)
+        patch.setattr(promotion, "push", die)
+        patch.setattr(journal, "undo", lambda *_: None)
         with pytest.raises(Killed):
             promote(repository, yes(repository), PUSHING)
     recover(repository)
     assert state(repository, store) == before
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion._Journal, "close", die)
-        patch.setattr(promotion, "_undo", lambda *_: None)
+        patch.setattr(Journal, "close", die)
+        patch.setattr(journal, "undo", lambda *_: None)
         with pytest.raises(Killed):
             promote(repository, yes(repository), PUSHING)
     gone = remotes.with_suffix(".gone")
     shutil.move(remotes, gone)
-    with pytest.raises(PromotionError, match="can't be asked"):
+    with pytest.raises(PromotionError, match="can't be reached"):
         recover(repository)
     shutil.move(gone, remotes)
     recover(repository)
@@ -395,39 +394,39 @@ def test_tags_of_somebody_else_by_the_same_names_are_no_release(
     def overtake(remote: Path) -> None:
         git(other, "push", "--quiet", str(remote), "critic@v1.1.0", "critic#champion#2")
 
-    push = promotion._push
+    push = promotion.push
 
     def push_too_late(*arguments: object) -> None:
         overtake(remotes)
         push(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", push_too_late)
-        with pytest.raises(PromotionError, match="origin hasn't taken it"):
+        patch.setattr(promotion, "push", push_too_late)
+        with pytest.raises(PromotionError, match="origin didn't accept the push"):
             promote(repository, yes(repository), PUSHING)
     assert state(repository, store) == before
-    with pytest.raises(PromotionError, match=r"is v1\.1\.0 by now, and the gate compared with v1\.0\.0"):
+    with pytest.raises(PromotionError, match=r"is now v1\.1\.0, and the gate compared with v1\.0\.0"):
         promote(repository, yes(repository), PUSHING)
 
 
-def test_a_network_lost_after_the_push_leaves_the_champion_until_the_remote_can_be_asked(
+def test_after_a_push_without_an_answer_the_champion_stays_until_the_remote_is_reached(
     repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = promote(repository, yes(repository), PUSHING)
     train(repository, "2")
-    push, gone = promotion._push, remotes.with_suffix(".gone")
+    push, gone = promotion.push, remotes.with_suffix(".gone")
 
     def push_and_lose(*arguments: object) -> None:
         push(*arguments)  # type: ignore[arg-type]
         shutil.move(remotes, gone)
-        raise PromotionError("origin hasn't taken it: no answer")
+        raise PromotionError("origin didn't accept the push: no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", push_and_lose)
-        with pytest.raises(PromotionError, match=r"Whether v1\.1\.0 is in service can't be told"):
+        patch.setattr(promotion, "push", push_and_lose)
+        with pytest.raises(PromotionError, match=r"unknown whether v1\.1\.0 is in service"):
             promote(repository, yes(repository), PUSHING)
     assert registry.champion(repository) == first
-    with pytest.raises(PromotionError, match="can't be asked"):
+    with pytest.raises(PromotionError, match="can't be reached"):
         record_refusal(repository, NO)
     shutil.move(gone, remotes)
     recover(repository)
@@ -436,7 +435,7 @@ def test_a_network_lost_after_the_push_leaves_the_champion_until_the_remote_can_
     assert git(repository, "tag") == git(remotes, "tag") and git(repository, "status", "--porcelain") == ""
 
 
-def test_a_rollback_that_is_killed_in_its_push_is_taken_back_and_goes_one_step(
+def test_a_rollback_killed_during_its_push_is_undone_first(
     repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for weights in "123":
@@ -444,8 +443,8 @@ def test_a_rollback_that_is_killed_in_its_push_is_taken_back_and_goes_one_step(
         promote(repository, yes(repository), PUSHING)
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", die)
-        patch.setattr(promotion, "_undo", lambda *_: None)
+        patch.setattr(promotion, "push", die)
+        patch.setattr(journal, "undo", lambda *_: None)
         with pytest.raises(Killed):
             rollback(repository, PUSHING)
     assert rollback(repository, PUSHING).version == "v1.1.0"
@@ -453,7 +452,7 @@ def test_a_rollback_that_is_killed_in_its_push_is_taken_back_and_goes_one_step(
     assert "critic@v1.1.0" in git(repository, "tag").split()
 
 
-def test_a_kill_in_the_taking_back_is_taken_back_too(
+def test_a_killed_undo_is_completed(
     repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion = promote(repository, yes(repository), PUSHING)
@@ -462,7 +461,7 @@ def test_a_kill_in_the_taking_back_is_taken_back_too(
     deleted: list[str] = []
 
     def fail(*_: object) -> None:
-        raise PromotionError("origin hasn't taken it")
+        raise PromotionError("origin didn't accept the push")
 
     def delete_one_and_die(repository: Path, *command: str) -> str:
         if command[:2] == ("tag", "-d"):
@@ -472,8 +471,8 @@ def test_a_kill_in_the_taking_back_is_taken_back_too(
         return git(repository, *command)
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", fail)
-        patch.setattr(promotion, "git", delete_one_and_die)
+        patch.setattr(promotion, "push", fail)
+        patch.setattr(journal, "git", delete_one_and_die)
         with pytest.raises(Killed):
             promote(repository, yes(repository), PUSHING)
     assert deleted == ["critic#champion#2", "critic@v1.1.0"]
@@ -481,7 +480,7 @@ def test_a_kill_in_the_taking_back_is_taken_back_too(
     assert state(repository, store) == before and registry.champion(repository) == champion
 
 
-def test_what_was_staged_or_changed_since_the_judgement_is_not_released(repository: Path, store: Store) -> None:
+def test_changes_after_the_gates_decision_are_not_released(repository: Path, store: Store) -> None:
     before = git(repository, "rev-parse", "HEAD")
     (repository / "secret").write_text("mine")
     git(repository, "add", "secret")
@@ -499,45 +498,45 @@ def test_a_rollback_waits_for_no_training(repository: Path, store: Store) -> Non
     for weights in "12":
         train(repository, weights)
         promote(repository, yes(repository), SETTINGS)
-    with held(repository, "retrain crimson-fox"):
+    with hold_lock(repository, "retrain crimson-fox"):
         assert rollback(repository, SETTINGS).version == "v1.0.0"
-    with held(repository, "a promotion", RELEASES), pytest.raises(CheckoutError, match="a promotion"):
+    with hold_lock(repository, "a promotion", RELEASES), pytest.raises(CheckoutError, match="a promotion"):
         rollback(repository, SETTINGS, "v1.1.0")
 
 
-def test_a_critic_that_was_taken_back_is_known_by_its_files(repository: Path, store: Store) -> None:
+def test_a_withdrawn_critic_is_recognised_by_its_files(repository: Path, store: Store) -> None:
     models = []
     for weights in "12":
         train(repository, weights)
         promote(repository, yes(repository), SETTINGS)
         outs = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]["grpo"]["outs"]
         models += [out["md5"] for out in outs if out["path"] == "models/grpo"]
-    assert [promotion_gate._taken_back(repository, model) for model in models] == [None, None]
+    assert [promotion_gate._withdrawn(repository, model) for model in models] == [None, None]
     rollback(repository, SETTINGS)
-    assert [promotion_gate._taken_back(repository, model) for model in models] == [None, "v1.1.0"]
+    assert [promotion_gate._withdrawn(repository, model) for model in models] == [None, "v1.1.0"]
 
 
 def test_a_rollback_serves_the_bento_that_was_tried(repository: Path, store: Store) -> None:
     for weights in "12":
         train(repository, weights)
         promote(repository, yes(repository), SETTINGS)
-    store.bentos.add("v1.0.0-cpu-2")  # of `critic package`, which nobody has tried
-    told: list[str] = []
-    rollback(repository, SETTINGS, say=told.append)
-    assert told[-1] == "v1.0.0 is the champion: bentoml serve edit_critic:v1.0.0-cpu-1"
+    store.bentos.add("v1.0.0-cpu-2")  # by `critic package`, without a smoke test
+    logged: list[str] = []
+    rollback(repository, SETTINGS, log=logged.append)
+    assert logged[-1] == "v1.0.0 is the champion: bentoml serve edit_critic:v1.0.0-cpu-1"
 
 
-def test_an_interrupt_after_the_remote_has_taken_it_takes_nothing_back(
+def test_an_interrupt_after_the_push_undoes_nothing(
     repository: Path, remotes: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push = promotion._push
+    push = promotion.push
 
     def push_and_be_interrupted(*arguments: object) -> None:
         push(*arguments)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "_push", push_and_be_interrupted)
+        patch.setattr(promotion, "push", push_and_be_interrupted)
         with pytest.raises(KeyboardInterrupt):
             promote(repository, yes(repository), PUSHING)
     champion = registry.champion(repository)
@@ -561,5 +560,5 @@ def test_pushing_needs_both_remotes(repository: Path, store: Store, tmp_path: Pa
         promote(repository, yes(repository), PUSHING)
     git(tmp_path, "init", "--quiet", "--bare", "origin.git")
     git(repository, "remote", "add", "origin", str(tmp_path / "origin.git"))
-    with pytest.raises(PromotionError, match="DVC has no remote of its own"):
+    with pytest.raises(PromotionError, match="DVC has no default remote"):
         promote(repository, yes(repository), PUSHING)

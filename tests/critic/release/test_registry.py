@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from critic.release import registry
-from critic.release.checkout import CheckoutError, git
+from critic.release.git import CheckoutError, git
 from critic.release.registry import Release
 
 
@@ -21,7 +21,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def release(repository: Path) -> Release:
-    """The next version, on a commit of its own, in service."""
+    """Release the next version, on its own commit."""
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Train")
     version = registry.next_version(repository)
     made = registry.register(repository, version, git(repository, "rev-parse", "HEAD"), "Better")
@@ -87,7 +87,7 @@ def test_a_version_that_is_taken_and_one_that_is_unknown_are_errors(repository: 
 
 def test_a_champion_without_a_version_is_an_error(repository: Path) -> None:
     git(repository, "tag", "critic#champion#1")
-    with pytest.raises(CheckoutError, match="without a version"):
+    with pytest.raises(CheckoutError, match="has no version"):
         registry.champion(repository)
 
 

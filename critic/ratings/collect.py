@@ -1,0 +1,212 @@
+"""Make the next increment of data/ratings from new ratings: screen, pool, report.
+
+    path = collect(store, repository, pictures)          # data/ratings/0003
+    path = add(read_study(Path("study.csv"), repository), repository)
+
+The ratings of all increments are screened and pooled again together with the new ones. So if a rater no longer
+counts, earlier ratings don't count either, and edits whose MOS changes are in the new increment.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from dvc.repo import Repo
+
+from critic import params
+from critic.edits import TYPES
+from critic.files import OutputError, replacing_folder, write_json, write_text
+from critic.ratings.importers import AXES, RatingBatch, benchmark, read_store
+from critic.ratings.increments import EDITS, FOLDER, PAGE, PATTERN, RATINGS, REPORT, latest, read_increments
+from critic.ratings.pooling import Study, check, pool
+from critic.tables import write_parquet
+
+MIN_CHANGE = 0.05
+"""Points by which the MOS of an edit without new ratings must change for the edit to be in an increment. Each new
+rating changes all biases, and so each MOS, by less."""
+RATING_TYPES = {
+    **{name: pa.string() for name in ("rater", "item")},
+    **{name: pa.float64() for name in ("score", *AXES)},
+    "feedback_id": pa.int64(),
+}
+_EDIT_COLUMNS = ("id", "source_id", "images", "instruction", "edit_type", "editor")
+_MOS_COLUMNS = ("mos", *(f"mos_{axis}" for axis in AXES), "ratings")
+
+
+def collect(store: str, repository: Path, pictures: Path | None) -> Path | None:
+    """Make an increment of a feedback store's new ratings; None if there are none.
+
+    Args:
+        pictures: the folder in which the service keeps pictures (CRITIC_KEEP_IMAGES), by SHA-256; other pictures
+            come from the benchmark and earlier increments.
+
+    Raises:
+        FeedbackError, TableError, IncrementError: see `read_store` and `add`.
+    """
+    batch = read_store(store, repository, pictures)
+    return None if batch.ratings.empty else add(batch, repository)
+
+
+def add(batch: RatingBatch, repository: Path) -> Path:
+    """Make the next increment completely or not at all, and have DVC track its tables; returns its folder.
+
+    Raises:
+        TableError: there are no ratings, or a rating is invalid.
+        IncrementError: an earlier increment's file is missing.
+        OutputError: the increment can't be written, or another command has made it first.
+    """
+    folder = repository / FOLDER
+    track(repository)
+    edits, report = preview(batch, repository)
+    name = f"{1 + max((int(one.name) for one in folder.glob(PATTERN)), default=0):04d}"
+    with replacing_folder(folder / name) as partial:
+        write_parquet(edits, partial / EDITS, TYPES)
+        write_parquet(batch.ratings, partial / RATINGS, RATING_TYPES)
+        write_json(partial / REPORT, report)
+        write_text(partial / PAGE, f"# Ratings, increment {name}\n\n{render(report)}")
+        if (folder / name).exists():
+            raise OutputError(f"{folder / name} is there already: another command made it. Run this one again.")
+    try:
+        track(repository)
+    except BaseException:
+        shutil.rmtree(folder / name)
+        raise
+    return folder / name
+
+
+def track(repository: Path) -> None:
+    """Have DVC track all tables of increments: those of a new one, and those of one whose command was killed."""
+    increments = (repository / FOLDER).glob(PATTERN)
+    tables = [str(one / name) for one in sorted(increments) for name in (EDITS, RATINGS)]
+    if new := [table for table in tables if Path(table).exists() and not Path(f"{table}.dvc").exists()]:
+        with Repo(str(repository)) as repo:
+            repo.scm_context.quiet = True
+            repo.add(new)
+
+
+def preview(batch: RatingBatch, repository: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The edits of the increment that `add` would make, and its report; nothing is written."""
+    rules = params.load(params.Ratings, repository / params.FILE)
+    check(batch.ratings)
+    earlier = read_increments(repository / FOLDER)
+    known = latest(earlier).set_index("id")
+    ratings = pd.concat([*(one.ratings for one in earlier), batch.ratings], ignore_index=True)
+    study = pool(ratings, rules)
+    new = batch.edits[~batch.edits["id"].isin(known.index)] if len(batch.edits) else batch.edits
+    rows, rated = [], {*batch.ratings["item"]}
+    for edit in [*known.reset_index().to_dict("records"), *new.to_dict("records")]:
+        row = {name: edit.get(name) for name in _EDIT_COLUMNS} | _mos(str(edit["id"]), ratings, study, rules)
+        before, after = _rounded(known["mos"].get(edit["id"])), row["mos"]
+        is_small = before is not None and after is not None and abs(after - before) < MIN_CHANGE
+        has_changed = before != after and (edit["id"] in rated or not is_small)
+        if edit["id"] not in known.index or has_changed:
+            rows.append(row)
+    edits = pd.DataFrame(rows, columns=[*_EDIT_COLUMNS, *_MOS_COLUMNS]).sort_values("id", ignore_index=True)
+    return edits, _report(batch, study, edits, known, rules, repository)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """A report as Markdown."""
+    counts, agreement = report["counts"], report["agreement"]
+    lines = [
+        f"{counts['ratings']} ratings of {counts['edits rated']} edits by {counts['raters']} raters. "
+        f"{counts['edits with a MOS']} edits have a new or changed MOS; {counts['edits that wait']} wait for more "
+        "raters.",
+        "",
+        f"Krippendorff's alpha is {_figure(agreement['everybody'])} for all raters so far, and "
+        f"{_figure(agreement['counted'])} for the raters that count.",
+        "",
+        "| rater | ratings | status | correlation | bias | noise | |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {_cell(one['rater'])} | {one['ratings']} | {one['status']} | {_figure(one['correlation'])} | "
+            f"{_figure(one['bias'])} | {_figure(one['noise'])} | {_cell(one['reason'])} |"
+            for one in report["raters"]
+        ),
+    ]
+    titles = {
+        "changed": "Edits whose MOS has changed",
+        "contradictions": "Edits whose earlier MOS is outside of the new interval",
+        "lost": "Edits whose pictures are missing (set CRITIC_KEEP_IMAGES for the service)",
+    }
+    for key, title in titles.items():
+        if report[key]:
+            lines += ["", f"{title}:", "", *(f"- {_cell(line)}" for line in report[key])]
+    return "\n".join(lines) + "\n"
+
+
+def _report(
+    batch: RatingBatch,
+    study: Study,
+    edits: pd.DataFrame,
+    known: pd.DataFrame,
+    rules: params.Ratings,
+    repository: Path,
+) -> dict[str, Any]:
+    before = {item: (mos, "an earlier increment") for item, mos in known["mos"].dropna().items()}
+    changed = [
+        f"{row['id']}: {before[row['id']][0]:.2f}, now {_figure(_rounded(row['mos']))}"
+        for row in edits[edits["id"].isin(before)].to_dict("records")
+    ]
+    for item, edit in benchmark(repository).items():
+        before[item] = edit["mos"], f"the benchmark ({edit['name']})"
+    contradictions = []
+    for item in study.items.index.intersection([*before]).intersection([*batch.ratings["item"]]):
+        now, (mos, source) = study.items.loc[item], before[item]
+        if now["ratings"] >= rules.min_raters and not now["low"] <= mos <= now["high"]:
+            contradictions.append(
+                f"{item}: {now['mos']:.2f} ({now['low']:.2f} to {now['high']:.2f}), and {mos:.2f} in {source}"
+            )
+    return {
+        "counts": {
+            "ratings": len(batch.ratings),
+            "raters": batch.ratings["rater"].nunique(),
+            "edits rated": batch.ratings["item"].nunique(),
+            "edits with a MOS": int(edits["mos"].notna().sum()),
+            "edits that wait": int(edits["mos"].isna().sum()),
+            "ratings given again": study.repeated,
+        },
+        "statuses": dict(sorted(Counter(study.raters["status"]).items())),
+        "agreement": {name: _rounded(value) for name, value in study.agreement.items()},
+        "raters": [
+            row | {name: _rounded(row[name]) for name in ("correlation", "bias", "noise")}
+            for row in study.raters.reset_index().to_dict("records")
+        ],
+        "changed": changed,
+        "contradictions": contradictions,
+        "lost": [*batch.lost],
+        "rules": rules.model_dump(),
+    }
+
+
+def _mos(item: str, ratings: pd.DataFrame, study: Study, rules: params.Ratings) -> dict[str, Any]:
+    """The columns `_MOS_COLUMNS` of an edit, with the mean of each sub-score; None if there are too few raters."""
+    pooled = study.items.loc[item] if item in study.items.index else None
+    if pooled is None or pooled["ratings"] < rules.min_raters:
+        return dict.fromkeys(_MOS_COLUMNS)
+    counted = study.raters.index[study.raters["status"] == "counted"]
+    of_item = ratings[(ratings["item"] == item) & ratings["rater"].isin(counted)]
+    axes = of_item.drop_duplicates("rater", keep="last")[[*AXES]].astype(float).mean()
+    return {
+        "mos": _rounded(pooled["mos"]),
+        **{f"mos_{axis}": _rounded(axes[axis]) for axis in AXES},
+        "ratings": pooled["ratings_given"],
+    }
+
+
+def _rounded(value: Any) -> float | None:
+    """A figure for JSON, None if it is missing."""
+    return None if pd.isna(value) else round(float(value), 4)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _cell(text: str) -> str:
+    """Untrusted text in a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
