@@ -1,8 +1,9 @@
 """A checkout whose pipeline has run: real git, DVC, launcher and data stages, and trainings that take no time.
 
-What the trainings and `evaluate` leave depends on their inputs and the seed, as the real ones' does.
+What the trainings and `evaluate` write depends on their inputs and the seed, as with the real ones.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 
 import yaml
 
-from critic.release.checkout import git
+from critic.audit import manifests
+from critic.engines.load import identify
+from critic.release.git import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
@@ -56,11 +59,11 @@ from hashlib import sha256
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from critic.edits import read_table
-from critic.evaluation.metrics import measure
+from critic.evaluation.agreement import measure
+from critic.tables import read_parquet
 
 def main() -> None:
-    test, metrics = read_table("data/validated/test.parquet"), {}
+    test, metrics = read_parquet("data/validated/test.parquet"), {}
     for folder in ("predictions", "plots"):
         Path("reports", folder).mkdir(parents=True, exist_ok=True)
     for name, model in {"base": "assets/tiny-base", "sft": "models/sft", "grpo": "models/grpo"}.items():
@@ -120,3 +123,12 @@ def make_checkout(folder: Path) -> None:
     commit(folder, "Begin")
     dvc(folder, "repro")
     commit(folder, "Train")
+
+
+def write_answer(checkout: Path, path: Path, **changes: str) -> Path:
+    """An answer of the service."""
+    manifest = manifests.read(checkout, "grpo")
+    assert manifest.contract is not None
+    fields = {"id": "a", "score": 3.4, "model": identify(str(checkout / "models/grpo"))}
+    path.write_text(json.dumps(fields | {"contract": manifest.contract.sha256} | changes))
+    return path

@@ -1,12 +1,15 @@
-"""Audits: where a critic came from, whether its record holds, and whether it comes again. See docs/audit.md.
+"""Audits: trace a critic to its data and code, verify its record, and reproduce it (docs/audit.md).
 
-records.py    the record of a checkout or of a commit: manifests, dvc.lock, params.yaml
-subjects.py   what is asked about (a file, a release, a Bento, an answer of the service) -> the record that has it
-trace.py      a subject's lineage as a tree, Mermaid or HTML
-verify.py     the record against what is there
-rerun.py      all of it once more, in a clean clone
-differ.py     two critics
-coverage.py   which stages run again when a key of params.yaml changes
-attest.py     the record as a signed in-toto statement
-cards.py      the model's and the data's card, from the record
+manifests.py    the manifest that each stage writes
+environment.py  the packages, processor and GPUs that a stage ran with
+records.py      the record of a checkout or a commit: manifests, dvc.lock, params.yaml
+resolve.py      what the user names (a file, release, Bento or answer of the service) -> the record that has it
+trace.py        a lineage as a tree, Mermaid or HTML
+verify.py       the record of a checkout, compared with its files
+releases.py     each release, compared with its record
+rerun.py        the pipeline of a commit, run again in a clean clone
+diff.py         the differences between two critics
+coverage.py     the stages that run again when a key of params.yaml changes
+attestation.py  the record as a signed in-toto statement
+cards/          the model card and the data card, from the record
 """

@@ -1,9 +1,9 @@
-"""Which stages run again when a key of params.yaml changes, and where its value is read.
+"""Which stages run again when a key of params.yaml changes, and which modules read it.
 
-    for key in covered(Path.cwd(), "tiny"): print(key.key, key.stages, key.readers)
+    for key in param_coverage(Path.cwd(), "tiny"): print(key.key, key.stages, key.readers)
 
-Each key is changed in turn in a copy of dvc.yaml and params.yaml, and DVC is asked which stages then differ. So
-that is proof of what DVC would do; that the code reads the key is looked up in its syntax tree.
+Each key is changed in turn in a copy of dvc.yaml and params.yaml, and DVC says which stages changed. Modules that
+read the key are found in their syntax trees.
 """
 
 import ast
@@ -16,19 +16,16 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 
-from critic.audit.records import flat
-
-_SECTIONS_AT = 2
-"""How deep the names of sections are under `profiles`."""
+from critic.audit.records import flatten
 
 
 @dataclass(frozen=True)
-class Covered:
-    """A key of params.yaml, or a part of it that a library gets whole.
+class ParamCoverage:
+    """A key of params.yaml, or a mapping that is passed to a library as a whole.
 
     Attributes:
-        stages: those that run again when it changes, those after them not among them.
-        readers: the modules that read an attribute of its name.
+        stages: the stages that run again because the key changes; those that follow from them are left out.
+        readers: the modules that read an attribute of this name.
     """
 
     key: str
@@ -37,31 +34,31 @@ class Covered:
 
     @property
     def fault(self) -> str | None:
-        """Why the key is no good, None if it is: it must change a stage, or be read by what isn't one."""
+        """What is wrong with the key, None if nothing is."""
         if not self.readers:
             return "no code reads it"
         if not self.stages and all(reader.startswith("stages/") for reader in self.readers):
-            return "a stage reads it, and doesn't run again when it changes"
+            return "a stage reads it and doesn't run again when it changes"
         return None
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A number that code has in capitals at its top level, and the stages that run again when it is edited."""
+    """A number in a module-level constant, and the stages that run again when it is edited."""
 
     where: str
     value: str
     stages: tuple[str, ...]
 
 
-def covered(
+def param_coverage(
     folder: Path, profile: str | None = None, progress: Callable[[list[str]], Iterable[str]] = iter
-) -> list[Covered]:
-    """All keys of a checkout's params.yaml, the shared ones and those of a profile, in their order.
+) -> list[ParamCoverage]:
+    """All keys of a checkout's params.yaml: the shared ones, then those of a profile.
 
     Args:
-        profile: None is the active one.
-        progress: is given the keys and gives them back, to show how far it is.
+        profile: None for the active profile.
+        progress: takes the keys and yields them, for a progress bar.
 
     Raises:
         KeyError: there is no such profile.
@@ -70,29 +67,29 @@ def covered(
     if profile is not None:
         values["profile"] = profile
     active = values["profile"]
-    scaled = {f"profiles.{active}.{key}" for key in flat(values["profiles"][active])}
-    keys = [key for key in flat({k: v for k, v in values.items() if k != "profiles"}) if key != "profile"]
-    readers = _attributes(folder)
-    found = []
+    scaled = {f"profiles.{active}.{key}" for key in flatten(values["profiles"][active])}
+    keys = [key for key in flatten({k: v for k, v in values.items() if k != "profiles"}) if key != "profile"]
+    readers = _readers_by_name(folder)
+    coverage = []
     with tempfile.TemporaryDirectory(prefix="critic-") as scratch:
         copy = Path(scratch)
         (copy / "dvc.yaml").write_text((folder / "dvc.yaml").read_text())
         (copy / ".dvc").mkdir()
         (copy / ".dvc/config").write_text("[core]\nno_scm = true\n")
-        before = _read(copy, values)
+        before = _params_of_stages(copy, values)
         for key in progress([*keys, *sorted(scaled), "profile"]):
             if key == "profile":
-                others = [name for name in values["profiles"] if name != active]
-                after = _read(copy, values | {"profile": others[0]}) if others else before
+                other = next((name for name in values["profiles"] if name != active), active)
+                after = _params_of_stages(copy, values | {"profile": other})
             else:
-                after = _read(copy, _changed(values, key))
+                after = _params_of_stages(copy, _with_change(values, key))
             stages = tuple(stage for stage in before if before[stage] != after[stage])
-            found.append(Covered(key, stages, _readers(key, readers)))
-    return found
+            coverage.append(ParamCoverage(key, stages, _readers(key, readers)))
+    return coverage
 
 
 def constants(folder: Path) -> list[Constant]:
-    """The numbers in capitals of all modules that stages declare, by where they are."""
+    """The module-level constants with numbers, of all modules in the deps of stages, by place."""
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     by_module: dict[Path, list[str]] = {}
     for stage, declared in pipeline.items():
@@ -106,22 +103,22 @@ def constants(folder: Path) -> list[Constant]:
         for node in ast.parse(module.read_text()).body:
             match node:
                 case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, value) if (
-                    name.isupper() and value is not None and _is_number(value)
+                    name.isupper() and value is not None and _has_number(value)
                 ):
                     where = f"{module.relative_to(folder)}:{node.lineno} {name}"
                     found.append(Constant(where, ast.unparse(value), tuple(stages)))
     return found
 
 
-def _is_number(node: ast.expr) -> bool:
+def _has_number(node: ast.expr) -> bool:
     return any(
         isinstance(part, ast.Constant) and isinstance(part.value, int | float) and not isinstance(part.value, bool)
         for part in ast.walk(node)
     )
 
 
-def _read(folder: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each stage reads of params.yaml, by DVC's own reading of dvc.yaml and it."""
+def _params_of_stages(folder: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The params that each stage reads, according to DVC, with these values in params.yaml."""
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     with Repo(str(folder)) as repo:
         return {
@@ -131,10 +128,10 @@ def _read(folder: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
 
 
-def _changed(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """The values with another one at a key."""
+def _with_change(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The values, with another one at a dotted key."""
     name, _, rest = key.partition(".")
-    return values | {name: _changed(values[name], rest) if rest else _other(values[name])}
+    return values | {name: _with_change(values[name], rest) if rest else _other(values[name])}
 
 
 def _other(value: Any) -> Any:
@@ -149,28 +146,34 @@ def _other(value: Any) -> Any:
             return "changed"
 
 
-def _attributes(folder: Path) -> dict[str, set[str]]:
-    """The modules that read an attribute of a name, as `section.epochs`; of a name that is no attribute anywhere,
-    those that have an argument of it, as who is given all of a section has."""
-    readers: dict[str, set[str]] = {}
+def _readers_by_name(folder: Path) -> dict[str, set[str]]:
+    """The modules that read an attribute of a name, such as `section.max_steps`.
+
+    For a name that is nowhere an attribute, the modules with an argument of that name: the functions there take a
+    section's values as keyword arguments. "sft.*" has the modules that pass on all of the section `sft`.
+    """
+    attributes: dict[str, set[str]] = {}
     arguments: dict[str, set[str]] = {}
-    for module in sorted(
-        [*folder.glob("critic/**/*.py"), *folder.glob("stages/*.py"), *folder.glob("flows/*.py")]
-    ):
+    modules = (module for glob in ("critic/**/*.py", "stages/*.py", "flows/*.py") for module in folder.glob(glob))
+    for module in modules:
         name = module.relative_to(folder).as_posix()
         for node in ast.walk(ast.parse(module.read_text())):
             match node:
                 case ast.Attribute(_, attribute, ast.Load()):
-                    readers.setdefault(attribute, set()).add(name)
+                    attributes.setdefault(attribute, set()).add(name)
                 case ast.arg(argument):
                     arguments.setdefault(argument, set()).add(name)
-    return {**arguments, **readers}
+                case ast.FunctionDef(args=ast.arguments(args=[ast.arg(argument, ast.Attribute(_, section)), *_])):
+                    if f"**{argument}.model_dump(" in ast.unparse(node):
+                        arguments.setdefault(f"{section.lower()}.*", set()).add(name)
+    return {**arguments, **attributes}
 
 
 def _readers(key: str, readers: dict[str, set[str]]) -> tuple[str, ...]:
     names = key.split(".")
     if names[0] == "profiles":
-        names = names[_SECTIONS_AT:]
-    if len(names) > 2 and not readers.get(names[-1]):  # of a dictionary that goes on as it is
+        names = names[2:]
+    if len(names) > 2 and not readers.get(names[-1]):  # a mapping that is passed on as a whole
         names = names[:-1]
-    return tuple(sorted(readers.get(names[-1], set()) - {"critic/params.py"}))
+    direct = readers.get(names[-1], set()) - {"critic/params.py"}
+    return tuple(sorted(direct or readers.get(f"{names[0]}.*", set())))

@@ -1,8 +1,8 @@
-"""Each release against its own record: its tags, its commit, its critic in BentoML's store, and its Bentos.
+"""Each release, compared with its record: its tags, its commit, its critic in BentoML's store, and its Bentos.
 
     findings = list(check_releases(repository))
 
-A store has what was released on this machine; a release that it lacks is checked as far as git goes.
+BentoML's store on this machine may lack a release; then only its tags and its commit are checked.
 """
 
 import json
@@ -10,30 +10,31 @@ import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import md5, sha256
 from io import BytesIO
 from pathlib import Path
 
 import bentoml
 from bentoml.exceptions import NotFound
 
-from critic.audit.manifests import BESIDE, Manifest, fingerprint, path_of
-from critic.audit.records import Record, RecordError
+from critic import files
+from critic.audit.manifests import PARAMS_MODULE, fingerprint, path_of
+from critic.audit.records import Record, RecordError, differing
 from critic.audit.resolve import MODEL
 from critic.audit.verify import Finding, check_chain, check_lock, check_manifest
 from critic.release import registry
-from critic.release.checkout import CheckoutError, git
+from critic.release.git import CheckoutError, git
 from critic.release.registry import Release
 from critic.service.packaging import NAME
 
 SERVICE = "critic.service.bento:Critic"
-"""What a Bento of this project serves, as bentofile.yaml says."""
+"""The service in a Bento of this project, as in bentofile.yaml."""
 REWRITTEN = "bentofile.yaml"
-"""By BentoML, which keeps what it said in bento.yaml."""
+"""BentoML rewrites this file; bento.yaml has its content."""
 
 
 def check_releases(repository: Path) -> Iterator[Finding]:
-    """What doesn't hold of any release; nothing where there is no git."""
+    """The findings about all releases; none if the checkout is not a git repository."""
     try:
         releases = registry.releases(repository)
     except CheckoutError:
@@ -47,166 +48,129 @@ def check_releases(repository: Path) -> Iterator[Finding]:
 
 
 def _check_tag(repository: Path, release: Release) -> Iterator[Finding]:
-    """A release's tag is on the commit that its promotion made, and says so itself."""
+    """Check that a release's tag is on the commit of its promotion."""
     tag = f"{registry.ARTIFACT}@{release.version}"
     subject = git(repository, "show", "-s", "--format=%s", release.commit)
     if subject != f"Promote critic {release.version}":
-        yield Finding(
-            "release",
-            tag,
-            f"it is on commit {release.commit[:12]}, “{subject}”, which isn't the promotion of {release.version}",
-            "the tag was moved: another critic goes by this version's name",
-        )
-    message = git(repository, "tag", "--list", "--format=%(contents)", tag)
-    if f"{NAME}:{release.version}-" not in message:
-        yield Finding(
-            "release",
-            tag,
-            f"its message names no Bento of {release.version}",
-            "it wasn't written by `critic promote`: nothing says that this critic passed the gate",
-        )
+        what = f"its commit {release.commit[:12]}, “{subject}”, isn't the promotion of {release.version}"
+        yield Finding("release", tag, what, "the tag was moved: the version names another critic")
+    if f"{NAME}:{release.version}-" not in _message(repository, tag):
+        what = f"its message names no Bento of {release.version}"
+        means = "`critic promote` didn't write it: nothing shows that this critic passed the gate"
+        yield Finding("release", tag, what, means)
     added = git(repository, "show", "--name-only", "--format=", release.commit, "--", "reports/decisions").split()
     last = max((path for path in added if path.endswith(".json")), default=None)
-    if last is None or not _lets_it_in(git(repository, "show", f"{release.commit}:{last}")):
-        yield Finding(
-            "release",
-            tag,
-            "its commit has no decision of the gate to promote it",
-            "it was released without the gate, or against it",
-        )
-
-
-def _lets_it_in(decision: str) -> bool:
-    """Whether the text of a decision of the gate is to promote."""
     try:
-        told = json.loads(decision)
+        decision = json.loads(git(repository, "show", f"{release.commit}:{last}")) if last else None
     except ValueError:
-        return False
-    return isinstance(told, dict) and told.get("promote") is True
+        decision = None
+    if not isinstance(decision, dict) or decision.get("promote") is not True:
+        what = "its commit has no decision of the gate to promote it"
+        yield Finding("release", tag, what, "it was released without the gate or against its decision")
+
+
+def _message(repository: Path, tag: str) -> str:
+    return git(repository, "tag", "--list", "--format=%(contents)", tag)
 
 
 def _committed(repository: Path, commit: str) -> dict[str, str]:
-    """The SHA-256 of each file of a commit."""
+    """The SHA-256 of each file in a commit."""
     done = subprocess.run(["git", "archive", commit], cwd=repository, capture_output=True, check=True)
-    with tarfile.open(fileobj=BytesIO(done.stdout)) as files:
-        members = [(member.name, files.extractfile(member)) for member in files if member.isfile()]
+    with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
+        members = [(member.name, archive.extractfile(member)) for member in archive if member.isfile()]
         return {name: sha256(file.read()).hexdigest() for name, file in members if file is not None}
 
 
 def _check_record(repository: Path, release: Release, committed: Mapping[str, str]) -> Iterator[Finding]:
-    """What a release's commit itself says: dvc.lock, params.yaml, manifests and code, each against the others."""
+    """Compare dvc.lock, params.yaml, manifests and code in a release's commit with each other."""
     record = Record(repository, release.commit)
     where = f"{registry.ARTIFACT}@{release.version}"
     manifests = {}
     for stage in record.stages:
         path = str(path_of(stage))
-        locked = record.locked_md5(stage, path)
+        outs = record.lock.get(stage, {}).get("outs", [])
+        locked = next((item.get("md5") for item in outs if item["path"] == path), None)
         try:
             manifests[stage] = record.manifest(stage)
         except RecordError as error:
-            why = "where this release came from can't be told"
-            yield Finding("release", where, str(error), why, locked is not None)
+            yield Finding(
+                "release", where, str(error), "the origin of this release is unknown", locked is not None
+            )
             continue
-        if locked != record.md5(path):
-            yield Finding("release", f"{where} {path}", "dvc.lock names another", "one was changed by hand")
-    found = [finding for stage in manifests for finding in check_lock(record, stage)]
-    for manifest in manifests.values():
+        if locked != md5(record.read(path), usedforsecurity=False).hexdigest():
+            yield Finding("release", f"{where} {path}", "dvc.lock has another hash", "one was edited by hand")
+    found: list[Finding] = []
+    for stage, manifest in manifests.items():
+        found += check_lock(record, stage)
         found += [*check_manifest(record, manifest), *check_chain(record, manifest, manifests)]
-        found += _check_code(manifest, committed)
+        for name, digest in manifest.code.items():
+            if committed.get(name) != digest and name != PARAMS_MODULE:
+                means = "the code of the commit didn't make this critic"
+                found.append(Finding("code", name, f"{stage} ran with another version of it", means))
     for finding in found:
         yield replace(finding, check="release", where=f"{where} {finding.where}")
 
 
-def _check_code(manifest: Manifest, committed: Mapping[str, str]) -> Iterator[Finding]:
-    for name, digest in manifest.code.items():
-        if committed.get(name) != digest and name != BESIDE:
-            yield Finding(
-                "code", name, f"{manifest.stage} ran with another", "its code isn't what made this critic"
-            )
-
-
 def _check_store(repository: Path, release: Release, committed: Mapping[str, str]) -> Iterator[Finding]:
-    """A release's critic in BentoML's store, file by file, and the code in its Bentos."""
+    """Check a release's critic in BentoML's store, file by file, and its Bentos."""
+    name = f"{NAME}:{release.version}"
     try:
-        stored = bentoml.models.get(f"{NAME}:{release.version}")
+        stored = bentoml.models.get(name)
     except NotFound:
-        yield Finding(
-            "bento",
-            f"{NAME}:{release.version}",
-            "BentoML's store on this machine hasn't it",
-            f"`critic rollback --to {release.version}` would build it again",
-            False,
-        )
+        fix = f"`critic rollback --to {release.version}` would build it again"
+        yield Finding("bento", name, "it isn't in BentoML's store on this machine", fix, False)
         return
-    metadata = dict(stored.info.metadata)
-    if metadata.get("commit") != release.commit:
-        yield Finding(
-            "bento",
-            str(stored.tag),
-            f"it was imported from commit {metadata.get('commit')!r}, and the release is {release.commit[:12]}",
-            "the tag was moved, or the store has another critic by this name",
-        )
+    if (commit := dict(stored.info.metadata).get("commit")) != release.commit:
+        what = f"it was imported from commit {commit!r}, but the release is {release.commit[:12]}"
+        means = "the tag was moved, or another critic has this name in the store"
+        yield Finding("bento", str(stored.tag), what, means)
     try:
         recorded = Record(repository, release.commit).manifest("grpo").outputs[MODEL]
     except (RecordError, KeyError):
-        yield Finding("bento", str(stored.tag), "no manifest tells its files", "it can't be checked", False)
+        yield Finding("bento", str(stored.tag), "no manifest lists its files", "it can't be checked", False)
         return
-    there = fingerprint(Path(stored.path)).files
-    names = there.keys() - {"model.yaml"} | recorded.files.keys()
-    for name in sorted(name for name in names if there.get(name) != recorded.files.get(name)):
-        yield Finding(
-            "bento",
-            f"{stored.tag} {name}",
-            "it isn't the file that was trained" if name in recorded.files else "no stage left such a file",
-            "what this Bento serves isn't the critic of its record",
-        )
+    stored_files = {k: v for k, v in fingerprint(Path(stored.path)).files.items() if k != "model.yaml"}
+    for file in differing(stored_files, recorded.files):
+        what = "it isn't the file that was trained" if file in recorded.files else "no stage made this file"
+        yield Finding("bento", f"{stored.tag} {file}", what, "this Bento doesn't serve the critic of its record")
     for bento in bentoml.list(NAME):
         if str(bento.tag.version).startswith(f"{release.version}-"):
             yield from _check_bento(release, bento, committed)
 
 
 def _check_bento(release: Release, bento: bentoml.Bento, committed: Mapping[str, str]) -> Iterator[Finding]:
-    if [str(model.tag) for model in bento.info.all_models] != [f"{NAME}:{release.version}"]:
-        models = ", ".join(str(model.tag) for model in bento.info.all_models) or "none"
-        yield Finding("bento", str(bento.tag), f"its critic is {models}", f"it doesn't serve {release.version}")
+    tag, models = str(bento.tag), [str(model.tag) for model in bento.info.all_models]
+    if models != [f"{NAME}:{release.version}"]:
+        what = f"its critic is {', '.join(models) or 'missing'}"
+        yield Finding("bento", tag, what, f"it doesn't serve {release.version}")
     if bento.info.service != SERVICE:
         yield Finding(
-            "bento", str(bento.tag), f"it serves {bento.info.service}, and not {SERVICE}", "other code answers"
+            "bento", tag, f"it serves {bento.info.service}, not {SERVICE}", "other code answers requests"
         )
     source = Path(bento.path) / "src"
-    there = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
-    wanted = {name for name in committed if name.startswith("critic/")}
-    for name in sorted((there.keys() | wanted) - {REWRITTEN}):
-        found = fingerprint(there[name]).sha256 if name in there else None
-        if found != committed.get(name):
-            yield Finding(
-                "bento",
-                f"{bento.tag} {name}",
-                "its code isn't that of the release's commit",
-                "it may score otherwise than was measured",
-            )
+    found = {p.relative_to(source).as_posix(): files.sha256(p) for p in source.rglob("*") if p.is_file()}
+    wanted = {name: digest for name, digest in committed.items() if name in found or name.startswith("critic/")}
+    for name in differing(found, wanted):
+        if name != REWRITTEN:
+            what = "its code isn't that of the release's commit"
+            yield Finding("bento", f"{tag} {name}", what, "its scores may differ from the measured ones")
 
 
 def _check_champions(repository: Path) -> Iterator[Finding]:
-    """Each tag that put a critic into service names that critic's version."""
+    """Check that each tag of a champion names the version that it is on."""
+    champion = f"{registry.ARTIFACT}#{registry.CHAMPION}"
     try:
         registry.champions(repository)
     except CheckoutError as error:
-        yield Finding(
-            "release", f"{registry.ARTIFACT}#{registry.CHAMPION}", str(error), "who is in service is unclear"
-        )
+        yield Finding("release", champion, str(error), "which critic is in service is unclear")
         return
     versions = {release.commit: release.version for release in registry.releases(repository)}
-    for tag in git(repository, "tag", "--list", f"{registry.ARTIFACT}#{registry.CHAMPION}#*").split():
-        commit = git(repository, "rev-list", "-n1", tag)
+    for tag in git(repository, "tag", "--list", f"{champion}#*").split():
         if not tag.rpartition("#")[2].isdigit():
-            yield Finding("release", tag, "its name has no number", "it puts nobody into service: delete it")
+            yield Finding("release", tag, "its name has no number", "it has no effect: delete it")
             continue
-        message = git(repository, "tag", "--list", "--format=%(contents)", tag)
-        if f"{NAME}:{versions[commit]}-" not in message:
-            yield Finding(
-                "release",
-                tag,
-                f"it puts {versions[commit]} into service, and its message names no Bento of that",
-                "the tag was moved, or wasn't written by `critic promote` or `critic rollback`",
-            )
+        version = versions[git(repository, "rev-list", "-n1", tag)]
+        if f"{NAME}:{version}-" not in _message(repository, tag):
+            what = f"it puts {version} into service, but its message names no Bento of {version}"
+            means = "the tag was moved, or `critic promote` or `critic rollback` didn't write it"
+            yield Finding("release", tag, what, means)

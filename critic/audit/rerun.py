@@ -1,47 +1,48 @@
-"""A critic made once more, in a clean clone, and compared with its record, stage by stage.
+"""Run a critic's pipeline again in a clean clone, and compare the outputs with its record, stage by stage.
 
-    verdict = rerun(repository, "critic@v1.2.0", Path("again"))
-    verdict.outcome, verdict.first    # "not reproduced", "sft: models/sft/model.safetensors"
+    report = rerun(repository, "critic@v1.2.0", Path("again"))
+    report.outcome, report.first    # "not reproduced", "sft: models/sft/model.safetensors"
 
-What must be equal: the outputs of stages that compute on processors alone, always; those of trainings and of
-`evaluate`, in the same environment without a GPU. Elsewhere the last bits of sums differ, samples with them, and
-the main scores must come within `audit.tolerance` of params.yaml. docs/audit.md says why.
+The outputs of stages that need no GPU must always be identical, those of trainings and of `evaluate` in the same
+environment without a GPU. In other environments sums differ in their last bits, and so do the samples; there the
+main scores must agree within `audit.tolerance` of params.yaml. docs/audit.md says why.
 """
 
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dvc.repo import Repo
 
-from critic import params, process_tree
-from critic.audit.manifests import BESIDE, UNKNOWN, VARIABLES, Environment, Manifest, path_of
-from critic.audit.records import Record, RecordError, flat
-from critic.release.checkout import git
+from critic import process_tree
+from critic.audit.environment import VARIABLES, Environment
+from critic.audit.manifests import PARAMS_MODULE, UNKNOWN, Manifest, path_of
+from critic.audit.records import Record, RecordError, differing, flatten
+from critic.release.git import git
 
 Outcome = Literal["reproduced", "reproduced within tolerance", "not reproduced"]
 METRICS = "reports/metrics.json"
-_NAMED = 3
-"""Files that a line names."""
+_SHOWN = 3
+"""Files shown in a line."""
 
 
 class RerunError(RuntimeError):
-    """The rerun came to no end; the message says at which step."""
+    """A step of the rerun failed; the message names it."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """An output, then and now.
+class OutputComparison:
+    """An output in the record and after the rerun.
 
     Attributes:
-        exact: whether it must be the same to the byte.
-        files: those that differ.
+        exact: whether it must be identical.
+        then, now: the SHA-256 in the record and after the rerun; "nothing" if there was no such output.
+        files: the files that differ.
     """
 
     stage: str
@@ -53,48 +54,45 @@ class Compared:
 
     @property
     def is_same(self) -> bool:
-        """To the byte."""
+        """Whether the two are identical."""
         return self.then == self.now
 
     @property
-    def told(self) -> str:
-        """Whether it came again, in Markdown."""
-        return "the same" if self.is_same else f"**other**: {', '.join(self.files[:_NAMED]) or self.path}"
+    def changed(self) -> str:
+        """The first files that differ, or the output's path."""
+        return ", ".join(self.files[:_SHOWN]) or self.path
 
 
 @dataclass(frozen=True)
 class RerunReport:
-    """What a rerun says.
+    """The result of a rerun.
 
     Attributes:
-        first: the first stage and file that came out otherwise, None if none did.
-        why: in a sentence.
+        first: the first stage and the files in it that differ, None if all are identical.
+        why: the reason for the outcome, as a clause.
         outputs: in the order of the pipeline.
-        scores: the main score of each model, then and now; without those that weren't measured both times.
-        tolerance: of the main scores.
-        environment: what is otherwise than it was, in words.
+        scores: the main score of each model in the record and after the rerun, if both measured it.
+        tolerance: the largest difference of main scores that is allowed.
+        environment: how the environment differs from the recorded one.
     """
 
     outcome: Outcome
     first: str | None
     why: str
-    outputs: tuple[Compared, ...]
+    outputs: tuple[OutputComparison, ...]
     scores: Mapping[str, tuple[float, float]]
     tolerance: float
     environment: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
-        return asdict(self)
-
     def markdown(self) -> str:
-        """A page for those who weren't there."""
+        """The report as a page."""
         rows = [
-            f"| {output.stage} | {output.path} | {'the same' if output.exact else 'near'} | {output.told} |"
+            f"| {output.stage} | {output.path} | {'identical' if output.exact else 'within tolerance'} | "
+            f"{'identical' if output.is_same else f'**different**: {output.changed}'} |"
             for output in self.outputs
         ]
         scores = [
-            f"- main score of {model}: {then:.4f}, now {now:.4f}" for model, (then, now) in self.scores.items()
+            f"- main score of {model}: {old:.4f}, now {new:.4f}" for model, (old, new) in self.scores.items()
         ]
         environment = [f"- environment: {line}" for line in self.environment]
         head = [f"# {self.outcome.capitalize()}", "", f"{self.why[0].upper()}{self.why[1:]}.", ""]
@@ -109,159 +107,126 @@ def rerun(
     *,
     until: str | None = None,
     here: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> RerunReport:
-    """Clone a revision, set up its environment, run its pipeline without any cache, and compare.
+    """Clone a revision, set up its environment, run its pipeline without a cache, and compare.
 
     Args:
-        repository: the checkout; its DVC cache gives what people brought (`*.dvc`), and nothing that a stage made.
-        clone: a new folder.
-        until: the last stage to run, with all that it needs; None is all.
-        here: run in this process's environment, rather than in one made from the lock.
-
-    Raises:
-        RecordError: the revision has no record.
-        RerunError: a step failed.
+        repository: the checkout. Its DVC cache provides the files that people added (`*.dvc`), and no output of a
+            stage.
+        clone: the path of a new folder.
+        until: the last stage to run, after all stages that it needs; None for all stages.
+        here: run in this process's environment instead of a new one from the lock file.
     """
     record = Record.of(repository, revision)
-    stages = _upstream(record, until)
+    stages = _stages_until(record, until)
     manifests = {stage: record.manifest(stage) for stage in stages}
-    lock = manifests[stages[-1]].environment.packages.lock
+    last, tolerance = manifests[stages[-1]].environment, tolerance_of(record)
     if clone.exists():
-        raise RerunError(f"{clone} is there already: name a new folder")
-    say(f"Cloning {record.name} into {clone}")
+        raise RerunError(f"{clone} exists: give the path of a new folder")
+    log(f"Cloning {record.name} into {clone}")
     git(repository, "clone", "--quiet", "--no-checkout", str(repository.resolve()), str(clone.resolve()))
     git(clone, "checkout", "--quiet", "--detach", str(record.commit))
-    _bring(repository, clone, say)
+    _pull_tracked(repository, clone, log)
     for stage in stages:
         for path in (*manifests[stage].outputs, str(path_of(stage))):
-            _remove(clone / path)
-    environment = dict(manifests[stages[-1]].environment.variables)
+            shutil.rmtree(clone / path, ignore_errors=True)
+            (clone / path).unlink(missing_ok=True)
+    variables = dict(last.variables)
     if here:
         binaries = Path(sys.executable).parent
     else:
-        which = "gpu" if lock == "requirements/gpu.txt" else "cpu"
-        say(f"Making the environment of {lock or 'requirements/cpu.txt'}")
-        _run(["make", "setup", f"LOCK={which}", "VENV=.venv"], clone, environment)
+        lock = last.packages.lock or "requirements/cpu.txt"
+        log(f"Setting up the environment of {lock}")
+        _run(["make", "setup", f"LOCK={Path(lock).stem}", "VENV=.venv"], clone, variables)
         binaries = clone.resolve() / ".venv/bin"
-    environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(clone.resolve())}
-    say("Running the pipeline, every stage of it")
-    _run(
-        [str(binaries / "python"), "-m", "dvc", "repro", "--force", *([until] if until else [])],
-        clone,
-        environment,
-    )
-    tolerance = params.load(params.Audit, clone / params.FILE).tolerance
-    return compare(record, Record.of(clone), stages, tolerance)
+    variables |= {"PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(clone.resolve())}
+    log("Running all stages of the pipeline")
+    command = [str(binaries / "python"), "-m", "dvc", "repro", "--force", *([until] if until else [])]
+    _run(command, clone, variables)
+    return compare_records(record, Record.of(clone), stages, tolerance)
 
 
-def compare(then: Record, now: Record, stages: list[str], tolerance: float) -> RerunReport:
-    """Two records of the same stages.
-
-    Args:
-        stages: in the order of the pipeline.
-        tolerance: how far the main scores may be apart.
-    """
-    outputs: list[Compared] = []
-    apart: dict[str, None] = {}
-    untrue: list[str] = []
+def compare_records(then: Record, now: Record, stages: list[str], tolerance: float) -> RerunReport:
+    """Compare two records of the same stages, which are in the order of the pipeline."""
+    outputs: list[OutputComparison] = []
+    changes: dict[str, None] = {}
+    false_claims: list[str] = []
     for stage in stages:
         before, after = then.manifest(stage), now.manifest(stage)
-        untrue += _untrue(before, after)
-        differences = differing(before.environment, after.environment)
-        apart |= dict.fromkeys(differences)
+        false_claims += _false_claims(before, after)
+        differences = environment_changes(before.environment, after.environment)
+        changed = [f"{name}: {old}, now {new}" for name, old, new in differences]
+        changes |= dict.fromkeys(changed)
         needs_gpu = then.stages[stage].get("meta", {}).get("needs") == "gpu"
-        is_exact = _read_the_same(before, after) and not (
-            needs_gpu and (differences or before.environment.gpus or after.environment.gpus)
-        )
-        outputs += _compare_stage(before, after, is_exact)
+        may_differ = needs_gpu and (changed or before.environment.gpus or after.environment.gpus)
+        old, new = ({path: m.sha256 for path, m in manifest.inputs.items()} for manifest in (before, after))
+        # If the inputs differ, the fault is in the stage that made them.
+        outputs += _compare_outputs(before, after, exact=old == new and not may_differ)
     scores = _main_scores(then, now) if "evaluate" in stages else {}
-    first = next((output for output in outputs if not output.is_same), None)
-    named = f"{first.stage}: {', '.join(first.files[:_NAMED]) or first.path}" if first else None
-    broken = next((output for output in outputs if output.exact and not output.is_same), None)
-    outcome: Outcome
-    if untrue:
-        outcome, why = "not reproduced", f"{untrue[0]} of its record isn't what the same commit gives"
-    elif first is None:
-        outcome, why = "reproduced", f"all {len(outputs)} outputs are the same to the byte"
-    elif broken is not None:
-        where = f"{broken.stage}: {', '.join(broken.files[:_NAMED]) or broken.path}"
-        outcome, why = "not reproduced", f"{where} must be the same to the byte and isn't"
+    different = [output for output in outputs if not output.is_same]
+    first = f"{different[0].stage}: {different[0].changed}" if different else None
+    wrong = next((output for output in different if output.exact), None)
+    outcome: Outcome = "not reproduced"
+    if false_claims:
+        why = f"{false_claims[0]} in the record differs from what the same commit gives"
+    elif not different:
+        outcome, why = "reproduced", f"all {len(outputs)} outputs are identical"
+    elif wrong is not None:
+        why = f"{wrong.stage}: {wrong.changed} must be identical and isn't"
     elif not scores:
-        outcome, why = (
-            "not reproduced",
-            f"{named} isn't the same, and no main score was measured to tell how far off",
-        )
+        why = f"{first} isn't identical, and there is no main score to compare"
     else:
         gap = max(abs(after - before) for before, after in scores.values())
-        is_near = gap <= tolerance
-        outcome = "reproduced within tolerance" if is_near else "not reproduced"
+        if gap <= tolerance:
+            outcome = "reproduced within tolerance"
         why = (
-            f"{named} isn't the same to the byte, as may be in another environment or on a GPU; main scores are "
-            f"up to {gap:.3f} apart, {'within' if is_near else 'more than'} the {tolerance:.3f} that are declared"
+            f"{first} isn't identical, which is possible in another environment or on a GPU; main scores differ "
+            f"by up to {gap:.3f}, {'within' if gap <= tolerance else 'more than'} the tolerance of {tolerance:.3f}"
         )
-    return RerunReport(outcome, named, why, tuple(outputs), scores, tolerance, tuple(apart))
+    return RerunReport(outcome, first, why, tuple(outputs), scores, tolerance, tuple(changes))
 
 
-def differing(then: Environment, now: Environment) -> list[str]:
-    """How one environment isn't the other, in words."""
-    before, after = then.model_dump(), now.model_dump()
-    told = [
-        f"{name}: {before[name]}, now {after[name]}"
-        for name in ("python", "system", "processor", "threads", "gpus", "variables")
-        if before[name] != after[name]
-    ]
-    if (then.packages.lock, then.packages.sha256) != (now.packages.lock, now.packages.sha256):
-        told.append(
-            f"lock: {then.packages.lock} {then.packages.sha256}, now {now.packages.lock} {now.packages.sha256}"
-        )
-    old, new = then.packages.otherwise, now.packages.otherwise
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            told.append(f"{name}: {old.get(name, 'as locked')}, now {new.get(name, 'as locked')}")
-    return told
+def tolerance_of(record: Record) -> float:
+    """`audit.tolerance` in a record's params.yaml; its other keys may have names of an older version."""
+    values = record.params
+    try:
+        own = values["profiles"][values["profile"]].get("audit", {})
+        return float({**values.get("audit", {}), **own}["tolerance"])
+    except (KeyError, TypeError, ValueError):
+        raise RecordError(f"params.yaml of {record.name} has no audit.tolerance for its profile") from None
 
 
-def _untrue(before: Manifest, after: Manifest) -> list[str]:
-    """What a manifest says of a commit's own files, and a run of that commit says otherwise."""
-    pairs = {part: (getattr(before, part), getattr(after, part)) for part in ("command", "profile", "contract")}
-    pairs |= {f"param {key}": pair for key, pair in _both(flat(before.params), flat(after.params)).items()}
-    modules = _both(before.code, after.code)
-    del modules[BESIDE]  # an edit of it runs no stage again: `verify` tells of it
-    pairs |= {f"module {name}": pair for name, pair in modules.items()}
-    brought = [{p: m.sha256 for p, m in manifest.inputs.items() if not m.stage} for manifest in (before, after)]
-    pairs |= {f"input {path}": pair for path, pair in _both(*brought).items()}
+def environment_changes(then: Environment, now: Environment) -> list[tuple[str, str, str]]:
+    """How two environments differ: the name of a property or package, its value then, its value now."""
+    names = ("python", "system", "processor", "threads", "gpus", "variables")
+    pairs = [(name, str(getattr(then, name)), str(getattr(now, name))) for name in names]
+    locks = [f"{packages.lock} {packages.sha256}" for packages in (then.packages, now.packages)]
+    pairs.append(("lock", locks[0], locks[1]))
+    old, new = ({name: str(v) for name, v in e.packages.otherwise.items()} for e in (then, now))
+    pairs += [(n, old.get(n, "as locked"), new.get(n, "as locked")) for n in differing(old, new)]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _false_claims(before: Manifest, after: Manifest) -> list[str]:
+    """What a manifest says about its commit and a run of the same commit contradicts."""
+    false = [part for part in ("command", "profile", "contract") if getattr(before, part) != getattr(after, part)]
+    false += [f"param {key}" for key in differing(flatten(before.params), flatten(after.params))]
+    # An edit of critic/params.py runs no stage again; `verify` reports it.
+    false += [f"module {name}" for name in differing(before.code, after.code) if name != PARAMS_MODULE]
+    added = [{p: m.sha256 for p, m in manifest.inputs.items() if not m.stage} for manifest in (before, after)]
+    false += [f"input {path}" for path in differing(*added)]
     fetched = {name: commit for name, commit in before.revisions.items() if commit != UNKNOWN}
-    pairs |= {f"revision {name}": (commit, after.revisions.get(name)) for name, commit in fetched.items()}
-    return [f"{before.stage}'s {what}" for what, (old, new) in pairs.items() if old != new]
+    false += [f"revision {name}" for name, commit in fetched.items() if commit != after.revisions.get(name)]
+    return [f"{before.stage}'s {name}" for name in false]
 
 
-def _both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())}
-
-
-def _read_the_same(before: Manifest, after: Manifest) -> bool:
-    """Whether a stage had the same inputs both times: if not, the stage that made them is to be named."""
-    read = [{path: m.sha256 for path, m in manifest.inputs.items()} for manifest in (before, after)]
-    return read[0] == read[1]
-
-
-def _compare_stage(before: Manifest, after: Manifest, is_exact: bool) -> list[Compared]:
-    compared = []
+def _compare_outputs(before: Manifest, after: Manifest, exact: bool) -> Iterator[OutputComparison]:
     for path in sorted(before.outputs.keys() | after.outputs.keys()):
         old, new = before.outputs.get(path), after.outputs.get(path)
-        files = [f"{path}/{name}" for name in old.differing(new)] if old and new else []
-        compared.append(
-            Compared(
-                before.stage,
-                path,
-                is_exact,
-                old.sha256 if old else "nothing",
-                new.sha256 if new else "nothing",
-                tuple(files),
-            )
-        )
-    return compared
+        files = tuple(f"{path}/{name}" for name in differing(old.files, new.files)) if old and new else ()
+        then, now = (material.sha256 if material else "nothing" for material in (old, new))
+        yield OutputComparison(before.stage, path, exact, then, now, files)
 
 
 def _main_scores(then: Record, now: Record) -> dict[str, tuple[float, float]]:
@@ -274,12 +239,12 @@ def _main_scores(then: Record, now: Record) -> dict[str, tuple[float, float]]:
     }
 
 
-def _upstream(record: Record, until: str | None) -> list[str]:
-    """The stages that lead to `until` and itself, in the order of dvc.yaml, which is that of the pipeline."""
+def _stages_until(record: Record, until: str | None) -> list[str]:
+    """The stage `until` and all that it needs, in the order of dvc.yaml, which is the pipeline's."""
     if until is None:
         return [*record.stages]
     if until not in record.stages:
-        raise RecordError(f"{record.name} has no stage {until}: there are {', '.join(record.stages)}")
+        raise RecordError(f"{record.name} has no stage {until}: choose one of {', '.join(record.stages)}")
     wanted = {until}
     for stage in reversed([*record.stages]):
         if stage in wanted:
@@ -287,34 +252,19 @@ def _upstream(record: Record, until: str | None) -> list[str]:
     return [stage for stage in record.stages if stage in wanted]
 
 
-def _bring(repository: Path, clone: Path, say: Callable[[str], None]) -> None:
-    """What people brought and DVC keeps: the pictures of ratings."""
+def _pull_tracked(repository: Path, clone: Path, log: Callable[[str], None]) -> None:
+    """Get the files that people added to DVC, such as the pictures of ratings, from the checkout's cache."""
     tracked = git(clone, "ls-files", "--", "*.dvc").splitlines()
     if not tracked:
         return
     with Repo(str(repository)) as repo:
         cache = Path(repo.cache.local.path).parents[1]
-    say(f"Bringing {len(tracked)} files and folders that DVC keeps and no stage makes")
-    for command in (
-        ["remote", "add", "--quiet", "--local", "audited", str(cache)],
-        ["pull", "-r", "audited", *tracked],
-    ):
-        _run([sys.executable, "-m", "dvc", *command], clone, {})
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    log(f"Pulling {len(tracked)} files and folders that people added to DVC")
+    _run([sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--local", "audited", str(cache)], clone, {})
+    _run([sys.executable, "-m", "dvc", "pull", "-r", "audited", *tracked], clone, {})
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     others = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    process = subprocess.Popen(process_tree.command(command), cwd=folder, env={**others, **environment})
-    try:
-        code = process.wait()
-    finally:
-        process_tree.end(process)
-    if code:
-        raise RerunError(f"`{' '.join(command)}` failed in {folder} with code {code}: see above")
+    if code := process_tree.run(command, cwd=folder, env={**others, **environment}):
+        raise RerunError(f"`{' '.join(command)}` failed in {folder} with exit status {code}: see its output above")

@@ -1,12 +1,12 @@
-"""What an audit is about, and the record that has it.
+"""The record that has what the user asks about.
 
     subject = find(repository, "models/grpo")                # a file or folder of this checkout
     subject = find(repository, "v1.2.0")                     # a release; also critic@v1.2.0, or any git revision
-    subject = find(repository, "edit_critic:v1.2.0-cpu-1")   # a Bento, or a critic of BentoML's store
-    subject = find(repository, "answer.json")                # what the service, or `critic score`, said of an edit
-    subject = find(repository, "sha256:4f1e…")               # weights, as answers name them
+    subject = find(repository, "edit_critic:v1.2.0-cpu-1")   # a Bento, or a critic in BentoML's store
+    subject = find(repository, "answer.json")                # an answer of the service or of `critic score`
+    subject = find(repository, "sha256:4f1e…")               # weights, as named in answers
 
-Weights are looked for in this checkout, then in all commits that git has, the newest first.
+Weights are looked for in this checkout, then in all commits in git, newest first.
 """
 
 import json
@@ -20,43 +20,35 @@ from typing import Any
 
 from critic.audit import manifests
 from critic.audit.manifests import Manifest
-from critic.audit.records import Record, RecordError
+from critic.audit.records import Record, RecordError, differing, is_within
 from critic.release import registry
-from critic.release.checkout import CheckoutError, git
+from critic.release.git import CheckoutError, git
 
 MODEL = "models/grpo"
-"""What is released."""
+"""The model that is released."""
 _WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
 _BENTO = re.compile(r"edit_critic:(?P<version>\S+)")
 
 
 class SubjectError(ValueError):
-    """What was asked about can't be found; the message says where it was looked for."""
+    """What was asked about has no record; the message says where it was looked for."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An output of a record, and how it was asked for, in a line for people."""
+    """An output of a record, and a label for it: what was asked about."""
 
     record: Record
     path: str
-    told: str
+    label: str
 
 
-def find(repository: Path, asked: str) -> Subject:
-    """
-    Args:
-        repository: the checkout.
-        asked: one of the above.
-
-    Raises:
-        SubjectError: nothing of that name has a record here.
-        RecordError: a record is there and can't be read.
-    """
-    path = Path(asked)
-    if _WEIGHTS.fullmatch(asked):
-        return _by_weights(repository, asked, asked)
-    if (bento := _BENTO.fullmatch(asked)) is not None:
+def find(repository: Path, name: str) -> Subject:
+    """The subject of a name, see above."""
+    path = Path(name)
+    if _WEIGHTS.fullmatch(name):
+        return _by_weights(repository, name, name)
+    if (bento := _BENTO.fullmatch(name)) is not None:
         return _by_bento(repository, bento["version"])
     if (repository / path).exists() and (made := _of_checkout(repository, repository / path)) is not None:
         return made
@@ -65,60 +57,49 @@ def find(repository: Path, asked: str) -> Subject:
     if path.is_file():
         if path.suffix == ".json":
             return _by_answer(repository, path)
-        raise SubjectError(f"{path} is no output of a stage of this checkout, and no answer (.json)")
+        raise SubjectError(f"{path} is neither an output of a stage of this checkout nor an answer (.json)")
     try:
-        revision = revision_of(repository, asked)
+        revision = revision_of(repository, name)
         return Subject(Record.of(repository, revision), MODEL, f"{MODEL} of {revision}")
     except RecordError:
+        if name == MODEL:
+            raise SubjectError(f"{name} isn't here yet: run `make repro`") from None
         raise SubjectError(
-            f"{asked} is no file, release, git revision, Bento or weights (sha256:...) that is known here: "
-            "`critic releases` lists releases, `bentoml list` Bentos"
+            f"{name} is not a file, release, git revision, Bento or weights (sha256:...): `critic releases` lists "
+            "the releases, `bentoml list` the Bentos"
         ) from None
 
 
-def revision_of(repository: Path, asked: str) -> str:
-    """A release by its version, or else a git revision, as git takes it.
-
-    Raises:
-        RecordError: there is neither.
-    """
-    for revision in (f"{registry.ARTIFACT}@{asked}", asked):
-        try:
+def revision_of(repository: Path, name: str) -> str:
+    """The git revision of a release's version, or the name itself if it is a git revision."""
+    for revision in (f"{registry.ARTIFACT}@{name}", name):
+        with suppress(RecordError):
             Record.of(repository, revision)
-        except RecordError:
-            continue
-        return revision
-    raise RecordError(f"{repository} has no release or revision {asked}")
+            return revision
+    raise RecordError(f"{repository} has no release or revision {name}")
 
 
 def weights_of(files: dict[str, str]) -> str:
-    """What `critic.engines.load.identify` says of a folder, from its files' hashes.
-
-    Raises:
-        SubjectError: it holds no weights as .safetensors.
-    """
+    """The id that `critic.engines.load.identify` gives a model folder, from its files' SHA-256 by path."""
     names = [
         *sorted(name for name in files if name.endswith(".safetensors") and "/" not in name),
         *(name for name in ("config.json", "generation_config.json") if name in files),
     ]
     if not names or not names[0].endswith(".safetensors"):
-        raise SubjectError("there are no weights (.safetensors) in it, so it is no critic")
+        raise SubjectError("it has no weights (.safetensors), so it is not a critic")
     return "sha256:" + sha256("".join(f"{name} {files[name]}\n" for name in names).encode()).hexdigest()
 
 
-def records(repository: Path) -> Iterator[Record]:
-    """That of the checkout, then of each commit that changed a manifest, the newest first."""
+def _all_records(repository: Path) -> Iterator[Record]:
+    """The record of the checkout, then of each commit that changed a manifest, newest first."""
     yield Record.of(repository)
-    try:
-        commits = git(repository, "log", "--all", "--format=%H", "--", str(manifests.FOLDER)).split()
-    except CheckoutError:
-        return
-    for commit in commits:
-        yield Record(repository, commit)
+    with suppress(CheckoutError):
+        for commit in git(repository, "log", "--all", "--format=%H", "--", str(manifests.FOLDER)).split():
+            yield Record(repository, commit)
 
 
 def _of_checkout(repository: Path, path: Path) -> Subject | None:
-    """An output of the checkout, as its manifest has it; None of other files."""
+    """The subject of a file in the checkout, None if no stage made the file."""
     try:
         within = path.resolve().relative_to(repository.resolve()).as_posix()
     except ValueError:
@@ -127,34 +108,34 @@ def _of_checkout(repository: Path, path: Path) -> Subject | None:
     maker = record.maker(within)
     if maker is None:
         return None
-    out = next(out for out in maker.outputs if within == out or within.startswith(f"{out}/"))
+    out = next(out for out in maker.outputs if is_within(within, out))
     found, recorded = manifests.fingerprint(repository / out), maker.outputs[out]
     if found.sha256 != recorded.sha256:
-        changed = ", ".join(found.differing(recorded)) or out
+        changed = ", ".join(differing(found.files, recorded.files)) or out
         raise SubjectError(
-            f"{out} isn't what the stage {maker.stage} left here ({changed}), so its record says nothing of it: "
-            "`critic audit verify` tells more"
+            f"{out} was changed after the stage {maker.stage} made it ({changed}), so its record doesn't apply: "
+            "`critic audit verify` shows the details"
         )
     return Subject(record, out, within)
 
 
-def _by_weights(repository: Path, weights: str, told: str, commit: str | None = None) -> Subject:
-    """The newest record of a model with these weights, that of `commit` before all others."""
-    known = [Record(repository, commit)] if commit else []
-    for record in [*known, *records(repository)]:
+def _by_weights(repository: Path, weights: str, label: str, commit: str | None = None) -> Subject:
+    """The newest record of a model with these weights; the record of `commit` is tried first."""
+    first = [Record(repository, commit)] if commit else []
+    for record in [*first, *_all_records(repository)]:
         for manifest in reversed([*_manifests(record)]):
             for path, output in manifest.outputs.items():
                 is_model = any(name.endswith(".safetensors") for name in output.files)
                 if is_model and weights_of(output.files) == weights:
-                    return Subject(record, path, told)
+                    return Subject(record, path, label)
     raise SubjectError(
-        f"no record of this checkout, nor of any commit that git has here, is of {told} ({weights[:19]}): fetch "
-        "the branch and the tags that it was released with"
+        f"no record of this checkout or of a commit in git has the weights {weights[:19]} ({label}): fetch the "
+        "branch and the tags of their release"
     )
 
 
 def _manifests(record: Record) -> Iterator[Manifest]:
-    """Those of a record that can be read."""
+    """The manifests of a record that can be read."""
     with suppress(RecordError):
         for stage in record.stages:
             with suppress(RecordError):
@@ -172,33 +153,33 @@ def _by_bento(repository: Path, version: str) -> Subject:
         try:
             critic = bentoml.models.get(str(bentoml.get(name).info.all_models[0].tag))
         except (NotFound, IndexError):
-            raise SubjectError(f"BentoML's store on this machine has no {name}, or no critic in it") from None
+            raise SubjectError(
+                f"BentoML's store on this machine has no {name}, or that has no critic: see `bentoml list`"
+            ) from None
     metadata: dict[str, Any] = dict(critic.info.metadata)
-    there = manifests.fingerprint(Path(critic.path)).files
-    weights = weights_of({name: digest for name, digest in there.items() if name != "model.yaml"})
+    files = manifests.fingerprint(Path(critic.path)).files
+    weights = weights_of({path: digest for path, digest in files.items() if path != "model.yaml"})
     return _by_weights(repository, weights, name, metadata.get("commit"))
 
 
 def _by_answer(repository: Path, path: Path) -> Subject:
-    """An answer of the service, or a line of `critic score`: a JSON object with `model`."""
+    """The critic that gave an answer: a JSON object with `model`, from the service or a line of `critic score`."""
     try:
         answer = json.loads(path.read_text())
         weights, id, score = answer["model"], answer.get("id", ""), answer.get("score")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise SubjectError(
-            f"{path} is no answer of the service: one is a JSON object with `model` in it, as POST /score gives it"
+            f"{path} is not an answer of the service: give a JSON object with `model`, as POST /score returns"
         ) from None
     if not isinstance(weights, str) or not _WEIGHTS.fullmatch(weights):
-        raise SubjectError(f"{path} was answered by {weights}, which is no critic of this project's pipeline")
+        raise SubjectError(f"{path} is an answer of {weights}, which this project's pipeline didn't make")
     version = answer.get("version", "")
-    told = f"{score if score is not None else 'no score'} for {id or 'an edit'}" + (
-        f" by {version}" if version else ""
-    )
-    subject = _by_weights(repository, weights, told)
+    label = f"{'no score' if score is None else score} for {id or 'an edit'}{f' by {version}' if version else ''}"
+    subject = _by_weights(repository, weights, label)
     contract, manifest = answer.get("contract"), subject.record.maker(subject.path)
     if manifest is not None and manifest.contract is not None and contract not in (None, manifest.contract.sha256):
         raise SubjectError(
-            f"{path} says that its prompt contract was {contract}, and these weights were trained under "
-            f"{manifest.contract.sha256}: it was changed, or isn't from a service of this project"
+            f"{path} names the prompt contract {contract}, but these weights were trained with "
+            f"{manifest.contract.sha256}: the answer was edited, or another service gave it"
         )
     return subject

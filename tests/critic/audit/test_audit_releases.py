@@ -1,4 +1,4 @@
-"""`critic audit verify` holds a release to its tags, its commit, its critic in BentoML's store and its Bentos."""
+"""`critic audit verify` compares a release with its tags, commit, critic in BentoML's store and Bentos."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from bentoml._internal.models.model import ModelStore
 from critic.audit.releases import check_releases
 from critic.audit.resolve import find
 from critic.release import promotion_gate, registry
-from critic.release.checkout import git
+from critic.release.git import git
 from critic.release.promotion_gate import Decision
 from critic.service.packaging import build_bento, import_critic
 
@@ -31,7 +31,7 @@ def home(audited: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class store_at:  # noqa: N801
-    """BentoML's store in a folder, for this process and those that it starts."""
+    """BentoML's store in a folder, for this process and its subprocesses."""
 
     def __init__(self, home: Path):
         self.home = home
@@ -51,7 +51,7 @@ class store_at:  # noqa: N801
 
 
 def release(checkout: Path) -> None:
-    """As `critic promote` does, without the gate's and the Bento's trial."""
+    """Release as `critic promote` does, without evaluating the gate or trying the Bento."""
     promotion_gate.record(checkout, YES)
     commit(checkout, "Promote critic v1.0.0")
     head = git(checkout, "rev-parse", "HEAD")
@@ -63,7 +63,7 @@ def release(checkout: Path) -> None:
 
 @pytest.fixture
 def released(home: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of the checkout and the store, to tamper with."""
+    """A copy of the checkout and the store to change."""
     shutil.copytree(home, tmp_path / "home", symlinks=True)
     with store_at(tmp_path / "home/bentoml"):
         yield tmp_path / "home"
@@ -74,17 +74,17 @@ def problems(home: Path) -> list[str]:
     return [f"{finding.check}: {finding.where}: {finding.what}" for finding in found if finding.is_problem]
 
 
-def test_a_release_that_nobody_touched_has_no_findings(released: Path) -> None:
+def test_an_unchanged_release_has_no_findings(released: Path) -> None:
     assert [*check_releases(released / "checkout")] == []
 
 
 def retag(tag: str, message: str) -> Callable[[Path], None]:
-    """Move a tag to the commit before, under some message."""
+    """Move a tag to the previous commit, with a message."""
     return lambda home: git(home / "checkout", "tag", "--force", "-a", tag, "HEAD^", "-m", message) and None
 
 
 def moved_pointer(home: Path) -> None:
-    """A second version is released, and the champion's tag of the first is moved to it."""
+    """Release a second version, and move the champion's tag to it."""
     checkout = home / "checkout"
     (checkout / "LICENSE").write_text("")
     commit(checkout, "Promote critic v1.1.0")
@@ -94,7 +94,7 @@ def moved_pointer(home: Path) -> None:
 
 
 def write(path: str, text: str) -> Callable[[Path], None]:
-    """Append to the file of the store that a pattern finds."""
+    """Append to the file in the store that matches a pattern."""
 
     def tamper(home: Path) -> None:
         file = next((home / "bentoml").glob(path))
@@ -105,7 +105,7 @@ def write(path: str, text: str) -> Callable[[Path], None]:
 
 
 def in_commit(change: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Change the release's commit, and have its tags and the store's critic say that it is this one."""
+    """Change the release's commit, and make its tags and the store's critic name the new one."""
 
     def tamper(home: Path) -> None:
         checkout = home / "checkout"
@@ -128,7 +128,7 @@ def text_of(path: str, old: str, new: str) -> Callable[[Path], object]:
 
 
 def new_file(path: str) -> Callable[[Path], None]:
-    """A file more in a Bento's code."""
+    """Add a file to a Bento's code."""
 
     def tamper(home: Path) -> None:
         file = next((home / "bentoml").glob("bentos/edit_critic/*/src")) / path
@@ -145,11 +145,11 @@ def other_service(home: Path) -> None:
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a moved version": (retag("critic@v1.0.0", "edit_critic:v1.0.0-cpu-1"), "which isn't the promotion of v1.0.0"),
-    "a version by hand": (retag("critic@v1.0.0", "Trust me"), "its message names no Bento of v1.0.0"),
+    "a moved version": (retag("critic@v1.0.0", "edit_critic:v1.0.0-cpu-1"), "isn't the promotion of v1.0.0"),
+    "a version without a promotion": (retag("critic@v1.0.0", "Trust me"), "its message names no Bento of v1.0.0"),
     "a moved champion": (
         moved_pointer,
-        "critic#champion#1: it puts v1.1.0 into service, and its message names no",
+        "critic#champion#1: it puts v1.1.0 into service, but its message names no",
     ),
     "a release without the gate": (moved_pointer, "critic@v1.1.0: its commit has no decision of the gate"),
     "a Bento's model": (
@@ -168,19 +168,19 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         write("bentos/edit_critic/*/src/critic/contracts/tiny.yaml", "\n"),
         "tiny.yaml: its code",
     ),
-    "code that Python made of other code": (
+    "a file in __pycache__": (
         new_file("critic/__pycache__/answers.cpython-311.pyc"),
         "answers.cpython-311.pyc: its code",
     ),
-    "a module of its own": (new_file("transformers.py"), "transformers.py: its code"),
+    "an added module": (new_file("transformers.py"), "transformers.py: its code"),
     "another service": (other_service, "it serves transformers:Critic"),
-    "a manifest less in the release": (
+    "a manifest missing in the release": (
         in_commit(lambda folder: (folder / "reports/provenance/grpo.json").unlink()),
         "has no reports/provenance/grpo.json",
     ),
     "a manifest edited in the release": (
         in_commit(text_of("reports/provenance/grpo.json", "}", "} ")),
-        "it was changed by hand",
+        "was edited",
     ),
     "a seed in the release": (
         in_commit(text_of("params.yaml", "seed: 7", "seed: 8")),
@@ -190,7 +190,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         in_commit(text_of("critic/training/rewards.py", '"""', '"""\n')),
         "rewards.py: grpo ran with",
     ),
-    "a decision that is no JSON": (
+    "a decision that isn't JSON": (
         in_commit(text_of("reports/decisions/0001-promoted.json", "}", "")),
         "its commit has no decision of the gate",
     ),

@@ -1,4 +1,4 @@
-"""`critic audit verify` names every kind of tampering, and says nothing of a tree that nobody touched."""
+"""`critic audit verify` finds every kind of tampering, and nothing in an unchanged checkout."""
 
 import json
 import os
@@ -21,24 +21,24 @@ from click.testing import CliRunner
 from critic.audit import manifests
 from critic.audit.verify import Finding, check_metrics, verify
 from critic.cli import main
-from critic.evaluation.metrics import measure
-from critic.release.checkout import git
+from critic.evaluation.agreement import measure
+from critic.release.git import git
 
 Tampering = Callable[[Path], None]
 
 
-def test_a_tree_that_nobody_touched_has_no_findings_and_is_checked_in_seconds(checkout: Path) -> None:
+def test_an_unchanged_checkout_has_no_findings_and_takes_seconds(checkout: Path) -> None:
     began = time.monotonic()
     assert verify(checkout) == []
     assert time.monotonic() - began < 30
 
 
-def test_looking_at_it_changes_nothing(checkout: Path) -> None:
+def test_it_changes_nothing(checkout: Path) -> None:
     verify(checkout)
     assert git(checkout, "status", "--porcelain") == ""
 
 
-# --- tampering, a kind each
+# --- kinds of tampering
 
 
 def edit(path: str, change: Callable[[str], str]) -> Tampering:
@@ -99,7 +99,7 @@ def in_lock(stage: str, change: Callable[[dict], object]) -> Tampering:
 
 
 def in_manifest(stage: str, change: Callable[[dict], object], *, lock_too: bool = False) -> Tampering:
-    """Change a manifest, and dvc.lock's hash of it too for those who know how."""
+    """Change a manifest; with `lock_too`, its hash in dvc.lock as well."""
 
     def tamper(folder: Path) -> None:
         path = folder / manifests.path_of(stage)
@@ -113,7 +113,7 @@ def in_manifest(stage: str, change: Callable[[dict], object], *, lock_too: bool 
 
 
 def unnoticed(path: str) -> Tampering:
-    """Change a byte and leave the size and the time as they were, which DVC itself goes by."""
+    """Change a byte and keep size and time, which DVC itself relies on."""
 
     def tamper(folder: Path) -> None:
         times = (folder / path).stat()
@@ -139,7 +139,7 @@ def in_cache(folder: Path) -> None:
 
 
 def retrained_alone(folder: Path) -> None:
-    """SFT is made again with another seed and put under GRPO as if GRPO had come of it."""
+    """Train SFT again with another seed, and keep the GRPO of the old one."""
     edit("params.yaml", lambda text: text.replace("seed: 7", "seed: 8"))(folder)
     dvc(folder, "repro", "--single-item", "sft")
     edit("params.yaml", lambda text: text.replace("seed: 8", "seed: 7"))(folder)
@@ -160,7 +160,7 @@ def other_output(entry: dict) -> None:
 
 
 def other_weights(output: dict) -> None:
-    """An output of a manifest, with another hash of one file and what follows from it."""
+    """Change the hash of a file in an output of a manifest, and the folder's hash."""
     output["files"]["model.safetensors"] = "0" * 64
     output["sha256"] = manifests.folder_digest(output["files"])
 
@@ -177,14 +177,14 @@ def in_pipeline(stage: str, change: Callable[[dict], object]) -> Tampering:
 
 
 def without(part: str, path: str) -> Callable[[dict], object]:
-    """Take a dependency or an output out of a stage, of dvc.yaml or dvc.lock."""
+    """Remove a dependency or an output from a stage of dvc.yaml or dvc.lock."""
     return lambda stage: stage[part].remove(
         next(item for item in stage[part] if item == path or (isinstance(item, dict) and item.get("path") == path))
     )
 
 
 def other_reward_unwatched(folder: Path) -> None:
-    """The reward is edited and no longer among what GRPO reads; its manifest stays."""
+    """Edit the reward and remove it from GRPO's dependencies; keep the manifest."""
     in_pipeline("grpo", without("deps", "critic/training/rewards.py"))(folder)
     in_lock("grpo", without("deps", "critic/training/rewards.py"))(folder)
     edit("critic/training/rewards.py", lambda text: f"{text}\n")(folder)
@@ -196,7 +196,7 @@ def predictions_dropped(folder: Path) -> None:
 
 
 def unread_reward(folder: Path) -> None:
-    """What GRPO ran with is taken out of dvc.lock and of its manifest."""
+    """Remove params of GRPO from dvc.lock and from its manifest."""
     key = "profiles.tiny.reward"
     in_lock("grpo", lambda entry: entry["params"]["params.yaml"].pop(key))(folder)
     in_manifest("grpo", lambda manifest: manifest["params"]["profiles"]["tiny"].pop("reward"))(folder)
@@ -204,13 +204,13 @@ def unread_reward(folder: Path) -> None:
 
 
 def relock(folder: Path, entry: dict, path: str) -> None:
-    """Dvc.lock's hash of a file, as that is now."""
+    """Update the hash of a file in dvc.lock."""
     found = md5((folder / path).read_bytes()).hexdigest()
     next(out for out in entry["outs"] if out["path"] == path).update(md5=found)
 
 
 def easiest_edits(folder: Path) -> None:
-    """Predictions of the few edits that the critic scored best, and their metrics."""
+    """Keep only the predictions of the edits that the critic scored best, and their metrics."""
     path = folder / "reports/predictions/grpo.parquet"
     table = pd.read_parquet(path).merge(pd.read_parquet(folder / "data/validated/test.parquet")[["id", "mos"]])
     table = table.assign(off=(table["score"] - table["mos"]).abs()).nsmallest(10, "off")
@@ -222,18 +222,22 @@ def easiest_edits(folder: Path) -> None:
 
 
 KINDS: dict[str, tuple[Tampering, str, str]] = {
-    "a module that is watched no more": (
+    "a module removed from the dependencies": (
         other_reward_unwatched,
         "record",
         "reports/provenance/grpo.json critic/training/rewards.py",
     ),
-    "an output that is kept no more": (
+    "an output removed from the pipeline": (
         predictions_dropped,
         "record",
         "reports/provenance/evaluate.json reports/predictions",
     ),
-    "params that were never read, it seems": (unread_reward, "params", "dvc.lock, grpo: profiles.tiny.reward"),
-    "params more in the pipeline": (
+    "params removed from the record": (
+        unread_reward,
+        "params",
+        "dvc.lock, grpo: profiles.tiny.reward",
+    ),
+    "params added to the pipeline": (
         in_pipeline("grpo", lambda stage: stage["params"].append("gate")),
         "params",
         "dvc.lock, grpo: gate",
@@ -246,13 +250,17 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
     ),
     "one MOS": (rows("data/validated/test.parquet", one_mos), "data", "data/validated/test.parquet"),
     "a swapped split row": (swapped_rows, "data", "data/validated/test.parquet, data/validated/train.parquet"),
-    "a row more of SFT": (
+    "a row added to the SFT data": (
         rows("data/sft/train.parquet", lambda t: pd.concat([t, t.iloc[:1]])),
         "data",
         "data/sft/train.parquet",
     ),
-    "the raw table, unnoticed by DVC": (unnoticed("data/raw/train.parquet"), "data", "data/raw/train.parquet"),
-    "a file among the data": (
+    "the raw table, with its old time": (
+        unnoticed("data/raw/train.parquet"),
+        "data",
+        "data/raw/train.parquet",
+    ),
+    "a file added to the data": (
         lambda f: shutil.copy(f / "dvc.lock", f / "data/rl/more.parquet"),
         "data",
         "data/rl/more.parquet",
@@ -264,7 +272,7 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
     ),
     # the critic
     "a weight": (edit("models/grpo/model.safetensors", first_digit), "data", "models/grpo/model.safetensors"),
-    "a weight, unnoticed by DVC": (
+    "a weight, with its old time": (
         unnoticed("models/grpo/model.safetensors"),
         "data",
         "models/grpo/model.safetensors",
@@ -284,7 +292,7 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "data",
         "assets/tiny-base/config.json",
     ),
-    "a critic that is gone": (lambda f: shutil.rmtree(f / "models/grpo"), "data", "models/grpo"),
+    "a removed critic": (lambda f: shutil.rmtree(f / "models/grpo"), "data", "models/grpo"),
     "the cache's copy of a weight": (in_cache, "cache", "models/grpo/model.safetensors"),
     # dvc.lock
     "a param in dvc.lock": (
@@ -299,7 +307,11 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "dvc.lock, sft: ",
     ),
     "a command in dvc.lock": (in_lock("sft", lambda e: e.update(cmd="python train.py")), "record", "dvc.lock"),
-    "a dependency less in dvc.lock": (in_lock("sft", lambda e: e["deps"].pop(0)), "record", "dvc.lock, sft: "),
+    "a dependency missing in dvc.lock": (
+        in_lock("sft", lambda e: e["deps"].pop(0)),
+        "record",
+        "dvc.lock, sft: ",
+    ),
     "a stage that never ran": (
         lambda f: edit("dvc.lock", lambda t: t[: t.index("  cards:")])(f),
         "record",
@@ -311,12 +323,12 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "record",
         "reports/provenance/sft.json",
     ),
-    "a manifest written anew by hand": (
+    "a reformatted manifest": (
         edit("reports/provenance/grpo.json", lambda t: t + " "),
         "record",
         "reports/provenance/grpo.json",
     ),
-    "a manifest that is gone": (
+    "a removed manifest": (
         lambda f: (f / "reports/provenance/grpo.json").unlink(),
         "record",
         "reports/provenance/grpo.json",
@@ -326,17 +338,17 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "params",
         "reports/provenance/sft.json seed",
     ),
-    "a manifest's output, likewise": (
+    "a manifest's output, and dvc.lock's hash of it": (
         in_manifest("grpo", lambda m: other_weights(m["outputs"]["models/grpo"]), lock_too=True),
         "record",
         "reports/provenance/grpo.json: models/grpo",
     ),
-    "a manifest's list of files, likewise": (
+    "a manifest's list of files, and dvc.lock's hash of it": (
         in_manifest("sft", lambda m: m["outputs"]["models/sft"]["files"].update(more="0" * 64), lock_too=True),
         "record",
         "reports/provenance/sft.json",
     ),
-    "a manifest's parent, likewise": (
+    "a manifest's parent, and dvc.lock's hash of it": (
         in_manifest("grpo", lambda m: m["inputs"]["models/sft"].update(stage="build"), lock_too=True),
         "chain",
         "reports/provenance/grpo.json models/sft",
@@ -346,13 +358,13 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "chain",
         "reports/provenance/grpo.json models/sft",
     ),
-    "a parent that was trained again alone": (retrained_alone, "chain", "reports/provenance/grpo.json models/sft"),
-    "a library version in a manifest, likewise": (
+    "a parent that was trained again": (retrained_alone, "chain", "reports/provenance/grpo.json models/sft"),
+    "a library version in a manifest, and dvc.lock's hash of it": (
         in_manifest("sft", lambda m: m["environment"]["packages"].update(sha256="0" * 64), lock_too=True),
         "environment",
         "requirements/cpu.txt",
     ),
-    # what it was made by
+    # lock file, params and code
     "a library version": (
         edit("requirements/cpu.txt", lambda t: t.replace("trl==1.16.0", "trl==1.15.0")),
         "environment",
@@ -379,7 +391,7 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "code",
         "critic/training/rewards.py",
     ),
-    "a module more": (
+    "an added module": (
         lambda f: (f / "critic/data/readers/extra.py").write_text("x = 1\n"),
         "code",
         "critic/data/readers/extra.py",
@@ -389,7 +401,7 @@ KINDS: dict[str, tuple[Tampering, str, str]] = {
         "record",
         "dvc.lock, grpo: critic/training/rewards.py",
     ),
-    # what it is said to be worth
+    # metrics, predictions and cards
     "a metric": (
         edit("reports/metrics.json", lambda t: t.replace('"value": 0.9', '"value": 0.99', 1)),
         "data",
@@ -417,8 +429,8 @@ def test_tampering_is_named(kind: str, checkout: Path) -> None:
     assert any(name.startswith(f"{check}: ") and where in name for name in named), named
 
 
-def test_a_metric_that_everything_was_made_to_fit_is_still_not_that_of_the_predictions(checkout: Path) -> None:
-    """The file, the manifest, dvc.lock and the commit all agree: it is measured again."""
+def test_a_metric_is_computed_again_when_all_hashes_match(checkout: Path) -> None:
+    """The file, the manifest, dvc.lock and the commit all agree."""
     path = checkout / "reports/metrics.json"
     metrics = json.loads(path.read_text())
     metrics["grpo"]["main_score"]["value"] = 0.999
@@ -444,13 +456,13 @@ def test_a_metric_that_everything_was_made_to_fit_is_still_not_that_of_the_predi
     assert [(p.check, p.where) for p in problems] == [("metrics", "reports/metrics.json grpo.main_score")]
 
 
-def test_an_exam_of_the_easiest_edits_is_told(checkout: Path) -> None:
+def test_an_evaluation_of_the_easiest_edits_is_a_problem(checkout: Path) -> None:
     easiest_edits(checkout)
     (found,) = [finding for finding in check_metrics(checkout) if finding.where.endswith("grpo.parquet")]
-    assert found.what == "its ids aren't those of the test split, each once"
+    assert found.what == "its ids aren't exactly those of the test split"
 
 
-def test_a_model_that_isnt_measured_any_more_is_told(checkout: Path) -> None:
+def test_a_model_missing_in_the_metrics_is_a_problem(checkout: Path) -> None:
     metrics = json.loads((checkout / "reports/metrics.json").read_text())
     del metrics["base"]
     (checkout / "reports/metrics.json").write_text(json.dumps(metrics))
@@ -459,44 +471,44 @@ def test_a_model_that_isnt_measured_any_more_is_told(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", '{"grpo": []}', '{"grpo": {"plcc": 0.99}}', "{"])
-def test_metrics_of_another_shape_are_told(text: str, checkout: Path) -> None:
+def test_malformed_metrics_are_a_problem(text: str, checkout: Path) -> None:
     (checkout / "reports/metrics.json").write_text(text)
     assert [*check_metrics(checkout)]
 
 
 Wrong = Callable[[Path], object]
 WRONG: dict[str, tuple[Wrong, str]] = {
-    "a command less in dvc.lock": (in_lock("sft", lambda e: e.pop("cmd")), "isn't as DVC writes it"),
-    "a path less in dvc.lock": (
+    "a command missing in dvc.lock": (in_lock("sft", lambda e: e.pop("cmd")), "is malformed"),
+    "a path missing in dvc.lock": (
         in_lock("sft", lambda e: e["deps"][0].pop("path")),
-        "isn't as DVC writes it, at sft",
+        "is malformed at sft",
     ),
     "no stages": (lambda f: (f / "dvc.yaml").write_text("stages:\n"), "has no stages"),
     "no profile": (edit("params.yaml", lambda text: text.replace("profile: tiny", "")), "DVC can't read"),
-    "a link to nowhere": (
+    "a broken link": (
         lambda f: (f / "critic/audit/cards/.#model.md").symlink_to("ann@host"),
-        "a link to nowhere",
+        "check it for broken links",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_cant_be_read_is_an_error_that_says_so(
+def test_a_malformed_record_is_an_error_in_one_line(
     kind: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tamper, message = WRONG[kind]
     tamper(checkout)
-    code, said = run(checkout, monkeypatch)
-    assert code == 1 and message in said.replace("\n", " "), said
+    code, output = run(checkout, monkeypatch)
+    assert code == 1 and message in output.replace("\n", " "), output
 
 
-# --- what is no tampering
+# --- notes
 
 
-def test_a_stage_that_ran_again_to_the_same_bytes_is_a_note(checkout: Path) -> None:
-    edit("stages/build.py", lambda text: f"{text}\n# another word\n")(checkout)
+def test_a_stage_that_ran_again_with_identical_outputs_is_a_note(checkout: Path) -> None:
+    edit("stages/build.py", lambda text: f"{text}\n# another comment\n")(checkout)
     dvc(checkout, "repro")
-    commit(checkout, "Say it otherwise")
+    commit(checkout, "Change a comment")
     found = verify(checkout)
     assert not [finding for finding in found if finding.is_problem]
     assert {finding.where for finding in found if finding.check == "chain"} >= {
@@ -504,7 +516,7 @@ def test_a_stage_that_ran_again_to_the_same_bytes_is_a_note(checkout: Path) -> N
     }
 
 
-def test_a_record_that_isnt_committed_is_a_note(checkout: Path) -> None:
+def test_an_uncommitted_record_is_a_note(checkout: Path) -> None:
     edit("params.yaml", lambda text: text.replace("learning_rate: 0.0005", "learning_rate: 0.0006"))(checkout)
     dvc(checkout, "repro")
     found = verify(checkout)
@@ -527,36 +539,36 @@ def run(checkout: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tup
     return result.exit_code, result.output
 
 
-def test_it_waits_for_a_repro_that_is_at_work(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_refuses_to_run_during_a_repro(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     notes = {"read": {}, "write": {str(checkout / "models/sft"): {"pid": process.pid, "cmd": "dvc repro"}}}
     (checkout / ".dvc/tmp").mkdir(exist_ok=True)
     (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(notes))
-    code, told = run(checkout, monkeypatch)
-    assert code == 1 and f"DVC works in {checkout} (process {process.pid})" in told
+    code, output = run(checkout, monkeypatch)
+    assert code == 1 and f"DVC works in {checkout} (process {process.pid})" in output
     process.communicate(b"\n")
     assert run(checkout, monkeypatch)[0] == 0
 
 
-def test_the_command_says_that_the_record_holds(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(checkout, monkeypatch) == (0, "The record holds: every file, hash, param and tag is as it says.\n")
+def test_the_command_says_that_the_record_is_consistent(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(checkout, monkeypatch) == (0, "The record is consistent: it matches all files, params and tags.\n")
 
 
-def test_the_command_tells_each_problem_and_what_it_means(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_each_problem_and_its_meaning(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit("critic/training/rewards.py", lambda text: f"{text}\n")(checkout)
-    code, said = run(checkout, monkeypatch)
+    code, output = run(checkout, monkeypatch)
     assert code == 1
-    assert "problem code critic/training/rewards.py: edited since grpo read it" in said
-    assert "`dvc repro` would run grpo again" in said and "1 problem: the record doesn't hold." in said
+    assert "problem code critic/training/rewards.py: edited after grpo read it" in output
+    assert "`dvc repro` would run grpo again" in output and "1 problem: the record is inconsistent." in output
 
 
-def test_findings_come_as_json_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_can_be_printed_as_json(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit("models/sft/config.json", lambda text: f"{text} ")(checkout)
-    code, said = run(checkout, monkeypatch, "--json")
+    code, output = run(checkout, monkeypatch, "--json")
     assert code == 1
-    assert [Finding(**entry).where for entry in json.loads(said)] == ["models/sft/config.json"] * 3
+    assert [Finding(**entry).where for entry in json.loads(output)] == ["models/sft/config.json"] * 3
 
 
-def test_without_a_pipeline_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, said = run(tmp_path, monkeypatch)
-    assert code == 1 and "has no dvc.yaml" in said
+def test_a_folder_without_a_pipeline_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output = run(tmp_path, monkeypatch)
+    assert code == 1 and "has no dvc.yaml" in output
