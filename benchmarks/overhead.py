@@ -1,10 +1,10 @@
-"""What a flow adds to a bare `dvc repro`, whatever the stages take: both on the pipeline's seven stages, emptied.
+"""Measure the time that a flow adds to `dvc repro`, with the pipeline's seven stages replaced by empty ones.
 
     python benchmarks/overhead.py
 
-Each stage writes its outputs in no time, so all that is left is the starting of processes, DVC's own work and
-Prefect's. A flow is timed from when a worker takes it to the end of the last stage, and without that, from its
-first line on. Waiting for a worker, 10 s at most, isn't counted.
+The stages write their outputs at once, so the time is that of starting processes, of DVC and of Prefect. A flow is
+timed to the end of its last stage, once from when a worker takes it and once from its first line. The wait for a
+worker, 10 s at most, isn't counted.
 """
 
 import argparse
@@ -49,12 +49,12 @@ def main() -> None:
             taken, begun = time_flow(api)
         again = time_command([str(BIN / "dvc"), "repro"], bare)
     print(f"dvc repro                      {took:5.1f} s (with nothing changed {again:.1f} s)")
-    print(f"flow, from a worker's taking it {taken:4.1f} s: {taken - took:+.1f} s")
+    print(f"flow, from the worker          {taken:5.1f} s: {taken - took:+.1f} s")
     print(f"flow, from its first line      {begun:5.1f} s: {begun - took:+.1f} s")
 
 
 def empty_pipeline(folder: Path) -> Path:
-    """A checkout whose stages read what they read, and write without doing anything."""
+    """Make a checkout whose stages have the same dependencies and write empty outputs."""
     for name in COPIED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -94,7 +94,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def server(folder: Path) -> Iterator[httpx.Client]:
-    """`make flows` in a checkout."""
+    """Run `make flows` in a checkout."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
@@ -128,7 +128,7 @@ def deployed(api: httpx.Client) -> bool:
 
 
 def time_flow(api: httpx.Client) -> tuple[float, float]:
-    """Seconds to the end of the last stage, from the taking of the run and from its first line."""
+    """Seconds to the end of the last stage, from when a worker takes the run and from the run's first line."""
     deployment = api.get("/deployments/name/retrain/critic").raise_for_status().json()["id"]
     made = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
     tasks = wait(

@@ -1,1 +1,1 @@
-"""Prefect flows: when the pipeline runs, and what becomes of its result. No machine learning here."""
+"""Prefect flows: when the pipeline runs and what happens with its result. No machine learning here."""

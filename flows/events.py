@@ -1,14 +1,17 @@
-"""What the flows tell the world, and whom: Prefect's events, and automations that send them on.
+"""The events that the flows send, and the automations that pass them on to people.
 
-    promoted("v1.3.0", "+0.021 in main score")
+    events.send(events.PROMOTED, "critic.release.v1.3.0", version="v1.3.0", why="+0.021 in main score")
 
-    CRITIC_NOTIFY=slack-webhook/ops python -m flows.register    # the automations, with a channel
+    CRITIC_NOTIFY=slack-webhook/ops python -m flows.register    # register the automations, with a channel
 
-A channel is a notification block of Prefect's, named TYPE/NAME as its page in the UI does. Without one the events
-are still on the UI's event feed.
+A channel is a Prefect notification block, written TYPE/NAME as in the address of its page in the UI. Without a
+channel the events only appear in the UI's event feed.
+
+To notify people of something new, add a row to `NOTIFICATIONS` and call `send` where it happens.
 """
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -27,41 +30,53 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
 TAG = "critic"
-"""On all deployments of prefect.yaml."""
-PROMOTED, DRIFTED = "critic.promoted", "critic.drifted"
+"""The tag of all deployments in prefect.yaml."""
 SETTING = "CRITIC_NOTIFY"
+PROMOTED, REFUSED, DRIFTED = "critic.promoted", "critic.refused", "critic.drifted"
 
-_BEATS = ("prefect.flow-run.heartbeat",)
-_ENDS = tuple(f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut"))
-_CRASHED = ChangeFlowRunState(
-    name="Crashed", state=StateType.CRASHED, message="Its heartbeats have ceased.", force=False
+
+@dataclass(frozen=True)
+class Notification:
+    """What an event means, and the message about it: Jinja templates that read the event's payload."""
+
+    description: str
+    subject: str
+    body: str = "{{ event.payload.why }}"
+
+
+NOTIFICATIONS = {
+    PROMOTED: Notification(
+        "The critic in service has changed.", "The critic in service is now {{ event.payload.version }}"
+    ),
+    REFUSED: Notification("The gate refused a critic.", "A new critic was refused"),
+    DRIFTED: Notification(
+        "The scores or the instructions in service differ from those of the champion's test.",
+        "The critic's service has drifted",
+    ),
+}
+"""All events of the flows. Each has an automation of its own."""
+
+_FAILED = Notification(
+    "A flow run failed, crashed or ran out of time.",
+    "{{ flow.name }} {{ flow_run.state.name }}",
+    "{{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
 )
-_MISSED = timedelta(seconds=90)
-"""Of heartbeats, which come every 30 s (prefect.toml)."""
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDS = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")}
 
 
 class NotifyError(ValueError):
-    """The channel named in CRITIC_NOTIFY can't be had."""
+    """The channel named in CRITIC_NOTIFY doesn't exist."""
 
 
-def promoted(version: str, why: str) -> None:
-    """Say that a critic is in service now."""
-    resource = {"prefect.resource.id": f"critic.release.{version}", "prefect.resource.name": f"critic {version}"}
-    emit_event(PROMOTED, resource=resource, payload={"version": version, "why": why})
-
-
-def drifted(why: str) -> None:
-    """Say that what is served has moved away from what the critic was tested on."""
-    resource = {"prefect.resource.id": "critic.service", "prefect.resource.name": "critic"}
-    emit_event(DRIFTED, resource=resource, payload={"why": why})
+def send(event: str, about: str, **payload: str) -> None:
+    """Send one of the events in `NOTIFICATIONS`; `about` is an id, such as critic.release.v1.3.0."""
+    resource = {"prefect.resource.id": about, "prefect.resource.name": "critic"}
+    emit_event(event, resource=resource, payload={**payload})
 
 
 def register_automations() -> list[str]:
-    """Make the automations, or bring those of an earlier release up to date; gives their names.
-
-    Raises:
-        NotifyError: `CRITIC_NOTIFY` names no block that there is.
-    """
+    """Create the automations, or update those of an earlier release; return their names."""
     ours = automations(os.environ.get(SETTING))
     for automation in ours:
         try:
@@ -76,7 +91,7 @@ def register_automations() -> list[str]:
 
 
 def automations(channel: str | None) -> list[Automation]:
-    """The four automations, which tell a channel (TYPE/NAME of a block) or nobody."""
+    """The automations. They notify a channel (TYPE/NAME of a block), or nobody."""
     tagged = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"})
     runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
     failed = EventTrigger(
@@ -85,52 +100,38 @@ def automations(channel: str | None) -> list[Automation]:
         match_related=tagged,
         posture=Posture.Reactive,
     )
-    silent = EventTrigger(  # the recipe of Prefect's documentation for runs whose machine is gone
-        after={*_BEATS},
-        expect={*_BEATS, *_ENDS},
+    silent = EventTrigger(  # from Prefect's documentation, for runs whose machine is gone
+        after={_HEARTBEAT},
+        expect={_HEARTBEAT, *_ENDS},
         match=runs,
         match_related=tagged,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
-        threshold=1,  # fires on fewer
-        within=_MISSED,
+        threshold=1,  # fires if fewer events come
+        within=timedelta(seconds=90),  # a heartbeat comes every 30 s (prefect.toml)
+    )
+    crashed = ChangeFlowRunState(
+        name="Crashed", state=StateType.CRASHED, message="Its heartbeats have stopped.", force=False
     )
     block = _block(channel) if channel else None
 
-    def tell(subject: str, body: str) -> list[SendNotification | DoNothing]:
-        if block is None:
-            return [DoNothing()]
-        return [SendNotification(block_document_id=block, subject=subject, body=body)]
+    def notify(name: str, trigger: EventTrigger, message: Notification) -> Automation:
+        action: SendNotification | DoNothing = DoNothing()
+        if block:
+            action = SendNotification(block_document_id=block, subject=message.subject, body=message.body)
+        return Automation(name=name, description=message.description, trigger=trigger, actions=[action])
 
     return [
-        Automation(
-            name="critic: a flow failed",
-            description="Failed, crashed or ran out of time.",
-            trigger=failed,
-            actions=[
-                *tell(
-                    "{{ flow.name }} {{ flow_run.state.name }}",
-                    "{{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
-                )
-            ],
+        *(
+            notify(event.replace(".", ": "), EventTrigger(expect={event}, posture=Posture.Reactive), message)
+            for event, message in NOTIFICATIONS.items()
         ),
-        Automation(
-            name="critic: promoted",
-            description="Another critic is in service.",
-            trigger=EventTrigger(expect={PROMOTED}, posture=Posture.Reactive),
-            actions=[*tell("The critic is {{ event.payload.version }} now", "{{ event.payload.why }}")],
-        ),
-        Automation(
-            name="critic: drifted",
-            description="What is served has moved away from what the critic was tested on.",
-            trigger=EventTrigger(expect={DRIFTED}, posture=Posture.Reactive),
-            actions=[*tell("The critic's service has drifted", "{{ event.payload.why }}")],
-        ),
+        notify("critic: a flow failed", failed, _FAILED),
         Automation(
             name="critic: a flow's machine is gone",
-            description="Its heartbeats have ceased: it counts as crashed, and the next one may begin.",
+            description="The run's heartbeats have stopped. It counts as crashed, and the next one may start.",
             trigger=silent,
-            actions=[_CRASHED],
+            actions=[crashed],
         ),
     ]
 
@@ -142,6 +143,6 @@ def _block(channel: str) -> UUID:
             return client.read_block_document_by_name(name, kind).id
         except ObjectNotFound:
             raise NotifyError(
-                f"{SETTING} is {channel}, and Prefect has no such block: make one in its UI under Blocks, "
-                "and name it TYPE/NAME, as slack-webhook/ops"
+                f"{SETTING} is {channel!r}, but Prefect has no such block. Create it in the UI under Blocks, and "
+                f"write it as TYPE/NAME, for example {SETTING}=slack-webhook/ops"
             ) from None

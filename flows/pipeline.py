@@ -1,15 +1,14 @@
-"""The stages of dvc.yaml as Prefect tasks: each its own, in their order, with its output as it comes.
+"""Run the stages of dvc.yaml as Prefect tasks, in their order, each with its output in its log.
 
     run_pipeline(Pipeline.read(repository), lock)
 
-`dvc` itself runs them, so what a stage reads, whether it has changed, and what a killed one goes on from are the
-same as by hand.
+Each task calls `dvc repro` for its stage, so that the result is that of `dvc repro` by hand.
 """
 
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,18 @@ from critic import params
 from flows.processes import CommandError, run
 
 GPU = "gpu"
-"""The global concurrency limit that stages which need a GPU count against."""
+"""The global concurrency limit of stages that need a GPU."""
 
 _UNCHANGED = "Unchanged"
 _NAMED = 3
-"""Files that a line names."""
+"""The number of files that a line names."""
 _NETWORK_WAITS = [30.0, 120.0, 600.0]
-"""Seconds before each new try of a stage that needs the network."""
+"""Seconds before each retry of a stage that needs the network."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml, the stages that it needs, and what else (`meta: {needs: gpu}`, or network)."""
+    """A stage of dvc.yaml, the stages whose outputs it reads, and its `meta: {needs: gpu}` (or network)."""
 
     name: str
     after: tuple[str, ...]
@@ -49,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checkout's stages, each after those that it needs, and which of them have changed, in DVC's words."""
+    """The stages of a checkout in the order to run them, and why each changed one has changed, as DVC says."""
 
     folder: Path
     stages: tuple[Stage, ...]
@@ -57,25 +56,24 @@ class Pipeline:
 
     @classmethod
     def read(cls, folder: Path) -> "Pipeline":
-        """As `dvc dag` and `dvc status` tell it."""
+        """Read dvc.yaml, and compare the checkout with dvc.lock."""
         with Repo(str(folder)) as repo:
-            graph = repo.index.graph  # from each stage to those that it needs
-            stages = tuple(
-                Stage(
+            graph = repo.index.graph  # edges go from a stage to those that it reads
+            stages = {
+                stage.name: Stage(
                     stage.name,
-                    tuple(need.name for need in graph[stage] if need.cmd),
-                    (stage.meta or {}).get("needs"),
+                    after=tuple(need.name for need in graph[stage] if need.cmd),
+                    needs=(stage.meta or {}).get("needs"),
                 )
                 for stage in nx.dfs_postorder_nodes(graph)
                 if stage.cmd
-            )
+            }
             status = {name.rpartition(":")[2]: _words(why) for name, why in repo.status().items()}
-        names = {stage.name for stage in stages}
-        return cls(folder, stages, {name: why for name, why in status.items() if name in names})
+        return cls(folder, (*stages.values(),), {name: status[name] for name in status if name in stages})
 
 
 def _words(changes: Sequence[str | Mapping[str, Mapping[str, object]]]) -> str:
-    """What DVC says of a stage, in a line: `changed deps: stages/sft.py, data/sft and 3 more`."""
+    """A stage's changes in one line: `changed deps: stages/sft.py, data/sft and 3 more`."""
     parts = []
     for change in changes:
         if isinstance(change, str):
@@ -90,18 +88,12 @@ def _words(changes: Sequence[str | Mapping[str, Mapping[str, object]]]) -> str:
 def run_pipeline(
     pipeline: Pipeline, lock: int, *, force: Collection[str] = (), only: Collection[str] | None = None
 ) -> list[str]:
-    """Run what has changed, and what depends on it.
+    """Run the stages that have changed, and those that depend on them; return the names of those that ran.
 
     Args:
-        lock: the descriptor of `flows.checkout.held`.
-        force: stages to run though nothing of theirs has changed.
-        only: leave all other stages alone.
-
-    Returns:
-        The stages that ran.
-
-    Raises:
-        CommandError: a stage failed.
+        lock: the file descriptor of `critic.release.lock.hold_lock`.
+        force: stages to run even if they haven't changed.
+        only: the stages that may run; default: all.
     """
     stages = [stage for stage in pipeline.stages if only is None or stage.name in only]
     total = _progress("pipeline", "Stages of dvc.yaml")
@@ -114,7 +106,7 @@ def run_pipeline(
             retries=len(_NETWORK_WAITS) if stage.needs == "network" else 0,
             retry_delay_seconds=_NETWORK_WAITS,
             retry_condition_fn=_may_pass,
-            timeout_seconds=params.load(params.Retrain, pipeline.folder / params.FILE).stage_hours * 3600,
+            timeout_seconds=params.load(params.Retrain, pipeline.folder / params.FILE).stage_timeout_hours * 3600,
         )(
             stage,
             pipeline.folder,
@@ -132,7 +124,7 @@ def run_pipeline(
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a stage failed for want of a network: see `stages.download`."""
+    """Whether a stage failed because there was no network: see `stages.download`."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, CommandError) and f"exited with {os.EX_TEMPFAIL}" in str(error)
 
@@ -141,29 +133,26 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 def _run_stage(stage: Stage, folder: Path, lock: int, *, is_due: bool, force: bool) -> State[None]:
     logger = get_run_logger()
     if not is_due:
-        logger.info("Nothing that %s reads has changed.", stage.name)
-        return Completed(name=_UNCHANGED, message="Nothing that it reads has changed.")
+        logger.info("The inputs of %s have not changed.", stage.name)
+        return Completed(name=_UNCHANGED, message="Its inputs have not changed.")
     command = ["dvc", "repro", "--single-item", *(["--force"] if force else []), stage.name]
     progress = _progress(f"stage-{stage.name}".replace("_", "-"), stage.name)
     began = time.monotonic()
-    if stage.needs == GPU:
-        with concurrency(GPU, strict=True):
-            last = run(command, say=logger.info, progress=progress, folder=folder, keep_open=[lock])
-    else:
-        last = run(command, say=logger.info, progress=progress, folder=folder, keep_open=[lock])
+    with concurrency(GPU, strict=True) if stage.needs == GPU else nullcontext():
+        last = run(command, log=logger.info, progress=progress, folder=folder, keep_open=[lock])
     progress(100.0)
     if f"Stage '{stage.name}' didn't change, skipping" in last:
-        return Completed(name=_UNCHANGED, message="What it reads came out as before.")
+        return Completed(name=_UNCHANGED, message="Its inputs are the same as before.")
     return Completed(message=f"Ran for {time.monotonic() - began:.0f} s.")
 
 
 def _progress(key: str, description: str) -> Callable[[float], None]:
-    """A progress bar in the UI, of 0..100 percent. While the server can't be reached it stands still."""
-    made = create_progress_artifact(0.0, key=key, description=description)
-    assert isinstance(made, UUID)  # outside of coroutines
+    """Create a progress bar in the UI; returns a function that sets it to 0..100 percent if the server answers."""
+    artifact = create_progress_artifact(0.0, key=key, description=description)
+    assert isinstance(artifact, UUID)  # outside of coroutines
 
     def update(percent: float) -> None:
         with suppress(httpx.HTTPError):
-            update_progress_artifact(made, progress=percent)
+            update_progress_artifact(artifact, progress=percent)
 
     return update

@@ -1,104 +1,85 @@
-"""Commands whose output is told line by line while they run, and of which nothing is left when the flow ends.
+"""Run a command in a flow: its output is logged line by line, and it never outlives the flow.
 
-    run(["dvc", "repro", "--single-item", "sft"], say=logger.info)
+    run(["dvc", "repro", "--single-item", "sft"], log=logger.info)
 
-Whether the flow is cancelled, runs out of time, or is killed together with its worker: the command goes with it,
-and all that it has started (`critic.process_tree`).
+The command and its children end with the flow, also when that is cancelled, times out or is killed together with
+its worker (`critic.process_tree`).
 """
 
-import codecs
-import os
 import re
 import shlex
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
 from critic import process_tree
 
 BAR_EVERY = 10.0
-"""Seconds between two looks at a progress bar, which would be hundreds of lines otherwise."""
+"""Seconds between two lines of a progress bar. All its states would be hundreds of lines."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PERCENT = re.compile(r"\b(\d{1,3})%\|")
-_TOLD = 20
-"""Lines of a failed command's output that are told with its failure."""
+_LAST = 20
+"""The number of output lines that the error about a failed command repeats."""
 
 
 class CommandError(RuntimeError):
-    """A command failed; the message has its code and the end of its output."""
+    """A command failed. The message has its exit code and the end of its output."""
 
 
 def run(
     command: Sequence[str],
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     progress: Callable[[float], None] = lambda percent: None,
     folder: Path | None = None,
     keep_open: Sequence[int] = (),
 ) -> list[str]:
-    """Run a command to its end.
+    """Run a command to its end; return the last lines of its output.
 
     Args:
-        say: gets each line, and of a progress bar (tqdm's) what it shows every `BAR_EVERY` seconds and at last.
-        progress: gets a bar's percentage, 0..100, as often.
-        keep_open: file descriptors that stay open until nothing of the command is left.
-
-    Returns:
-        Its last lines.
-
-    Raises:
-        CommandError: it didn't end with code 0.
+        log: called with each line, for a tqdm progress bar with a line every `BAR_EVERY` seconds and its last.
+        progress: called as often with the bar's percentage, 0..100.
+        keep_open: file descriptors that the command inherits.
     """
-    kept = subprocess.Popen(
+    process = subprocess.Popen(
         process_tree.command(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
         pass_fds=keep_open,
-        start_new_session=True,  # so that Ctrl-C ends the flow, and the flow ends this
+        start_new_session=True,  # Ctrl-C ends the flow, and the flow ends the command
     )
-    assert kept.stdout is not None
-    last: deque[str] = deque(maxlen=_TOLD)
+    assert process.stdout is not None
+    last: deque[str] = deque(maxlen=_LAST)
     try:
-        for line in _without_most_of_bars(_lines(kept.stdout)):
+        for line in _lines(process.stdout):
             last.append(line)
-            say(line)
+            log(line)
             if bar := _PERCENT.search(line):
                 progress(float(bar[1]))
-        code = kept.wait()
+        code = process.wait()
     finally:
-        process_tree.end(kept)
+        process_tree.end(process)
     if code:
-        raise CommandError(f"`{shlex.join(command)}` ended with code {code}:\n" + "\n".join(last))
+        what = f"`{shlex.join(command)}` failed with exit code {code}"
+        raise CommandError("\n".join([f"{what}. The end of its output:", *last]))
     return list(last)
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
-    """Each line, and whether a carriage return ended it: it is then a state of a bar that goes on."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    rest = ""
-    while chunk := os.read(stream.fileno(), 2**16):
-        *parts, rest = re.split(r"(\r\n|\r|\n)", rest + decoder.decode(chunk))
-        if parts and parts[-1] == "\r" and not rest:  # perhaps half of \r\n
-            rest = parts[-2] + parts[-1]
-            parts = parts[:-2]
-        for text, end in zip(parts[::2], parts[1::2], strict=True):
-            if text := _ESCAPES.sub("", text).rstrip():
-                yield text, end == "\r"
-    if rest := _ESCAPES.sub("", rest).rstrip():
-        yield rest, False
-
-
-def _without_most_of_bars(lines: Iterator[tuple[str, bool]]) -> Iterator[str]:
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    """The lines that have a text. One that ends in a carriage return is a state of a progress bar."""
     shown = float("-inf")
-    for text, is_bar in lines:
-        if not is_bar:
-            yield text
-        elif time.monotonic() - shown >= BAR_EVERY:
+    for line in TextIOWrapper(stream, "utf-8", errors="replace", newline=""):
+        text = _ESCAPES.sub("", line).rstrip()
+        if text and line.endswith("\r"):
+            if time.monotonic() - shown < BAR_EVERY:
+                continue
             shown = time.monotonic()
+        if text:
             yield text

@@ -1,13 +1,12 @@
-"""The life of a critic: trained anew, examined, put into service if it is better, taken back.
+"""The flows that make critics: train one, decide whether it goes into service, put it there, roll back.
 
     prefect deployment run retrain/critic --param reason="new raters" --watch
     prefect deployment run evaluate/critic
     prefect deployment run promote/critic
     prefect deployment run rollback/critic --param to=v1.2.0
 
-Each works in the folder that it is started in, a checkout, and all but a rollback alone (`critic.release.checkout`). One
-that is killed leaves the checkout so that the next one goes on from there. What only some of them need is imported
-where they do: it takes seconds.
+Each works in the current folder, a checkout. All except a rollback hold its lock (`critic.release.lock`). After
+a kill the next run continues from what the checkout has. Slow imports are in the functions that need them.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from prefect.states import Completed
 
 from critic import params
 from critic.ratings import importers
-from critic.release.checkout import JOURNAL, held, require_clean, unfinished
+from critic.release.git import require_clean, unfinished
+from critic.release.lock import JOURNAL, hold_lock
 from critic.service.settings import Settings
 from flows import events, started
 from flows.pipeline import Pipeline, run_pipeline
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Approval(RunInput):
-    """What the person who is asked says."""
+    """The answer of the person who decides, asked for by the UI."""
 
     approve: bool
     by: str
@@ -44,106 +44,108 @@ class Approval(RunInput):
 
 @flow(name="retrain", on_running=[started.note])
 def retrain(reason: str = "by hand", min_ratings: int | None = None, force: bool = False) -> State[Any]:
-    """Take in new ratings, run what has changed of the pipeline, and promote its critic if the gate lets it.
+    """Take in new ratings, run the changed stages of the pipeline, and promote the critic if the gate accepts it.
 
     Args:
-        reason: why, for those who read the run later.
-        min_ratings: take new ratings if there are so many; else `retrain.new_ratings` of params.yaml.
-        force: judge the critic again though nothing is new.
+        reason: why the run was started, for its log.
+        min_ratings: take in new ratings from this number on; default: `retrain.new_ratings` of params.yaml.
+        force: run the gate even if nothing is new.
     """
     logger = get_run_logger()
-    logger.info("Why: %s", reason)
+    logger.info("Reason: %s", reason)
     with _alone() as (repository, lock):
         settings = params.load(params.Retrain)
         news = []
         if left := unfinished(repository):
-            news.append(f"an earlier run has left {', '.join(left)}")
-        if taken := take_ratings(repository, settings.new_ratings if min_ratings is None else min_ratings):
-            news.append(taken)
+            news.append(f"an earlier run left {', '.join(left)}")
+        if added := take_ratings(repository, settings.new_ratings if min_ratings is None else min_ratings):
+            news.append(added)
         moved = moved_revisions(repository)
         pipeline = Pipeline.read(repository)
         news += moved + [f"{stage} has changed: {why}" for stage, why in pipeline.changed.items()]
         for line in news:
             logger.info("New: %s", line)
         if not news and not force:
-            return Completed(name="Nothing new", message="No new ratings or revisions, and no stage has changed.")
+            return Completed(name="Nothing new", message="No new ratings, no new revision, no changed stage.")
         run_pipeline(pipeline, lock, force={"download"} if moved else ())
-        decision = judge(repository)
+        decision = run_gate(repository)
         if decision.promote and settings.approval:
-            decision = approved(decision, settings.approval_hours)
-        return _ended(conclude(repository, decision, return_state=True))
+            decision = approved(decision, settings.approval_timeout_hours)
+        return _as_flow_state(conclude(repository, decision, return_state=True))
 
 
 @flow(name="evaluate", on_running=[started.note])
 def evaluate() -> State[None]:
-    """Score the test split with the checkout's critic again, and show what the gate would say."""
+    """Score the test split with the checkout's critic again, and show what the gate would decide."""
     with _alone() as (repository, lock):
         run_pipeline(Pipeline.read(repository), lock, force={"evaluate"}, only={"evaluate", "cards"})
-        decision = judge(repository)
-        return Completed(message=f"It would be {'promoted' if decision.promote else 'refused'}.")
+        decision = run_gate(repository)
+        return Completed(message=f"The critic would be {'promoted' if decision.promote else 'refused'}.")
 
 
 @flow(name="promote", on_running=[started.note])
 def promote() -> State[Any]:
-    """Judge the checkout's critic as it is, and promote it if the gate lets it."""
+    """Run the gate on the checkout's present critic, and promote or refuse it."""
     with _alone() as (repository, _):
-        return _ended(conclude(repository, judge(repository), return_state=True))
+        return _as_flow_state(conclude(repository, run_gate(repository), return_state=True))
 
 
 @flow(name="rollback", on_running=[started.note])
 def rollback(to: str | None = None) -> State[None]:
-    """Put the champion before this one into service again, or the version `to`, whatever else runs."""
-    from critic.release import promotion
+    """Put the previous champion, or the version `to`, back into service; other runs don't block this one."""
+    from critic.release.promotion import rollback as roll_back
 
-    release = promotion.rollback(Path.cwd(), params.load(params.Release), to, get_run_logger().info)
-    events.promoted(release.version, "rolled back by hand")
+    release = roll_back(Path.cwd(), params.load(params.Release), to, get_run_logger().info)
+    _send_promoted(release.version, "rolled back by hand")
     return Completed(name="Rolled back", message=f"{release.version} is the champion.")
 
 
-def _ended(state: State[Any]) -> State[Any]:
-    """A task's last state as the flow's, under the same name."""
-    if not state.is_completed():
-        return state
-    return Completed(name=state.name, message=state.message)
+def _send_promoted(version: str, why: str) -> None:
+    events.send(events.PROMOTED, f"critic.release.{version}", version=version, why=why)
+
+
+def _as_flow_state(state: State[Any]) -> State[Any]:
+    """The final state of a flow, named as the state of its last task."""
+    return Completed(name=state.name, message=state.message) if state.is_completed() else state
 
 
 @contextmanager
 def _alone() -> Iterator[tuple[Path, int]]:
-    """The checkout, and the descriptor that holds it, after what a killed promotion has left is taken back."""
+    """Lock the checkout and undo a killed promotion; gives the checkout and the lock's file descriptor."""
     repository = Path.cwd()
-    with held(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
+    with hold_lock(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
         if (repository / JOURNAL).exists():
-            from critic.release import promotion
+            from critic.release.journal import recover
 
-            promotion.recover(repository, get_run_logger().info)
+            recover(repository, get_run_logger().info)
         require_clean(repository)
         yield repository, lock
 
 
 @task
 def take_ratings(repository: Path, at_least: int) -> str | None:
-    """Make an increment of the feedback store's new ratings, if there are enough: what it is, in words."""
-    from critic.ratings import merge
+    """Make an increment of the new ratings in the feedback store, if there are enough; return its description."""
+    from critic.ratings import collect
 
-    merge.keep(repository)
+    collect.track(repository)
     settings = Settings.model_validate({})
     store = settings.feedback_url.get_secret_value()
-    waiting = importers.waiting(store, repository)
+    waiting = importers.count_new(store, repository)
     if not waiting or waiting < at_least:
-        get_run_logger().info("%d new ratings: %d are wanted.", waiting, at_least)
+        get_run_logger().info("%d new ratings, fewer than the %d that make an increment.", waiting, at_least)
         return None
-    if (made := merge.collect(store, repository, settings.keep_images)) is None:
+    if (made := collect.collect(store, repository, settings.keep_images)) is None:
         return None
-    create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=f"{made.name}")
+    create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=made.name)
     return f"{waiting} ratings, in {made}"
 
 
 @task
-def judge(repository: Path) -> "Decision":
-    """Compare the checkout's critic with the champion, and show the decision as a table and a page."""
+def run_gate(repository: Path) -> "Decision":
+    """Compare the checkout's critic with the champion, and show the decision as a table and as a page."""
     from critic.release import promotion_gate
 
-    decision = promotion_gate.judge(repository)
+    decision = promotion_gate.run_gate(repository)
     create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
     create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
     get_run_logger().info(decision.summary)
@@ -151,22 +153,22 @@ def judge(repository: Path) -> "Decision":
 
 
 def approved(decision: "Decision", hours: float) -> "Decision":
-    """Wait until somebody resumes the run in the UI, and says whether the critic may be promoted."""
-    said = pause_flow_run(wait_for_input=Approval, timeout=int(hours * 3600))
-    if said.approve:
-        return replace(decision, reasons=(*decision.reasons, f"Approved by {said.by}."))
-    return replace(decision, promote=False, reasons=(*decision.reasons, f"Not approved by {said.by}."))
+    """Pause for `hours` at most until a person resumes the run in the UI; add their answer to the decision."""
+    answer = pause_flow_run(wait_for_input=Approval, timeout=int(hours * 3600))
+    reason = f"{'Approved' if answer.approve else 'Not approved'} by {answer.by}."
+    return replace(decision, promote=answer.approve, reasons=(*decision.reasons, reason))
 
 
 @task
 def conclude(repository: Path, decision: "Decision") -> State[None]:
-    """Promote, or write down why not."""
+    """Promote the critic, or record why it was refused."""
     from critic.release import promotion
 
     logger = get_run_logger()
     if not decision.promote:
         record = promotion.record_refusal(repository, decision, logger.info)
+        events.send(events.REFUSED, "critic.release", why=decision.summary)
         return Completed(name="Refused", message=f"{decision.summary} See {record.relative_to(repository)}.")
     release = promotion.promote(repository, decision, params.load(params.Release), logger.info)
-    events.promoted(release.version, decision.summary)
+    _send_promoted(release.version, decision.summary)
     return Completed(name="Promoted", message=f"{release.version} is the champion. {decision.summary}")

@@ -1,4 +1,4 @@
-"""Which runs were started in this checkout, so that a server that comes back can be told of those that are gone.
+"""The flow runs started in this checkout: `make flows` marks those that a power cut interrupted as crashed.
 
 @flow(name="watch", on_running=[started.note])
 """
@@ -11,22 +11,17 @@ from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 
 NOTES = Path("runs/flow-runs.txt")
-"""An id a line."""
+"""One id per line."""
 
 
 def note(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Put a run down that begins in the present folder, a checkout."""
+    """Write down a run that starts in the current folder, a checkout."""
     NOTES.parent.mkdir(exist_ok=True)
     with NOTES.open("a") as file:
         file.write(f"{flow_run.id}\n")
 
 
 def noted(checkout: Path) -> set[UUID]:
-    """The runs that have begun in a checkout since `forget`."""
+    """The runs that have started in a checkout since the notes were deleted."""
     path = checkout / NOTES
     return {UUID(line) for line in path.read_text().split()} if path.exists() else set()
-
-
-def forget(checkout: Path) -> None:
-    """Forget them."""
-    (checkout / NOTES).unlink(missing_ok=True)

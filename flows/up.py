@@ -1,13 +1,14 @@
-"""Prefect on this machine: a server, the deployments of prefect.yaml and a worker, until Ctrl-C.
+"""Run Prefect on this machine until Ctrl-C: a server, the deployments of prefect.yaml and a worker.
 
     make flows                     # or python -m flows.up
     open http://127.0.0.1:4200
 
-The server keeps its records in .prefect of this folder, and server.log there. With PREFECT_API_URL set to a server
-that answers, that one is used and none is started: as many machines as you like may have a worker each.
+The server keeps its database and its log, server.log, in the folder .prefect of this checkout. If PREFECT_API_URL
+is set to a server that answers, that one is used and none is started. A server belongs to one checkout.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -18,124 +19,101 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from critic import process_tree
-from critic.release.checkout import CheckoutError, held
-from flows import register, started
-from flows.events import TAG
+from critic import loopback, process_tree
+from critic.release.git import CheckoutError
+from critic.release.lock import hold_lock
+from flows import started
+from flows.events import TAG, NotifyError
 from flows.pipeline import GPU
+from flows.register import POOL, ServerError, answers, api_url, register
 
 START = 120.0
-"""Seconds until a server must answer."""
+"""Seconds within which a server must answer."""
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    url = get_current_settings().api.url
-    if url is None:
-        raise SystemExit(
-            "there is no api.url in prefect.toml, and PREFECT_API_URL isn't set: run from the project's folder"
-        )
-    with ExitStack() as ending:
-        running = []
-        if not _answers(url):
-            home = get_current_settings().home
-            home.mkdir(parents=True, exist_ok=True)
-            log = ending.enter_context((home / "server.log").open("ab"))
-            running.append(_start(ending, "server", "start", "--host", _host(url), "--port", _port(url), log=log))
-            _wait(url, running[0])
-        register.main()
-        if running:
-            end_dead_runs(Path.cwd(), get_current_settings().home)
-        running.append(_start(ending, "worker", "start", "--pool", register.POOL))
-        print(f"The flows: {url.removesuffix('/api')}", flush=True)
-        try:
-            while all(process.poll() is None for process in running):
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            return
-        raise SystemExit("Prefect's server or worker has ended: see above, and .prefect/server.log")
+    os.environ.update(loopback.environment())
+    try:
+        with ExitStack() as ending:
+            _run(api_url(), ending)
+    except KeyboardInterrupt:
+        return
+    except (ServerError, NotifyError) as error:
+        raise SystemExit(str(error)) from None
 
 
 def end_dead_runs(checkout: Path, home: Path) -> None:
-    """Tell a server that has just started of runs that it takes for running and whose processes are gone.
+    """Mark runs as crashed that the server believes to be running but whose processes are gone.
 
-    After a power cut they would hold the place of the next ones, and the GPU, for ever. Nothing is told while
-    somebody works in the checkout. Runs of other checkouts and machines are left to their heartbeats, and what may
-    be theirs of the GPU to the end of its lease, in minutes.
-
-    Args:
-        home: the server's own folder, as `home` in prefect.toml.
+    After a power cut they would hold the GPU and the place of the next runs for ever. Does nothing while another
+    process works in the checkout. Runs of other checkouts and machines are left to their heartbeats. The slots of
+    the GPU that they may hold expire within minutes. `home` is the server's own folder (prefect.toml).
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
-    of_ours = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[TAG]), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
-    )
-    with suppress(CheckoutError), held(checkout, "flows.up"), get_client(sync_client=True) as client:
+    of_ours = FlowRunFilter.model_validate({"tags": {"all_": [TAG]}, "state": {"type": {"any_": states}}})
+    with suppress(CheckoutError), hold_lock(checkout, "flows.up"), get_client(sync_client=True) as client:
         ours, elsewhere = started.noted(checkout), 0
         for run in client.read_flow_runs(flow_run_filter=of_ours):
             if run.id not in ours and run.state_type != StateType.PENDING:
                 elsewhere += 1
                 continue
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
-            print(f"{run.name} had been cut off")
+            print(f"{run.name} was interrupted: marked as crashed")
         if not elsewhere:
-            # Leases too: one that ran out later would take its place from the run that has it by then.
+            # Leases too: when one expires later, it would free the slot of the run that holds it by then.
             shutil.rmtree(home / "concurrency_leases", ignore_errors=True)
             client.update_global_concurrency_limit(GPU, GlobalConcurrencyLimitUpdate(active_slots=0))
-        started.forget(checkout)
+        (checkout / started.NOTES).unlink(missing_ok=True)
+
+
+def _run(url: str, ending: ExitStack) -> None:
+    """Start what isn't running, and wait until one of the processes ends."""
+    home = get_current_settings().home
+    log = home / "server.log"
+    running = []
+    if not answers(url):
+        home.mkdir(parents=True, exist_ok=True)
+        address = urlsplit(url)
+        where = ["--host", address.hostname or "127.0.0.1", "--port", str(address.port or 4200)]
+        running.append(_start(ending, "server", "start", *where, log=ending.enter_context(log.open("ab"))))
+        _wait(url, running[0], log)
+    register(url)
+    if running:
+        end_dead_runs(Path.cwd(), home)
+    running.append(_start(ending, "worker", "start", "--pool", POOL))
+    print(f"The flows: {url.removesuffix('/api')}", flush=True)
+    while all(process.poll() is None for process in running):
+        time.sleep(0.5)
+    raise ServerError(f"Prefect's server or its worker has ended: see above, and {log}")
 
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
-        process_tree.command([sys.executable, "-m", "prefect", *command]),
-        start_new_session=True,
-        stdout=log,
-        stderr=log,
-    )
+    args = process_tree.command([sys.executable, "-m", "prefect", *command])
+    process = subprocess.Popen(args, start_new_session=True, stdout=log, stderr=log)
     ending.callback(process_tree.end, process)
     return process
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _wait(url: str, server: "subprocess.Popen[bytes]") -> None:
-    began = time.monotonic()
-    while not _answers(url):
-        if server.poll() is not None:
-            raise SystemExit(f"Prefect's server didn't start on {url}: .prefect/server.log says why")
-        if time.monotonic() - began > START:
-            raise SystemExit(
-                f"Prefect's server doesn't answer at {url} after {START:.0f} s: see .prefect/server.log"
-            )
+def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(ServerError):  # it starts
+            if answers(url):
+                return
         time.sleep(0.25)
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "127.0.0.1"
-
-
-def _port(url: str) -> str:
-    return str(urlsplit(url).port or 4200)
+    raise ServerError(f"Prefect's server didn't start at {url} within {START:.0f} s: see {log}")
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m flows.up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -1,42 +1,31 @@
-"""Whether there is reason to train the critic anew; started every quarter of an hour.
+"""The flow that starts a retraining when there is a reason. It runs every 15 minutes.
 
-Reasons are ratings past a threshold, a data set that has moved on the hub, and drift: of the scores that the
-service gives (from its `/metrics`) or of the instructions that it is given (from the feedback store), against the
-test that the champion passed.
+The reasons are enough new ratings, a new revision of a data set on the hub, and drift: of the scores in service
+(from the service's `/metrics`) or of the instructions (from the feedback store), against the champion's test.
 """
 
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect import State, flow, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterName,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Completed
-from prefect.types import DateTime
 
-from critic import params
+from critic import loopback, params
 from critic.data.hub_revisions import moved
 from critic.ratings import importers
 from critic.ratings.store import Feedback
-from critic.release.checkout import CheckoutInUse
+from critic.release.lock import CheckoutInUse
 from critic.service.settings import Settings
+from critic.tables import read_parquet
 from flows import events, started
 
 if TYPE_CHECKING:
@@ -45,55 +34,54 @@ if TYPE_CHECKING:
 RETRAIN = "retrain/critic"
 CHECKSUMS = Path("data/raw/checksums.json")
 _AGAIN = timedelta(hours=24)
-"""After a retraining that failed or was cancelled, or that drift has started: what would start the next one is the
-same then."""
+"""No retraining starts for this long after a failed or cancelled one. Drift starts one at most this often."""
 _WINDOW = timedelta(days=30)
-"""How old the instructions are that count."""
+"""Instructions from this time are compared with those of the test."""
 
 
 @flow(name="watch", on_running=[started.note])
 def watch(service: str | None = None) -> State[None]:
-    """Start a retraining if there is reason to.
+    """Start a retraining if there is a reason.
 
     Args:
-        service: where the critic is served, as http://127.0.0.1:3000; without it scores aren't looked at.
-            CRITIC_API_KEY is its key, if it wants one.
+        service: the address of the critic's service, such as http://127.0.0.1:3000. Without it the scores are not
+            checked for drift. CRITIC_API_KEY is its API key.
     """
     repository = Path.cwd()
     section = params.load(params.Retrain, repository / params.FILE)
     reasons = moved_revisions(repository)
     store = Settings.model_validate({}).feedback_url.get_secret_value()
-    if (waiting := importers.waiting(store, repository)) >= section.new_ratings:
+    if (waiting := importers.count_new(store, repository)) >= section.new_ratings:
         reasons.append(f"{waiting} new ratings")
-    drifts = [found for found in look_for_drift(repository, service, store) if found.is_drift(section.drift)]
+    measured = look_for_drift(repository, service, store)
+    drifts = [drift for drift in measured if drift.exceeds(section.psi_threshold)]
     if not reasons and not drifts:
         return Completed(name="Nothing new", message=f"{waiting} new ratings, no drift.")
     if why := _held_back(drift_alone=not reasons):
         return Completed(name="Held back", message=why)
-    for found in drifts:
-        events.drifted(str(found))
-    told = "; ".join([*reasons, *map(str, drifts)])
+    for drift in drifts:
+        events.send(events.DRIFTED, "critic.service", why=str(drift))
+    reason = "; ".join([*reasons, *map(str, drifts)])
     run = run_deployment(
         RETRAIN,
-        parameters={"reason": told, **({"min_ratings": 1} if drifts else {})},
+        parameters={"reason": reason, **({"min_ratings": 1} if drifts else {})},
         tags=[events.DRIFTED] if drifts else [],
         timeout=0,
         as_subflow=False,
     )
     assert isinstance(run, FlowRun)
-    return Completed(name="Started", message=f"{run.name}: {told}")
+    return Completed(name="Started", message=f"{run.name}: {reason}")
 
 
 @task(retries=2, retry_delay_seconds=[5, 30])
 def moved_revisions(repository: Path) -> list[str]:
-    """Data sets whose branch or tag stands for another commit than the one that was read, in words."""
+    """A line for each data set whose branch or tag has a newer commit than the one that was downloaded."""
     return moved(params.load(params.Download, repository / params.FILE), repository / CHECKSUMS)
 
 
 @task
 def look_for_drift(repository: Path, service: str | None, store: str) -> "list[Drift]":
-    """How far served scores and instructions are from those of the champion's test."""
-    import pandas as pd
+    """Compare the scores and instructions in service with those of the champion's test."""
     from dvc.api import DVCFileSystem
 
     from critic.release import drift, registry
@@ -101,67 +89,60 @@ def look_for_drift(repository: Path, service: str | None, store: str) -> "list[D
     logger = get_run_logger()
     champion = registry.champion(repository)
     if champion is None:
-        logger.info("There is no champion to compare with.")
+        logger.info("There is no champion yet, so drift is not measured.")
         return []
     files = DVCFileSystem(str(repository), rev=champion.commit)
-    with files.open("data/validated/test.parquet") as file:
-        lengths = pd.read_parquet(file, columns=["instruction"])["instruction"].str.len().tolist()
-    with files.open("reports/predictions/grpo.parquet") as file:
-        scores = pd.read_parquet(file, columns=["score"])["score"].dropna().tolist()
+    with files.open(test := "data/validated/test.parquet") as file:
+        lengths = read_parquet(test, ["instruction"], file)["instruction"].str.len().tolist()
+    with files.open(predictions := "reports/predictions/grpo.parquet") as file:
+        scores = read_parquet(predictions, ["score"], file)["score"].dropna().tolist()
     since = datetime.now(UTC) - _WINDOW
     given = {(r.source_sha256, r.edited_sha256, r.instruction) for r in Feedback(store).rows() if r.at >= since}
     edges = drift.deciles(lengths)
-    found = [
-        drift.compare(
-            "length of instructions",
-            tested=drift.histogram(lengths, edges),
-            served=drift.histogram([float(len(instruction)) for *_, instruction in given], edges),
-        )
-    ]
+    served = drift.histogram([float(len(instruction)) for *_, instruction in given], edges)
+    tested = drift.histogram(lengths, edges)
+    found = [drift.measure_drift("length of instructions", tested=tested, served=served)]
     if service is not None:
         key = os.environ.get("CRITIC_API_KEY")
         try:
-            reply = httpx.get(f"{service}/metrics", headers={"Authorization": f"Bearer {key}"} if key else None)
+            with httpx.Client(mounts=loopback.MOUNTS) as http:
+                reply = http.get(f"{service}/metrics", headers={"Authorization": f"Bearer {key}"} if key else None)
             reply.raise_for_status()
-            served = drift.served_scores(reply.text)
-            found.append(drift.compare("scores", tested=drift.histogram(scores), served=served))
+            tested, served = drift.histogram(scores), drift.served_scores(reply.text)
+            found.append(drift.measure_drift("scores", tested=tested, served=served))
         except (httpx.HTTPError, ValueError) as error:
-            logger.warning("The scores of %s can't be looked at: %s", service, error)
-    there = [one for one in found if one is not None]
-    for one in there:
-        logger.info(str(one))
-    return there
+            logger.warning("Drift of the scores is not measured: %s/metrics can't be read: %s", service, error)
+    measured = [each for each in found if each is not None]
+    for each in measured:
+        logger.info(str(each))
+    return measured
 
 
 def _held_back(*, drift_alone: bool) -> str | None:
-    """Why no retraining is to be started now."""
-    working = FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.PAUSED])
-    )
-    if runs := _retrainings(FlowRunFilter(state=working)):
-        return f"{runs[0].name} is at it."
-    recent = FlowRunFilterStartTime(after_=DateTime.now(UTC) - _AGAIN)
-    runs = [run for run in _retrainings(FlowRunFilter(start_time=recent)) if not _came_too_early(run)]
+    """Why no retraining may start now, or None."""
+    if runs := _retrainings(state={"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.PAUSED]}}):
+        return f"{runs[0].name} is running."
+    recent = {"after_": datetime.now(UTC) - _AGAIN}
+    runs = [run for run in _retrainings(start_time=recent) if not _found_lock_taken(run)]
     if runs and runs[0].state_type in (StateType.FAILED, StateType.CANCELLED):
-        return f"{runs[0].name} came to no end within a day: look why, and start the next one by hand."
-    by_drift = FlowRunFilter(start_time=recent, tags=FlowRunFilterTags(all_=[events.DRIFTED]))
-    if drift_alone and (runs := _retrainings(by_drift)):
-        return f"{runs[0].name} was started for drift within a day."
+        return f"{runs[0].name} failed or was cancelled in the last 24 h. Check its logs, then start one by hand."
+    if drift_alone and (runs := _retrainings(start_time=recent, tags={"all_": [events.DRIFTED]})):
+        return f"{runs[0].name} was started for drift in the last 24 h."
     return None
 
 
-def _came_too_early(run: FlowRun) -> bool:
-    """Whether it failed for somebody who worked in the checkout: Prefect's message has the exception's name."""
+def _found_lock_taken(run: FlowRun) -> bool:
+    """Whether a run failed because the checkout was in use: Prefect's message has the exception's name."""
     return run.state is not None and CheckoutInUse.__name__ in (run.state.message or "")
 
 
-def _retrainings(which: FlowRunFilter) -> list[FlowRun]:
-    """The newest first."""
+def _retrainings(**conditions: Any) -> list[FlowRun]:
+    """The retrainings that meet the conditions of a `FlowRunFilter`, newest first."""
     flow_name, _, name = RETRAIN.partition("/")
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])),
-            flow_run_filter=which,
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [flow_name]}}),
+            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [name]}}),
+            flow_run_filter=FlowRunFilter.model_validate(conditions),
             sort=FlowRunSort.START_TIME_DESC,
         )

@@ -1,5 +1,6 @@
-"""What `make` says when a target can't be made."""
+"""What `make` does without a trained critic, and which critic it serves."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,10 +10,49 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def make(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    shutil.copy(ROOT / "Makefile", folder)
+    given = {name: value for name, value in os.environ.items() if name != "CRITIC_MODEL"} | environment
+    return subprocess.run(["make", *arguments], cwd=folder, env=given, capture_output=True, text=True)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder whose environment is ready, with a `bentoml` that prints the model."""
+    bentoml = tmp_path / ".venv/bin/bentoml"
+    bentoml.parent.mkdir(parents=True)
+    bentoml.write_text('#!/bin/sh\necho "$@: $CRITIC_MODEL"\n')
+    bentoml.chmod(0o755)
+    (bentoml.parent / "uv").touch()
+    (tmp_path / "requirements").mkdir()
+    for name in ("requirements/cpu.txt", "requirements/torchvision_cpu.py", "pyproject.toml", ".venv/.ready-cpu"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
 @pytest.mark.parametrize("target", ["serve", "bento"])
 def test_without_a_critic_it_says_how_to_get_one(target: str, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    made = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True)
+    made = make(tmp_path, target)
     assert made.returncode == 2
-    assert "no critic in models/grpo" in made.stdout and "make repro" in made.stdout and "dvc pull" in made.stdout
+    assert "no critic in models/grpo" in made.stdout and "make repro" in made.stdout
+    assert "make serve CRITIC_MODEL=" in made.stdout and "dvc pull" not in made.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", ["../other/critic", "Coobiw/IE-Critic-R1-7B"])
+def test_serve_takes_another_critic(name: str, installed: Path) -> None:
+    served = f"serve critic.service.bento:Critic: {name}\n"
+    assert make(installed, "serve", CRITIC_MODEL=name).stdout.endswith(served)
+    assert make(installed, "serve", f"CRITIC_MODEL={name}").stdout.endswith(served)
+
+
+def test_serve_takes_the_critic_of_the_pipeline_otherwise(installed: Path) -> None:
+    (installed / "models/grpo").mkdir(parents=True)
+    assert make(installed, "serve").stdout.endswith(": models/grpo\n")
+    assert make(installed, "serve", CRITIC_MODEL="").stdout.endswith(": models/grpo\n")
+
+
+def test_help_lists_each_target(tmp_path: Path) -> None:
+    lines = make(tmp_path).stdout.splitlines()
+    targets = ["help", "setup", "repro", "serve", "bento", "flows", "audit", "test", "lint", "lock"]
+    assert [line.split()[0] for line in lines] == targets

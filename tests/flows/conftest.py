@@ -1,4 +1,4 @@
-"""A Prefect server of the tests' own, for the whole session: it takes twenty seconds to start."""
+"""One Prefect server for all tests of the session, since it takes twenty seconds to start."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A promotion that the gate lets through can wait for a person, who says who they are."""
+"""A promotion that the gate accepts can wait for the approval of a person, who gives a name."""
 
 import threading
 import time
@@ -31,25 +31,25 @@ def ask(approve: bool) -> Decision:
         run = UUID(str(flow_run.id))
         person = threading.Thread(target=copy_context().run, args=[resume_when_paused, run, approve])
         person.start()
-        told = approved(YES, hours=0.02)
+        decision = approved(YES, hours=0.02)
         person.join()
-        return [told]
+        return [decision]
 
-    (told,) = once()
-    return told
-
-
-def test_a_yes_is_put_down_with_its_name() -> None:
-    told = ask(approve=True)
-    assert told.promote and told.reasons == ("Better.", "Approved by ann.")
+    (decision,) = once()
+    return decision
 
 
-def test_a_no_is_a_refusal() -> None:
-    told = ask(approve=False)
-    assert not told.promote and told.summary == "Refuse: Better. Not approved by ann."
+def test_an_approval_is_recorded_with_its_name() -> None:
+    decision = ask(approve=True)
+    assert decision.promote and decision.reasons == ("Better.", "Approved by ann.")
 
 
-def test_nobody_is_no_yes() -> None:
+def test_a_rejection_is_a_refusal() -> None:
+    decision = ask(approve=False)
+    assert not decision.promote and decision.summary == "Refuse: Better. Not approved by ann."
+
+
+def test_no_answer_is_no_approval() -> None:
     @flow
     def once() -> None:
         approved(YES, hours=3 / 3600)

@@ -1,4 +1,4 @@
-"""Stages of dvc.yaml run as tasks in their order, and only if they must; a lost network alone is tried again."""
+"""Stages of dvc.yaml run as tasks, in their order, if they have changed. Only a lost network is retried."""
 
 import os
 import subprocess
@@ -21,9 +21,6 @@ from flows.processes import CommandError
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
-RETRAIN = {
-    "retrain": {"new_ratings": 1, "drift": 0.25, "approval": False, "approval_hours": 1.0, "stage_hours": 1.0}
-}
 ROOT = Path(__file__).parents[2]
 
 
@@ -67,7 +64,7 @@ def run(folder: Path, **options: Any) -> tuple[list[str], dict[str, str]]:
     return ran, states
 
 
-def test_the_stages_are_those_of_dvc_yaml_in_their_order() -> None:
+def test_stages_are_those_of_dvc_yaml_in_their_order() -> None:
     stages = Pipeline.read(ROOT).stages
     names = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
     assert [stage.name for stage in stages] == names
@@ -76,14 +73,14 @@ def test_the_stages_are_those_of_dvc_yaml_in_their_order() -> None:
     assert {*stages[-1].after} == {*names[:-1]} and stages[-1].needs is None
 
 
-def test_changes_are_told_in_a_line(project: Path) -> None:
-    told = Pipeline.read(project).changed
-    assert told["fetch"] == "changed deps: source; changed outs: fetched"
+def test_changes_are_one_line(project: Path) -> None:
+    changed = Pipeline.read(project).changed
+    assert changed["fetch"] == "changed deps: source; changed outs: fetched"
     many = {"changed deps": dict.fromkeys("abcde", "modified")}
     assert pipeline._words(["always changed", many]) == "always changed; changed deps: a, b, c and 2 more"
 
 
-def test_what_has_changed_runs_and_the_rest_does_not(project: Path) -> None:
+def test_only_changed_stages_run(project: Path) -> None:
     assert run(project) == (["fetch", "train"], {"fetch": "Completed", "train": "Completed"})
     assert (project / "trained").read_text() == "1"
     assert run(project) == ([], {"fetch": "Unchanged", "train": "Unchanged"})
@@ -92,18 +89,18 @@ def test_what_has_changed_runs_and_the_rest_does_not(project: Path) -> None:
     assert (project / "trained").read_text() == "2"
 
 
-def test_a_stage_whose_inputs_come_out_as_before_is_unchanged(project: Path) -> None:
+def test_a_stage_with_equal_inputs_is_unchanged(project: Path) -> None:
     run(project)
     ran, states = run(project, force={"fetch"})
     assert ran == ["fetch"] and states == {"fetch": "Completed", "train": "Unchanged"}
 
 
-def test_some_stages_can_be_left_alone(project: Path) -> None:
+def test_stages_can_be_excluded(project: Path) -> None:
     run(project)
     assert run(project, force={"train"}, only={"train"}) == (["train"], {"train": "Completed"})
 
 
-def test_a_network_that_comes_back_is_waited_for(project: Path) -> None:
+def test_a_lost_network_is_retried(project: Path) -> None:
     once = f"test -e tried || {{ touch tried; exit {os.EX_TEMPFAIL}; }}; cp source fetched"
     write_stages(
         project, fetch={"cmd": once, "deps": ["source"], "outs": ["fetched"], "meta": {"needs": "network"}}
@@ -111,7 +108,7 @@ def test_a_network_that_comes_back_is_waited_for(project: Path) -> None:
     assert run(project) == (["fetch"], {"fetch": "Completed"})
 
 
-def test_other_failures_are_not_tried_again(project: Path) -> None:
+def test_other_failures_are_not_retried(project: Path) -> None:
     write_stages(
         project, fetch={"cmd": "echo tried >> count; exit 1", "deps": ["source"], "meta": {"needs": "network"}}
     )
@@ -120,7 +117,7 @@ def test_other_failures_are_not_tried_again(project: Path) -> None:
     assert (project / "count").read_text().split() == ["tried"]
 
 
-def test_after_a_failure_no_stage_runs_and_the_next_run_goes_on(project: Path) -> None:
+def test_after_a_failure_no_stage_runs_and_the_next_run_continues(project: Path) -> None:
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
     write_stages(project, fetch=stages["fetch"], train={**stages["train"], "cmd": "exit 1"})
     with pytest.raises(CommandError):
@@ -129,9 +126,9 @@ def test_after_a_failure_no_stage_runs_and_the_next_run_goes_on(project: Path) -
     assert run(project) == (["train"], {"fetch": "Unchanged", "train": "Completed"})
 
 
-def test_too_long_a_stage_is_ended_with_all_that_it_started(project: Path) -> None:
+def test_a_stage_that_times_out_is_ended_with_its_children(project: Path) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["retrain"]["stage_hours"] = 6 / 3600
+    params["retrain"]["stage_timeout_hours"] = 6 / 3600
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     note = project / "pid"
     write_stages(project, train={"cmd": f"setsid sh -c 'echo $$ > {note}; sleep 600' ", "deps": ["source"]})

@@ -1,4 +1,4 @@
-"""What keeps a watch from starting one more retraining."""
+"""When `watch` starts no retraining although there is a reason."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.states import Cancelled, Completed, Failed, Running
 
-from critic.release.checkout import held
+from critic.release.lock import hold_lock
 from flows.events import DRIFTED
 from flows.retrain import retrain
 from flows.watch import _held_back
@@ -23,7 +23,7 @@ class Retrainings:
         self.deployment = client.create_deployment(client.create_flow_from_name("retrain"), "critic")
 
     def add(self, *states: State, tags: tuple[str, ...] = ()) -> None:
-        """One that went through these states."""
+        """Add a run that went through these states."""
         run = self.client.create_flow_run_from_deployment(self.deployment, tags=[*tags]).id
         for state in states:
             self.client.set_flow_run_state(run, state, force=True)
@@ -41,34 +41,34 @@ def retrainings() -> Iterator[Retrainings]:
         made.remove()
 
 
-def test_nothing_that_has_ended_well(retrainings: Retrainings) -> None:
+def test_a_completed_run_does_not_hold_back(retrainings: Retrainings) -> None:
     assert _held_back(drift_alone=True) is None
     retrainings.add(Running(), Completed(name="Refused"))
     assert _held_back(drift_alone=True) is None
 
 
-def test_one_that_goes_on(retrainings: Retrainings) -> None:
+def test_a_running_one_holds_back(retrainings: Retrainings) -> None:
     retrainings.add(Running())
-    assert "is at it" in str(_held_back(drift_alone=False))
+    assert "is running" in str(_held_back(drift_alone=False))
 
 
 @pytest.mark.parametrize("end", [Failed(message="no space left"), Cancelled()])
-def test_one_that_came_to_no_end_within_a_day(retrainings: Retrainings, end: State) -> None:
+def test_a_recent_failure_holds_back(retrainings: Retrainings, end: State) -> None:
     retrainings.add(Running(), end)
-    assert "came to no end within a day" in str(_held_back(drift_alone=False))
+    assert "failed or was cancelled in the last 24 h" in str(_held_back(drift_alone=False))
 
 
-def test_drift_that_has_started_one_within_a_day(retrainings: Retrainings) -> None:
+def test_drift_starts_one_a_day(retrainings: Retrainings) -> None:
     retrainings.add(Running(), Completed(), tags=(DRIFTED,))
     assert "was started for drift" in str(_held_back(drift_alone=True))
     assert _held_back(drift_alone=False) is None
 
 
-def test_not_one_that_found_somebody_at_work_in_the_checkout(
+def test_a_failure_because_of_a_checkout_in_use_does_not_hold_back(
     retrainings: Retrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with held(tmp_path, "ann's critic rate"):
+    with hold_lock(tmp_path, "ann's critic rate"):
         state = retrain(return_state=True)
     assert state.is_failed() and "ann's critic rate (process" in str(state.message)
     retrainings.add(Running(), state)
