@@ -1,6 +1,6 @@
 """The whole pipeline at a smoke size with the real libraries: DVC, Great Expectations, TRL and vLLM.
 
-What it trains is no good; that each stage does its work, once, again and after a kill, is what these tests hold.
+The critic that it trains is poor. The tests check that each stage does its work, once, again and after a kill.
 
     KILLS=1 python -m pytest tests/test_pipeline.py    # kills every stage, not `build` alone
 """
@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from smoke import Project
 
-from critic.edits import read_table
 from critic.prompts import load_contract
+from critic.tables import read_parquet
 
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate", "cards")
 
@@ -41,7 +41,7 @@ def test_every_stage_leaves_what_the_next_one_and_the_reader_need(project: Proje
 
 
 def test_predictions_cover_the_test_split_and_no_score_is_made_up(project: Project) -> None:
-    test = read_table(project.folder / "data/validated/test.parquet")
+    test = read_parquet(project.folder / "data/validated/test.parquet")
     for name in ("base", "sft", "grpo"):
         table = pd.read_parquet(project.folder / f"reports/predictions/{name}.parquet")
         assert list(table["id"]) == list(test["id"])
@@ -76,7 +76,7 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
     [
         ("params.yaml", "temperature: 0.6", "temperature: 0.7", ["grpo"]),
         ("params.yaml", "n_boot: 100", "n_boot: 101", ["evaluate"]),
-        ("critic/evaluation/metrics.py", '"""', '"""\n', ["evaluate"]),
+        ("critic/evaluation/metrics.py", '"""', '"""\n', ["evaluate", "cards"]),
         ("critic/training/rewards.py", '"""', '"""\n', ["grpo"]),
     ],
     ids=["a GRPO param", "an evaluation param", "the metrics", "the reward"],

@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for, the same for CPU and GPU but for what CUDA decides, and resolve."""
+"""The locks have what pyproject.toml requires, differ between CPU and GPU only where CUDA does, and resolve."""
 
 import shutil
 import subprocess

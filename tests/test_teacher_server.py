@@ -1,7 +1,7 @@
 """The build stage with a teacher behind vLLM's own OpenAI-compatible server.
 
-The tiny base can't do what it is asked: that requests with two pictures are answered by a real server, that every
-answer is accounted for and none is made up is what this test holds.
+The tiny base can't write rationales. The test checks that a real server answers requests with two pictures, that
+every answer is counted, and that none is made up.
 """
 
 import json
@@ -20,12 +20,14 @@ from transformers import AutoProcessor
 from critic import params
 from critic.answers import parse_critique
 from critic.data.minibench import make_table
-from critic.data.teacher import make_request
-from critic.data.teacher.checks import complete, review
+from critic.data.teacher.checks import add_opening_tag, review
+from critic.data.teacher.client import make_request
 from critic.data.trl_datasets import load_samples
-from critic.edits import decode_image, normalise, write_table
+from critic.edits import TYPES, normalise
 from critic.engines.server import vllm_server
+from critic.pictures import decode_cell
 from critic.prompts import load_contract
+from critic.tables import write_parquet
 from stages.build import main
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +48,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     tables = {s: normalise(make_table(s, sources=1, side=112, seed=7), s) for s in ("train", "validation")}
     for split, edits in tables.items():
-        write_table(edits, f"data/validated/{split}.parquet")
+        write_parquet(edits, f"data/validated/{split}.parquet", TYPES)
     return tables["train"]
 
 
@@ -58,7 +60,7 @@ def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
     content["build"] |= {"direct_fraction": 0.0}
     content["profiles"]["tiny"]["build"] |= {"rationales": "teacher"}
     content["profiles"]["tiny"]["build"]["samples_per_edit"] = 1
-    content["teacher"] |= {"base_url": address, "model": str(BASE), "attempts": 2, "min_kept": 0.0}
+    content["teacher"] |= {"base_url": address, "model": str(BASE), "attempts": 2, "min_acceptance_rate": 0.0}
     content["teacher"]["sampling"] = {"temperature": 1.0, "max_tokens": 60}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 
@@ -75,7 +77,7 @@ def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
     mos = dict(zip(table["id"], table["mos"], strict=True))
     kept, reasons = dict[str, str](), Counter[str]()
     for answer in train:
-        response = complete(answer["text"])
+        response = add_opening_tag(answer["text"])
         reason = review(response, mos[answer["id"]], finished=answer["finished"], **limits)
         if reason is None:
             kept[answer["id"]] = parse_critique(response).reasoning
@@ -109,5 +111,5 @@ def tokens(row: Mapping[Any, Any]) -> int:
     ]
     processor = AutoProcessor.from_pretrained(BASE)
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    pictures = [decode_image(image) for image in row["images"]]
+    pictures = [decode_cell(image) for image in row["images"]]
     return len(processor(text=[prompt], images=[pictures])["input_ids"][0])

@@ -1,4 +1,4 @@
-"""A service on the loopback that answers by its contract, but for the requests that it is told to spoil."""
+"""A service on the loopback that answers by its contract, except for the requests that a test spoils."""
 
 import base64
 import json
@@ -20,11 +20,11 @@ Spoil = Callable[["Handler"], None]
 class Service(ThreadingHTTPServer):
     """Scores an edit by the red of the edited picture's first pixel: 1 + red / 60, from 1 to 5.
 
-    An edit whose first pixel is black can't be read: it has no score and the status "no_answer". A request with a
-    picture that is none is refused as a whole.
+    An edit whose first pixel is black has no score and the status "no_answer". A request with an invalid picture
+    is refused as a whole.
 
     Attributes:
-        spoilt: what becomes of the next requests instead, in order.
+        spoilt: what to do with the next requests instead, in order.
         seen: path, headers and body of each POST so far.
         most: requests at a time, at most.
     """
@@ -49,7 +49,7 @@ class Service(ThreadingHTTPServer):
         return [body for _, _, body in self.seen]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the server's."""
+        """A disconnected client isn't an error of the server."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
                 server.at_a_time -= 1
 
     def answer(self, change: Callable[[Any], Any] = lambda reply: reply) -> None:
-        """As the service does, but for a change."""
+        """As the service does, with a change."""
         routes = {"/score_batch": _score, "/rewards": _reward, "/compare": _rank, "/feedback": _keep}
         try:
             reply = routes[self.path](self.body)
@@ -156,7 +156,7 @@ def _verdict(id: str, source: str, edited: str, mode: str) -> dict[str, Any]:
 
 
 def decode(picture: str) -> Image.Image:
-    """The RGB picture that was sent; https:// URLs are fetched as red ones."""
+    """The RGB picture that was sent; a red one for an https:// URL."""
     if picture.startswith("https://"):
         return Image.new("RGB", (8, 8), (240, 0, 0))
     return Image.open(BytesIO(base64.b64decode(picture.split(",")[-1]))).convert("RGB")
@@ -164,10 +164,10 @@ def decode(picture: str) -> Image.Image:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """A running service, and a client whose pauses are short."""
+    """A running service, and short pauses for its client."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("CRITIC_API_KEY", raising=False)
-    monkeypatch.setattr("critic.client._PAUSE", 0.01)
+    monkeypatch.setattr("critic.client.http._PAUSE", 0.01)
     service = Service()
     thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

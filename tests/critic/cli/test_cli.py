@@ -1,4 +1,4 @@
-"""What every command has in common: help and wrong options are told at once, before anything slow is imported."""
+"""What every command has in common: help and errors in options come at once, before anything slow is imported."""
 
 import shlex
 import subprocess

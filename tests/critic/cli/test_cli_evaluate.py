@@ -1,9 +1,11 @@
-"""`critic eval`, `critic compare` and `critic rank` from the outside: what they print, leave and refuse."""
+"""`critic eval`, `critic compare` and `critic rank` as commands: what they print, write and refuse."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -14,10 +16,13 @@ from click.testing import CliRunner
 from click.testing import Result as Outcome
 
 from critic.cli import main
-from critic.cli.evaluate import BY_COMMAND, BY_STAGE
+from critic.cli.evaluate import BY_COMMAND
+from critic.evaluation.report import BY_STAGE
+from critic.pictures import data_uri, decode
 from critic.results import Result
 
 ROOT = Path(__file__).parents[3]
+PICTURES = ROOT / "tests/critic/pictures"
 EDITS = 60
 COMMANDS = ["eval", "compare", "rank"]
 
@@ -70,23 +75,33 @@ def run(folder: Path) -> Run:
     return invoke
 
 
+def test_a_reader_of_the_json_that_stops_early_is_no_error(run: Run) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run(f"eval good.jsonl --against study.csv --json /dev/fd/{writer}")
+    os.close(writer)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr == ""
+
+
 def test_eval_says_how_good_and_how_sure(run: Run) -> None:
     result = run("eval good.jsonl --against study.csv")
     assert result.exit_code == 0, result.output
-    assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) with failures as far off as can "
-                    r"be, the lowest of 2 ways, on 60 edits of 30 source images; 59 scored, 1 truncated",
+    assert re.match(r"good\.jsonl: main score 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) with failures counted as the "
+                    r"farthest score, the lowest of 2 policies, on 60 edits of 30 source images; "
+                    r"59 scored, 1 truncated",
                     " ".join(result.output.split()))  # fmt: skip
     for part in ("coverage", "pairwise accuracy, 30 pairs", "slope of MOS", "By editor", "2 to 3", "1 dropped"):
         assert part in result.output
-    assert "failures as far off as can be" in result.output
-    assert "failures the training mean" not in result.output
+    assert "failures counted as the farthest score" in result.output
+    assert "failures counted as the training mean" not in result.output
 
 
 @pytest.mark.parametrize(
     ("mos", "policy"),
     [
-        pytest.param(3.1, "left out", id="worst-flatters"),  # it takes 1 for what is the lowest MOS of all
-        pytest.param(5.0, "as far off as can be", id="dropping-flatters"),
+        pytest.param(3.1, "left out", id="worst-flatters"),  # it counts the lowest MOS of all as 1
+        pytest.param(5.0, "counted as the farthest score", id="dropping-flatters"),
     ],
 )
 def test_failing_where_a_policy_flatters_does_not_raise_the_headline(
@@ -103,11 +118,13 @@ def test_failing_where_a_policy_flatters_does_not_raise_the_headline(
     figures = {way: of["value"] for way, of in json.loads((folder / "out.json").read_text())["policies"].items()}
     assert (figures["worst"] > figures["dropped"]) == (mos == 3.1)
     assert f"main score {min(figures.values()):.3f}" in result.output
-    assert f"with failures {policy}, the lowest of 3 ways," in " ".join(result.output.split())
+    assert f"with failures {policy}, the lowest of 3 policies," in " ".join(result.output.split())
 
 
 def test_the_train_mean_brings_its_policy(run: Run) -> None:
-    assert "failures the training mean" in run("eval good.jsonl --against study.csv --train-mean 3").output
+    assert (
+        "failures counted as the training mean" in run("eval good.jsonl --against study.csv --train-mean 3").output
+    )
     refused = run("eval good.jsonl --against study.csv --policy train_mean")
     assert refused.exit_code == 2 and "needs --train-mean" in refused.output
 
@@ -139,12 +156,12 @@ def test_the_page_says_who_made_it(run: Run, folder: Path) -> None:
         ("eval good.jsonl --against pairs.csv", "pairs.csv has no column mos"),
         ("eval study.csv --against study.csv", "study.csv has no column score"),
         (
-            "eval good.jsonl --against study.csv --json nowhere/figures.json",
-            "nowhere/figures.json can't be written",
+            "eval good.jsonl --against study.csv --json study.csv/figures.json",
+            "study.csv/figures.json can't be written",
         ),
         ("eval gone.jsonl --against study.csv", "'gone.jsonl' does not exist"),
         ("compare good.jsonl --against study.csv", "at least two files"),
-        ("compare good.jsonl good.jsonl --against study.csv", "would be called the same"),
+        ("compare good.jsonl good.jsonl --against study.csv", "two critics have the same name"),
         ("compare good.jsonl poor.jsonl --name A --against study.csv", "1 --name for 2 files"),
         ("compare good.jsonl poor.jsonl --against pairs.csv", "no column mos"),
         ("rank good.jsonl --pairs pairs.csv --by camera", "pairs.csv has no column camera"),
@@ -158,13 +175,103 @@ def test_what_can_not_be_done_is_said(run: Run, line: str, says: str) -> None:
     assert says in " ".join(result.output.split())
 
 
+COMMANDS_ON_A_STUDY = [
+    "eval good.jsonl --against study.csv",
+    "compare good.jsonl poor.jsonl --against study.csv",
+    "rank good.jsonl --pairs pairs.csv",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS_ON_A_STUDY)
+def test_figures_go_to_a_fifo_or_through_a_link_and_leave_these(run: Run, folder: Path, line: str) -> None:
+    assert run(f"{line} --json plain.json").exit_code == 0
+    figures = (folder / "plain.json").read_bytes()
+    (folder / "link.json").symlink_to("target.json")
+    assert run(f"{line} --json link.json").exit_code == 0
+    assert (folder / "link.json").is_symlink() and (folder / "target.json").read_bytes() == figures
+    os.mkfifo(folder / "fifo")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((folder / "fifo").read_bytes)
+        assert run(f"{line} --json fifo").exit_code == 0
+        assert read.result() == figures
+    assert (folder / "fifo").is_fifo()
+
+
+@pytest.mark.parametrize("line", COMMANDS_ON_A_STUDY)
+@pytest.mark.parametrize(("target", "reason"), [("/dev/full", "No space left on device"), (".", "is a directory")])
+def test_a_full_disk_or_a_folder_is_an_error_of_one_line(run: Run, line: str, target: str, reason: str) -> None:
+    result = run(f"{line} --json {target}")
+    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit)
+    assert reason in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("kind", ["index", "category"])
+def test_tables_of_pandas_are_read_by_every_command(run: Run, folder: Path, kind: str) -> None:
+    """With the ids as pandas' index, or with categorical columns."""
+    study = pd.read_csv(folder / "study.csv")
+    scores = study[["id"]].assign(score=np.linspace(1, 5, EDITS), mode="direct")
+    other = scores.assign(score=scores["score"][::-1].to_numpy())
+    for name, table in {"truth": study, "one": scores, "two": other}.items():
+        table.to_parquet(folder / f"{name}-plain.parquet")
+        saved = table.set_index("id") if kind == "index" else table.astype(dict.fromkeys(["id"], "category"))
+        text = saved.select_dtypes("str").columns
+        saved.astype(dict.fromkeys(text, "category")).to_parquet(folder / f"{name}-saved.parquet")
+    for line in (
+        "eval one-{0}.parquet --against truth-{0}.parquet",
+        "compare one-{0}.parquet two-{0}.parquet --name one --name two --against truth-{0}.parquet",
+        "rank one-{0}.parquet --pairs truth-{0}.parquet",
+    ):
+        for form in ("plain", "saved"):
+            result = run(f"{line.format(form)} --json {form}.json")
+            assert result.exit_code == 0, result.output
+        assert (folder / "plain.json").read_text() == (folder / "saved.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval open.csv --against study.csv",
+        "eval good.jsonl --against open.csv --mos-column score",
+        "eval good.jsonl --again open.csv --against study.csv",
+        "compare open.csv good.jsonl --against study.csv",
+        "rank open.csv --pairs pairs.csv",
+        "rank good.jsonl --pairs open.csv --by score",
+    ],
+)
+def test_an_open_quote_swallows_no_rows(run: Run, folder: Path, line: str) -> None:
+    (folder / "open.csv").write_text('id,score\na,3.5\n"b,2\nc,4\nd" x,1\n')
+    result = run(line)
+    assert result.exit_code == 1
+    assert "open.csv line 3: the row that begins here is not CSV" in " ".join(result.output.split())
+
+
+def test_pictures_of_the_page_are_upright_and_on_white(run: Run, folder: Path) -> None:
+    files = [(PICTURES / name).read_bytes() for name in ("exif6.png", "plain.png", "pal_trns.png")]
+    study = pd.read_parquet(folder / "study.parquet")
+    turned, plain, transparent = ({"bytes": file, "path": None} for file in files)
+    images = [[turned, plain], [plain, transparent]] * (EDITS // 2)
+    study.assign(images=images).to_parquet(folder / "photos.parquet")
+    result = run("eval good.jsonl --against photos.parquet --train-mean 3 --html page.html")
+    assert result.exit_code == 0, result.output
+    shown = {*re.findall(r'src="(data:image/jpeg[^"]+)"', (folder / "page.html").read_text())}
+    assert shown == {data_uri(decode(file), 320) for file in files}
+    assert data_uri(decode(files[0]), 320) == data_uri(decode(files[1]), 320)
+
+
+def test_a_picture_of_the_page_that_can_not_be_decoded_is_an_error(run: Run, folder: Path) -> None:
+    study = pd.read_parquet(folder / "study.parquet")
+    study.assign(images=[[{"bytes": b"no picture", "path": None}] * 2] * EDITS).to_parquet(folder / "bad.parquet")
+    result = run("eval good.jsonl --against bad.parquet --train-mean 3 --html page.html")
+    assert result.exit_code == 1 and "e00" in result.output and not (folder / "page.html").exists()
+
+
 def test_compare_names_the_better_critic(run: Run, folder: Path) -> None:
     result = run(
         "compare good.jsonl poor.jsonl --name 7B --name [red] --against study.csv --metric mae --json out.json"
     )
     assert result.exit_code == 0, result.output
     assert "7B is better" in result.output
-    assert "[red]" in result.output  # a name is no markup
+    assert "[red]" in result.output  # a name isn't markup
     [pair] = json.loads((folder / "out.json").read_text())["pairs"]
     assert (pair["a"], pair["b"], pair["n"]) == ("7B", "[red]", EDITS)
     assert pair["differences"]["mae"]["high"] < 0 and pair["williams"]["p"] < 0.01
@@ -212,8 +319,8 @@ def test_reliability_that_can_not_be_told_says_why(run: Run, folder: Path) -> No
     sampled = [line | {"mode": "average", "samples": [line["score"], None]} for line in lines]
     (folder / "sampled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sampled))
     output = " ".join(run("eval sampled.jsonl --against study.csv").output.split())
-    assert "Asked again: no figure, 0 edits have a score in all 2 runs" in output
-    assert "Not counted as IE-Critic-R1 does: its script reads one answer an edit" in output
+    assert "Reliability: no figure, 0 edits have a score in all 2 runs" in output
+    assert "By the rules of IE-Critic-R1: no figure, its script reads one answer an edit" in output
 
 
 @pytest.mark.parametrize("name", COMMANDS)

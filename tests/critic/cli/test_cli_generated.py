@@ -12,13 +12,15 @@ from click.testing import CliRunner, Result
 
 from critic import cli
 from critic.cli import scoring
-from critic.edits import GENERATED_AXES, GENERATED_COLUMNS, edits_from_table, read_table, write_table
+from critic.edits import GENERATED_AXES, GENERATED_COLUMNS, edits_from_table
 from critic.engines import load
 from critic.engines import transformers as local
 from critic.engines.base import Completion
-from critic.evaluation.evaluate import measure_generated, plain
+from critic.evaluation.bootstrap import jsonable
+from critic.evaluation.evaluate import measure_generated
 from critic.prompts import CONTRACTS, load_contract
 from critic.scoring.scorer import Scorer, predict
+from critic.tables import read_parquet, write_parquet
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 PICTURES = 40
@@ -27,7 +29,7 @@ FAILING = 7
 
 @pytest.fixture(autouse=True)
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny base can't answer: it gets scores that hang on the prompt's length, and none at every seventh."""
+    """The tiny base can't answer: its scores depend on the prompt's length, and every seventh is missing."""
     complete = local.TransformersEngine._batch
 
     def _batch(self: local.TransformersEngine, requests: object, *given: object) -> list[Completion]:
@@ -48,7 +50,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def agiqa(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A validated table of pictures, two of each prompt, and a contract that has words for such."""
+    """A validated table of pictures, two of each prompt, and a contract with a text for them."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
@@ -59,7 +61,7 @@ def agiqa(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Mon
             "mos_alignment": rng.uniform(0, 5, PICTURES),
         }
     )
-    write_table(table, tmp_path / "agiqa.parquet", GENERATED_COLUMNS)
+    write_parquet(table, tmp_path / "agiqa.parquet", GENERATED_COLUMNS)
     words = (CONTRACTS / "tiny.yaml").read_text() + '\ngenerated_text: "Picture: {prompt}. {request}"\n'
     (tmp_path / "words.yaml").write_text(words)
     monkeypatch.chdir(tmp_path)
@@ -77,11 +79,11 @@ def score(*arguments: object, contract: str = "words.yaml") -> Result:
 
 @pytest.mark.parametrize("policy", ["dropped", "worst", "train_mean"])
 def test_the_commands_give_the_figures_of_the_evaluate_stage(agiqa: Path, policy: str) -> None:
-    table, contract = read_table(agiqa), load_contract("words.yaml")
+    table, contract = read_parquet(agiqa), load_contract("words.yaml")
     engine = load.open_engine("transformers", str(BASE), contract, max_tokens=4)
     predictions = predict(Scorer(engine, contract), edits_from_table(table), total=PICTURES, batch_size=9)
     assert 0 < predictions["score"].isna().sum() < PICTURES / 2
-    how = {"train_mean": 3.2, "policy": policy, "n_boot": 100, "seed": 7}
+    how = {"train_mean": 3.2, "failure_policy": policy, "n_boot": 100, "seed": 7}
     by_stage = measure_generated({"base": predictions}, table, **how)["base"]  # type: ignore[arg-type]
 
     result = score(agiqa, "--out", "agiqa.jsonl")
@@ -95,7 +97,7 @@ def test_the_commands_give_the_figures_of_the_evaluate_stage(agiqa: Path, policy
         assert result.exit_code == 0, result.output
         figures = json.loads(Path("f.json").read_text())["metrics"]
         assert figures.keys() == by_stage[axis].keys()
-        for metric, figure in plain(by_stage[axis]).items():
+        for metric, figure in jsonable(by_stage[axis]).items():
             assert figures[metric] == pytest.approx(figure, rel=1e-12, abs=1e-15), metric
 
 
@@ -109,10 +111,10 @@ def test_nothing_is_said_in_points_of_another_scale(agiqa: Path) -> None:
     for ending in ("jsonl", "failures.jsonl"):
         shutil.copy(f"agiqa.{ending}", f"again.{ending}")
     output = critic("compare", "agiqa.jsonl", "again.jsonl", *against).output
-    assert "can't be told apart" in output and "Closer to the MOS" not in output
+    assert "not significant" in output and "Closer to the MOS" not in output
     refused = critic("compare", "agiqa.jsonl", "again.jsonl", *against, "--metric", "mae")
     assert refused.exit_code == 1
-    assert "mae is in points, and these MOS are on another scale" in refused.output
+    assert "mae is in points, and these MOS have another scale" in refused.output
 
 
 def test_one_picture_is_scored_and_shown(agiqa: Path, picture: Callable[..., bytes]) -> None:
@@ -151,11 +153,11 @@ def test_parts_that_dont_go_together_are_told(agiqa: Path, line: list[str]) -> N
 def test_other_judges_judge_edits_alone(agiqa: Path) -> None:
     result = critic("judge", "psnr", agiqa, "--out", "s.jsonl")
     assert result.exit_code == 1
-    assert "these judges judge edits alone" in " ".join(result.output.split())
+    assert "these judges score edits only" in " ".join(result.output.split())
 
 
 def test_a_table_without_mos_tells_of_the_option(agiqa: Path) -> None:
     score(agiqa, "--out", "agiqa.jsonl")
     output = " ".join(critic("eval", "agiqa.jsonl", "--against", agiqa).output.split())
-    assert "has no column mos, only id, image, prompt, mos_quality, mos_alignment: name it so" in output
-    assert "say with --mos-column which it is" in output
+    assert "has no column mos; it has id, image, prompt, mos_quality, mos_alignment: rename your columns" in output
+    assert "or name that of the MOS by --mos-column" in output

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from critic import cli
 from critic.cli import judge
 from critic.engines import http
 from critic.engines.http import HttpEngine
-from critic.scoring.judges import SCALES
+from critic.scoring.judges import kinds
 from critic.scoring.judges.image_metrics import BASELINES
 from critic.scoring.resumable import results_to_table
 
@@ -29,7 +30,7 @@ DOCS = (Path(__file__).parents[3] / "docs/score.md").read_text(encoding="utf-8")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves one model, which answers every question by sevens until `words` says something else."""
+    """Serves one model, which answers every question with sevens unless `words` is set."""
 
     words = '{"editing_success": 7, "preservation": 7, "naturalness": 7, "cleanness": 7}'
     keys: set[str | None]
@@ -143,7 +144,7 @@ def test_an_endpoint_is_asked_with_its_key_and_its_failures_are_retried(
 def test_an_endpoint_is_sent_no_more_pixels_than_is_said(
     pairs: Path, tmp_path: Path, server: tuple[str, type[Handler]]
 ) -> None:
-    """Pictures are brought down as they are decoded: two batches of large ones would fill the memory."""
+    """Pictures are reduced when they are decoded: two batches of large ones would fill the memory."""
     address, handler = server
     Image.new("RGB", (4000, 3000)).save(pairs.parent / "b.png")
     out = tmp_path / "scores.jsonl"
@@ -157,9 +158,9 @@ def test_an_endpoint_is_sent_no_more_pixels_than_is_said(
     ("arguments", "message"),
     [
         (["psnr", "gone.csv", "--out", "s.jsonl"], "there is no gone.csv"),
-        (["psnr", "pairs.csv", "--out", "s.txt"], "s.txt is no .jsonl file"),
+        (["psnr", "pairs.csv", "--out", "s.txt"], "s.txt is not a .jsonl file"),
         (["psnr", "pairs.csv"], "Missing option '--out'"),
-        (["viescore", "pairs.csv", "--out", "s.jsonl", "-m", "http://127.0.0.1:9/v1"], "doesn't tell what"),
+        (["viescore", "pairs.csv", "--out", "s.jsonl", "-m", "http://127.0.0.1:9/v1"], "can't be reached: ["),
         (["editscore", "pairs.csv", "--out", "s.jsonl"], "pip install editscore"),
         (["editreward", "pairs.csv", "--out", "s.jsonl", "-m", "x", "--config", "x.yaml"], "clone https://"),
         (["nobody", "pairs.csv", "--out", "s.jsonl"], "No such command 'nobody'"),
@@ -179,13 +180,13 @@ def test_what_cant_be_done_is_told_in_a_line(
     assert not Path("s.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", kinds())
 def test_the_range_of_each_judge_is_in_its_help_and_in_the_docs(name: str) -> None:
-    assert f"Its own range: {SCALES[name]}." in " ".join(critic(name, "-h").output.split())
+    assert f"Its own range: {kinds()[name].scale}." in " ".join(critic(name, "-h").output.split())
     (row,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}` |"))
-    assert str(SCALES[name]) in row
+    assert str(kinds()[name].scale) in row
 
 
 def test_help_lists_every_judge() -> None:
-    assert {*SCALES} == {*judge.command.commands}
-    assert all(name in critic("-h").output for name in SCALES)
+    assert {*kinds()} == {*judge.command.list_commands(click.Context(judge.command))}
+    assert all(name in critic("-h").output for name in kinds())

@@ -1,7 +1,8 @@
-"""`critic score` as people run it, with the tiny base, which writes much and says little."""
+"""`critic score` as people run it, with the tiny base."""
 
 import fcntl
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ ANSWER = "All done, alignment 4.5.</think>\n<answer>{score:.2f}</answer>"
 
 @pytest.fixture(autouse=True)
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny base can't answer: its completions become scores that hang on their tokens, all else is real."""
+    """The tiny base can't answer: its completions become scores that depend on their tokens; the rest is real."""
     read = local.TransformersEngine._read
 
     def _read(self: local.TransformersEngine, ids: list[int], *given: object) -> Completion:
@@ -70,11 +71,11 @@ def test_a_table_is_scored_into_a_file_and_what_failed_beside_it(pairs: Path, tm
     result = critic(pairs, "--out", out)
     assert result.exit_code == 1
     assert "3 scored, 1 failed" in result.output
-    assert f"The failures, with their reasons: {tmp_path / 'scores.failures.jsonl'}" in result.output
-    verdicts = [Result.from_json(line) for line in out.read_text().splitlines()]
-    assert [verdict.id for verdict in verdicts] == ["00000", "00001", "00003"]
-    assert len({verdict.score for verdict in verdicts}) == 1  # the same pictures and words
-    assert all(verdict.model.startswith("sha256:") and verdict.prompt_tokens > 0 for verdict in verdicts)
+    assert f"The failures with their reasons: {tmp_path / 'scores.failures.jsonl'}" in result.output
+    results = [Result.from_json(line) for line in out.read_text().splitlines()]
+    assert [scored.id for scored in results] == ["00000", "00001", "00003"]
+    assert len({scored.score for scored in results}) == 1  # the same pictures and words
+    assert all(scored.model.startswith("sha256:") and scored.prompt_tokens > 0 for scored in results)
     (failed,) = (tmp_path / "scores.failures.jsonl").read_text().splitlines()
     assert Result.from_json(failed).status == "bad_input"
     assert "gone.png" in Result.from_json(failed).detail
@@ -125,7 +126,7 @@ def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["s.txt"], "s.txt is no .jsonl file"),
+        (["s.txt"], "s.txt is not a .jsonl file"),
         (["s.jsonl", "--mode", "direct"], 'mode was "greedy" and is "direct"'),
         (["held.jsonl"], "held.jsonl is being written by another process"),
         (["s.jsonl"], "0 scored, 0 failed in 0.0 s; 3 were scored before, 1 had failed before"),
@@ -155,7 +156,7 @@ def test_a_critic_that_is_replaced_meanwhile_scores_nothing(
     monkeypatch.setattr(scoring, "identify", lambda *_: "sha256:before")
     result = critic(pairs, "--out", tmp_path / "s.jsonl")
     assert result.exit_code == 1
-    assert "and not sha256:before: put the same there" in " ".join(result.output.split())
+    assert ", not sha256:before: put the same critic there" in " ".join(result.output.split())
     assert not (tmp_path / "s.jsonl").read_bytes()
 
 
@@ -168,7 +169,10 @@ def test_a_critic_that_is_replaced_meanwhile_scores_nothing(
         (["gone.csv", "--out", "s.jsonl"], "there is no gone.csv"),
         (["pairs.csv", "--out", "s.jsonl", "--source-column", "before"], "before"),
         (["--source", "gone.png", "--edited", "b.png", "--instruction", "x"], "gone.png can't be read: No such"),
-        (["--source", "pairs.csv", "--edited", "b.png", "--instruction", "x"], "pairs.csv: not a whole JPEG"),
+        (
+            ["--source", "pairs.csv", "--edited", "b.png", "--instruction", "x"],
+            "pairs.csv: not a PNG, JPEG or WebP file",
+        ),
     ],
 )
 def test_what_cant_be_done_is_told_in_a_line(
@@ -184,7 +188,7 @@ def test_what_cant_be_done_is_told_in_a_line(
 def test_a_model_that_isnt_there_is_told_in_a_line(pairs: Path, tmp_path: Path) -> None:
     result = critic(pairs, "--out", tmp_path / "s.jsonl", model=tmp_path / "none")
     assert result.exit_code == 1
-    assert "no checkpoint" in result.output
+    assert "there is no folder" in result.output
     assert not (tmp_path / "s.jsonl").exists()
 
 
@@ -206,7 +210,7 @@ def test_a_checkpoint_without_a_contract_needs_one_by_name(pairs: Path, tmp_path
     ]
     result = CliRunner().invoke(cli.main, command)
     assert result.exit_code == 1
-    assert "name their contract with --contract" in result.output
+    assert "name one with --contract" in result.output
 
 
 def test_a_server_needs_one_too(pairs: Path, tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_a_server_needs_one_too(pairs: Path, tmp_path: Path) -> None:
         str(tmp_path / "s.jsonl"),
     ]
     result = CliRunner().invoke(cli.main, command)
-    assert "name their contract with --contract" in result.output
+    assert "name it, as --contract ie-critic" in result.output
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_a_server_needs_one_too(pairs: Path, tmp_path: Path) -> None:
     [
         (
             RemoteEntryNotFoundError("404", response=NOT_FOUND),
-            "doesn't say which prompts it was trained on",
+            "has no contract of the prompts that it was trained on",
         ),
         (OSError("no network"), "there is no folder org/critic here"),
     ],
@@ -245,3 +249,44 @@ def test_a_model_without_a_contract_is_told_from_one_that_cant_be_found(
     result = CliRunner().invoke(cli.main, command)
     assert result.exit_code == 1
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models/grpo", "there is no folder models/grpo: run `make repro`"),
+        (
+            "http://127.0.0.1:8000/v1",
+            "is the address of a server, not a folder or a name on the hub: add --engine http",
+        ),
+    ],
+)
+def test_a_model_that_cant_be_on_the_hub_is_explained_without_asking_it(
+    model: str, message: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    monkeypatch.setattr(load, "hf_hub_download", lambda *_, **__: pytest.fail("the hub is asked"))
+    for contract in ([], ["--contract", "tiny"]):
+        result = CliRunner().invoke(cli.main, ["score", "-m", model, str(pairs), "--out", "s.jsonl", *contract])
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("place", ["a folder", "a FIFO", "a file instead of a folder", "/dev/stdout"])
+def test_an_output_that_cant_be_written_is_one_line(place: str, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    match place:
+        case "a folder":
+            out.mkdir()
+        case "a FIFO":
+            os.mkfifo(out)
+        case "a file instead of a folder":
+            out = pairs / "s.jsonl"
+        case _:
+            out = Path(place)
+    result = critic(pairs, "--out", out)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    (line,) = (line for line in result.output.splitlines() if line.startswith("Error: "))
+    assert str(out) in line
+    assert result.output.rstrip().endswith(line)

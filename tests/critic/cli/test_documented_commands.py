@@ -1,7 +1,8 @@
-"""Every `critic` command that a page shows is one that `critic` takes: it has the options; the arguments fit."""
+"""The commands in the docs are valid, each command is in the docs, and each option has a help."""
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -57,3 +58,44 @@ def test_what_critic_does_not_take_is_seen() -> None:
 
 def test_there_are_many() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 30
+
+
+def every_command(
+    command: click.Command = main, name: str = "critic", parent: click.Context | None = None
+) -> Iterator[tuple[str, click.Command]]:
+    """All commands with their full names, groups included."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, parent=parent)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from every_command(found, f"{name} {inner}", context)
+
+
+COMMANDS = dict(every_command())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_option_is_a_full_clause(name: str) -> None:
+    options = [option for option in COMMANDS[name].params if isinstance(option, click.Option)]
+    for option in options:
+        text = re.sub(r"\s*\[default: [^]]*\]$", "", option.help or "")
+        assert re.match(r"[A-Z0-9]", text), f"{name} {option.opts[0]}: begin {text!r} with a capital"
+        assert text.endswith("."), f"{name} {option.opts[0]}: end {text!r} with a full stop"
+        assert len(text.split()) >= 3, f"{name} {option.opts[0]}: {text!r} is not a clause"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_begins_with_a_full_sentence(name: str) -> None:
+    text = (COMMANDS[name].help or "").partition("\n\n")[0]
+    assert re.fullmatch(r"[A-Z].*\.", " ".join(text.split())), f"{name}: {text!r}"
+
+
+def test_the_pages_show_every_command_and_no_other() -> None:
+    """A group counts as shown if one of its commands is; of `audit`, each command must be shown."""
+    shown = {tuple(shlex.split(line)[:2]) for page in PAGES for line in commands(page)}
+    names = [name.split(" ")[1:] for name in COMMANDS if name != "critic"]
+    assert {words[0] for words in shown} == {words[0] for words in names}
+    audit = {words[-1] for words in shown if words[0] == "audit"}
+    assert audit - {"audit"} == {words[-1] for words in names if words[0] == "audit"} - {"audit"}
