@@ -127,7 +127,7 @@ class Flows:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.up"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
-        self.wait(lambda: "The flows:" in self.log.read_text(), 120)
+        self.wait(lambda: "The flows:" in self.log.read_text(), 300)
 
     def stop(self) -> None:
         if self.process is not None:
