@@ -32,7 +32,6 @@ import yaml
 from panel import write_study
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from critic import process_tree
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Receipt
 from critic.ratings.store import Feedback
@@ -235,7 +234,7 @@ def test_a_killed_worker_ends_its_run_and_the_next_run_continues_to_a_promotion(
     second = flows.start_run("retrain", reason="one more")
     flows.wait(lambda: flows.state(second)["name"] == "AwaitingConcurrencySlot", 60)
     flows.api.delete(f"/flow_runs/{second}")
-    (worker,) = [p for p in flows.processes("worker", "start") if process_tree.__file__ not in p.cmdline()]
+    (worker,) = [p for p in flows.processes("worker", "start") if "process_tree" not in " ".join(p.cmdline())]
     worker.send_signal(signal.SIGKILL)
     flows.wait(lambda: not flows.processes("-m", "stages.sft") and not flows.processes("repro"), 60)
     assert flows.champion is None
