@@ -50,7 +50,8 @@ DONE = "publish"
 """Killed here, all steps are done and models/ has nothing yet."""
 
 DIE_AT = """
-import os, signal, sys
+import os, runpy, signal, sys
+import critic.training.setup
 from transformers import Trainer
 
 step = Trainer.training_step
@@ -61,10 +62,9 @@ def training_step(self, *args, **kwargs):
     return result
 Trainer.training_step = training_step
 
-import stages.{stage}
 if sys.argv[1] == "{done}":
-    stages.{stage}.publish = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-stages.{stage}.main()
+    critic.training.setup.publish = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_module("stages.{stage}", run_name="__main__", alter_sys=True)
 """
 
 

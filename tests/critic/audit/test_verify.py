@@ -545,7 +545,7 @@ def test_it_refuses_to_run_during_a_repro(checkout: Path, monkeypatch: pytest.Mo
     (checkout / ".dvc/tmp").mkdir(exist_ok=True)
     (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(notes))
     code, output = run(checkout, monkeypatch)
-    assert code == 1 and f"DVC works in {checkout} (process {process.pid})" in output
+    assert code == 1 and f"{checkout} is in use by DVC (process {process.pid})" in output
     process.communicate(b"\n")
     assert run(checkout, monkeypatch)[0] == 0
 
