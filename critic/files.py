@@ -192,7 +192,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor of this process that a path such as /dev/stdout stands for."""
+    """The descriptor of this process behind a path such as /dev/stdout."""
     for _ in range(40):  # links that Linux follows
         path = Path(os.path.realpath(path.parent), path.name)
         match = _DESCRIPTOR.fullmatch(os.fspath(path))

@@ -138,7 +138,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     """The object in a line of JSONL; its texts may hold half of a surrogate pair, which UTF-8 can't encode.
 
     Raises:
-        TableError: the line is not a JSON object in UTF-8, or a key is there twice; the message doesn't name it.
+        TableError: the line is not a JSON object in UTF-8, or a key appears twice; the message doesn't name it.
     """
     value = _decode(content)
     if not isinstance(value, dict):
@@ -373,7 +373,7 @@ def _decode(content: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"the key {_first_twice([key for key, _ in pairs])!r} is there twice")
+        raise ValueError(f"the key {_first_twice([key for key, _ in pairs])!r} appears twice")
     return values
 
 

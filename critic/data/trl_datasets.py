@@ -5,11 +5,13 @@ dataset[0]["images"]    # two pictures, resized to the contract's pixel limits
 """
 
 import os
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from PIL import Image
 
 from critic.edits import COLUMNS
 from critic.pictures import decode_cell
@@ -35,13 +37,22 @@ def write_samples(samples: list[dict[str, Any]], path: str | os.PathLike[str]) -
     pq.write_table(pa.Table.from_pylist(samples, schema=schema), path, compression="zstd")
 
 
-def load_samples(path: str | os.PathLike[str], contract: Contract) -> Dataset:
-    """Load a file of samples; images are decoded and resized on access."""
+def load_samples(path: str | os.PathLike[str], contract: Contract, *, keep: int = 0) -> Dataset:
+    """Load a file of samples; images are decoded and resized on access.
+
+    Args:
+        keep: how many of the pictures used last stay in memory, decoded and resized. TRL reads each generation
+            batch of GRPO `steps_per_generation` times, and a prompt once for each of its completions.
+    """
+
+    @lru_cache(maxsize=keep)
+    def picture(file: bytes | None) -> Image.Image:
+        return contract.resize(decode_cell({"bytes": file}))
 
     def with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "images" not in batch:
             return batch
-        pictures = [[contract.resize(decode_cell(image)) for image in images] for images in batch["images"]]
+        pictures = [[picture(image["bytes"]) for image in images] for images in batch["images"]]
         return {**batch, "images": pictures}
 
     return Dataset.from_parquet(os.fspath(path)).with_transform(with_pictures)

@@ -34,7 +34,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         samples (a list, empty if none).
 
     Raises:
-        TableError: as `critic.tables.read`; an id is missing or is there twice, a score is not a number from 1 to
+        TableError: as `critic.tables.read`; an id is missing or appears twice, a score is not a number from 1 to
             5, or a status contradicts the score.
     """
     table = _read_results(path) if path.suffix.lower() == ".jsonl" else _read_scores(path)

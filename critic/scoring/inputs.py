@@ -161,7 +161,7 @@ def read_pairs(
         source_column, edited_column, instruction_column, id_column: the columns' names, if not those of `NAMES`.
 
     Raises:
-        TableError: the file or folder isn't there or can't be read, a column is missing or there twice, or two
+        TableError: the file or folder isn't there or can't be read, a column is missing or appears twice, or two
             rows have the same id.
     """
     given = dict(zip(NAMES, (source_column, edited_column, instruction_column, id_column), strict=True))

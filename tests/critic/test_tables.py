@@ -242,7 +242,7 @@ def test_rows_of_csv_come_one_at_a_time_with_any_number_of_cells(tmp_path: Path)
         ("a.jsonl", '{"id": 1}\n\n{"id": \n', r"a\.jsonl line 3 is not JSON: Expecting value, line 2 column 1"),
         ("a.jsonl", '{"id": 1}\n{"id", 2}\n', r"a\.jsonl line 2 is not JSON: Expecting ':' delimiter, column 6"),
         ("a.jsonl", '{"id": 1}\n[1]\n', r"a\.jsonl line 2 is not an object, \{...\}"),
-        ("a.jsonl", '{"id": 1, "id": 2}\n', r"a\.jsonl line 1 is not JSON: the key 'id' is there twice"),
+        ("a.jsonl", '{"id": 1, "id": 2}\n', r"a\.jsonl line 1 is not JSON: the key 'id' appears twice"),
         ("a.jsonl", b'{"id": "\xff"}\n', r"a\.jsonl line 1 is not UTF-8 text"),
         ("a.jsonl", '\n{"id": "\\ud800"}\n', r"a\.jsonl line 2 has a text that UTF-8 can't encode"),
         ("a.json", '[{"id": 1}, {"id": "\\ud800"}]', r"a\.json row 2 has a text that UTF-8 can't encode"),

@@ -45,6 +45,6 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
             case paths:
                 there = ", ".join(map(str, paths))
                 raise TableError(
-                    f"{place(table, row)}: the image {name} is there {len(paths)} times ({there}): keep one"
+                    f"{place(table, row)}: the image {name} is found {len(paths)} times ({there}): keep one"
                 )
     return pd.DataFrame(columns)[[*GENERATED_COLUMNS]].reset_index(drop=True)

@@ -171,7 +171,7 @@ def parse_answer(text: str, names: Sequence[str], *, finished: bool = True) -> d
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key appears twice")
     return dict(pairs)
 
 

@@ -11,7 +11,7 @@ from critic.data.hub_revisions import moved
 from critic.params import Download
 
 if TYPE_CHECKING:
-    from tests.conftest import Hub
+    from local_hub import Hub
 
 NAME = "Coobiw/IE-Bench-4k"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -73,7 +73,7 @@ def test_a_text_that_begins_with_a_quote_swallows_no_rows(folder: Path) -> None:
 def test_an_image_that_is_nowhere_or_twice_is_named(folder: Path) -> None:
     (folder / "sdXL_normal_001.jpg").touch()
     with pytest.raises(
-        TableError, match=r"line 3: the image sdXL_normal_001\.jpg is there 2 times \(.*, .*\): keep one"
+        TableError, match=r"line 3: the image sdXL_normal_001\.jpg is found 2 times \(.*, .*\): keep one"
     ):
         read_agiqa(folder)
     for path in folder.rglob("sdXL_normal_001.jpg"):
