@@ -2,10 +2,12 @@
 
 A contract is a YAML file in `critic/contracts/` (or at any path): the user's text, the order of the images, the
 chat template with the think-prefill, and the pixel limits. `prompt.contract` in params.yaml names it; every model
-keeps it. SFT, GRPO, every engine and the service render prompts with it.
+keeps it. SFT, GRPO, every engine and the service render prompts with it. All texts are kept verbatim, with their
+leading and trailing whitespace.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,11 @@ Mode = Literal["reasoning", "direct"]
 Message = dict[str, Any]
 MODES: tuple[Mode, ...] = ("reasoning", "direct")
 CONTRACTS = Path(__file__).parent / "contracts"
+CONTRACT_FILE = "contract.yaml"
+"""The contract of the model or data in a folder."""
+LEARNT = "learnt"
+IMAGE_MARK = "<image>"
+"""The place of an image in a text: in LLaMA-Factory's SFT sets and in `user_text`."""
 _PATCH = 14
 
 
@@ -40,26 +47,40 @@ class _File(BaseModel):
     name: str
     version: PositiveInt
     images: list[str]
-    user_text: str
+    system: str | None = None
+    user_text: str | dict[str, str]
     generated_text: str | None = None
-    requests: dict[str, str]
+    requests: dict[str, str] | None = None
+    strip_instruction: bool = True
     prefill: str
     pixels: _Pixels
     chat_template: str
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:
-        if sorted(self.images) != ["edited", "source"] or set(self.requests) != set(MODES):
-            raise ValueError(f"`images` orders source and edited, `requests` has {', '.join(MODES)}")
+        if sorted(self.images) != ["edited", "source"]:
+            raise ValueError("`images` orders source and edited")
+        wants_requests = isinstance(self.user_text, str) or self.generated_text is not None
+        if (wants_requests or self.requests is not None) and {*(self.requests or ())} != {*MODES}:
+            raise ValueError(f"`requests` has {', '.join(MODES)}")
         if self.pixels.min > self.pixels.max:
             raise ValueError("pixels.min is more than pixels.max")
-        _check_fields("user_text", self.user_text, "instruction")
+        if isinstance(self.user_text, dict) and {*self.user_text} != {*MODES}:
+            raise ValueError(f"`user_text` is a text, or has {', '.join(MODES)}")
+        for text in self.texts().values():
+            _check_text("user_text", text, "instruction", len(self.images))
         if self.generated_text is not None:
-            _check_fields("generated_text", self.generated_text, "prompt")
+            _check_text("generated_text", self.generated_text, "prompt", 1)
         return self
 
+    def texts(self) -> dict[str, str]:
+        """Mode to the user's text."""
+        return dict.fromkeys(MODES, self.user_text) if isinstance(self.user_text, str) else self.user_text
 
-def _check_fields(name: str, text: str, field: str) -> None:
+
+def _check_text(name: str, text: str, field: str, images: int) -> None:
+    if text.count(IMAGE_MARK) not in (0, images):
+        raise ValueError(f"`{name}` has {text.count(IMAGE_MARK)} marks {IMAGE_MARK}: give {images}, or none")
     try:
         filled = text.format(**{field: "\0"}, request="")
     except (KeyError, IndexError, ValueError) as error:
@@ -78,9 +99,12 @@ class Contract:
 
     Attributes:
         images: "source" and "edited" in the order of the prompt.
-        user_text: the user's text, with the fields `{instruction}` and `{request}`.
+        system: the system message, or None.
+        user_text: mode to the user's text, with the fields `{instruction}` and `{request}`. Each mark `<image>` is
+            the place of an image; without marks, the images come first.
         generated_text: that for pictures generated from a text, with `{prompt}` and `{request}`, or None.
-        requests: mode to its wording.
+        requests: mode to its wording; empty if no text has the field `{request}`.
+        strip_instruction: remove the whitespace around an instruction or prompt.
         prefill: the start of the assistant's turn, which the chat template writes.
         min_pixels, max_pixels: limits of each image's area.
         text: the file's content.
@@ -89,9 +113,11 @@ class Contract:
     name: str
     version: int
     images: tuple[str, ...]
-    user_text: str
+    system: str | None
+    user_text: dict[str, str]
     generated_text: str | None
     requests: dict[str, str]
+    strip_instruction: bool
     prefill: str
     chat_template: str
     min_pixels: int
@@ -103,33 +129,63 @@ class Contract:
         """SHA-256 of the contract file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def messages(self, item: Edit, mode: Mode = "reasoning", *, use_problem: bool = False) -> list[Message]:
-        """The user's turn: the places of the images, then the text.
+    def messages(self, item: Edit, mode: Mode = "reasoning") -> list[Message]:
+        """The system message, if the contract has one, and the user's turn: images in their places, and the text.
 
         Args:
             item: the edit or generated picture; its instruction is untrusted, see `neutralise`.
             mode: "reasoning", or "direct" for a score without reasoning.
-            use_problem: use the data set's own prompt (`problem`) as the text for an edit.
 
         Raises:
-            ContractError: an edit has no `problem`, or the contract has no `generated_text`.
+            ContractError: the contract has no `generated_text`.
         """
-        request = self.requests[mode]
-        if item.source is None:
-            if self.generated_text is None:
-                raise ContractError(
-                    f"contract {self.name} has no `generated_text`, so it can't judge generated pictures: "
-                    "add it, choose another prompt.contract, or set download.agiqa to null"
-                )
-            text = self.generated_text.format(prompt=neutralise(item.instruction).strip(), request=request)
-        elif use_problem:
-            text = neutralise((item.problem or "").replace("<image>", ""), tags=False).strip()
-            if not text:
-                raise ContractError(f"edit {item.id} has no `problem` text: set prompt.user_text to `contract`")
+        if item.source is not None:
+            content = self._content(self.user_text[mode], mode, len(self.images), instruction=item.instruction)
+        elif self.generated_text is not None:
+            content = self._content(self.generated_text, mode, 1, prompt=item.instruction)
         else:
-            text = self.user_text.format(instruction=neutralise(item.instruction).strip(), request=request)
-        places = [{"type": "image"} for _ in self._names(item)]
-        return [{"role": "user", "content": [*places, {"type": "text", "text": text}]}]
+            raise ContractError(
+                f"contract {self.name} has no `generated_text`, so it can't judge generated pictures: "
+                "add it, choose another prompt.contract, or set download.agiqa to null"
+            )
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
+
+    def _content(self, text: str, mode: Mode, images: int, **untrusted: str) -> list[dict[str, str]]:
+        """The parts of a user's turn. Marks are read before the instruction is filled in, which can add none."""
+        fields = {name: neutralise(value) for name, value in untrusted.items()}
+        if self.strip_instruction:
+            fields = {name: value.strip() for name, value in fields.items()}
+        request = self.requests.get(mode, "")
+        pieces = [piece.format(request=request, **fields) for piece in text.split(IMAGE_MARK)]
+        if len(pieces) == 1:
+            pieces = [""] * images + pieces
+        parts: list[dict[str, str]] = []
+        for number, piece in enumerate(pieces):
+            parts += [{"type": "image"}] * bool(number) + [{"type": "text", "text": piece}] * bool(piece)
+        return parts
+
+    def marked_text(self, instruction: str, mode: Mode) -> str:
+        """The user's text for an edit, with a mark `<image>` in the place of each image."""
+        content = self._content(self.user_text[mode], mode, len(self.images), instruction=instruction)
+        return "".join(part.get("text", IMAGE_MARK) for part in content)
+
+    def read_instruction(self, text: str, mode: Mode) -> str | None:
+        """The instruction in a user's text, for which `marked_text` is that text to the byte.
+
+        Args:
+            text: with a mark `<image>` for each image; if it has none, the images come first.
+
+        Returns:
+            None if this contract renders no instruction as this text.
+        """
+        if IMAGE_MARK not in text:
+            text = IMAGE_MARK * len(self.images) + text
+        around = self.marked_text("\0", mode).split("\0")
+        if len(around) != 2 or not (text.startswith(around[0]) and text.endswith(around[1])):
+            return None
+        instruction = text[len(around[0]) : len(text) - len(around[1])]
+        return instruction if self.marked_text(instruction, mode) == text else None
 
     def render(self, messages: list[Message], *, generate: bool = True) -> str:
         """The conversation as text for the tokenizer; with `generate` it ends with the prefill."""
@@ -162,6 +218,15 @@ class Contract:
             ) from error
 
 
+def stage_contract(name: str, folder: str) -> Contract:
+    """The contract that `prompt.contract` names; `learnt` is the one that an earlier stage has put in `folder`.
+
+    Raises:
+        ContractError: as `load_contract`.
+    """
+    return load_contract(os.path.join(folder, CONTRACT_FILE) if name == LEARNT else name)
+
+
 def load_contract(name: str) -> Contract:
     """Read a contract by its name in `critic/contracts/`, or by the path of its file.
 
@@ -172,22 +237,32 @@ def load_contract(name: str) -> Contract:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in CONTRACTS.glob("*.yaml")))
         raise ContractError(f"no prompt contract {path}: use one of {known}, or the path of a .yaml file")
-    text = path.read_text(encoding="utf-8")
+    return parse_contract(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_contract(text: str, where: str) -> Contract:
+    """The contract of a file's content; errors name `where` it is from.
+
+    Raises:
+        ContractError: it isn't YAML, lacks a field, or has an unknown one or a wrong value.
+    """
     try:
         fields = yaml.safe_load(text)
         file = _File.model_validate(fields if isinstance(fields, dict) else {})
     except yaml.YAMLError as error:
-        raise ContractError(f"{path} is not YAML: {error}") from None
+        raise ContractError(f"{where} is not YAML: {error}") from None
     except ValidationError as error:
         faults = [": ".join([".".join(map(str, e["loc"])), e["msg"]]).lstrip(": ") for e in error.errors()]
-        raise ContractError(f"{path}: {'; '.join(faults)}") from None
+        raise ContractError(f"{where}: {'; '.join(faults)}") from None
     contract = Contract(
         name=file.name,
         version=file.version,
         images=tuple(file.images),
-        user_text=file.user_text.strip(),
-        generated_text=None if file.generated_text is None else file.generated_text.strip(),
-        requests={mode: request.strip() for mode, request in file.requests.items()},
+        system=file.system,
+        user_text=file.texts(),
+        generated_text=file.generated_text,
+        requests=file.requests or {},
+        strip_instruction=file.strip_instruction,
         prefill=file.prefill,
         chat_template=file.chat_template,
         min_pixels=file.pixels.min,
@@ -197,9 +272,9 @@ def load_contract(name: str) -> Contract:
     try:
         rendered = contract.render([{"role": "user", "content": "?"}])
     except TemplateError as error:
-        raise ContractError(f"{path}: chat_template can't be rendered: {error}") from None
+        raise ContractError(f"{where}: chat_template can't be rendered: {error}") from None
     if not rendered.endswith(contract.prefill):
-        raise ContractError(f"{path}: chat_template doesn't end the prompt with the prefill {contract.prefill!r}")
+        raise ContractError(f"{where}: chat_template doesn't end the prompt with the prefill {contract.prefill!r}")
     return contract
 
 

@@ -7,7 +7,8 @@ fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, wh
 
 With `build.rationales: teacher` a large model writes the rationales. Its answers are kept in runs/teacher, so that
 none is paid for twice; an edit without an accepted rationale gets samples without reasoning. With `released` the
-SFT samples are the rows of a released set, unchanged.
+SFT samples are the rows of a released set: with a contract that was learnt from the set, prompts are to the byte
+those of the rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from critic.data.teacher.journal import JournalError
 from critic.data.teacher.rationales import write_rationales
 from critic.data.trl_datasets import write_samples
 from critic.edits import Edit, edits_from_table
-from critic.prompts import Contract, ContractError, Mode, load_contract
+from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, Mode, stage_contract
 from critic.tables import read_parquet
 
 RELEASED = Path("data/validated/rationales.parquet")
@@ -41,15 +42,14 @@ class NoRationales(ValueError):
 
 def main() -> None:
     prompt, build = params.load(params.Prompt), params.load(params.Build)
-    use_problem = prompt.user_text == "dataset"
     rng = np.random.default_rng([params.seed(), 10])
     try:
-        contract = load_contract(prompt.contract)
+        contract = stage_contract(prompt.contract, "data/validated")
         with files.replacing_folder("data/sft") as sft, files.replacing_folder("data/rl") as rl:
             for split in ("train", "validation"):
                 table = read_parquet(f"data/validated/{split}.parquet")
                 if build.rationales == "released":
-                    samples = released_samples(RELEASED, split, contract, use_problem=use_problem)
+                    samples = released_samples(RELEASED, split, contract)
                 else:
                     each = build.samples_per_edit if split == "train" else 1
                     teach = None
@@ -62,11 +62,12 @@ def main() -> None:
                         build.direct_fraction,
                         rng,
                         each=each,
-                        use_problem=use_problem,
                         teach=teach,
                     )
                 write_samples(samples, sft / f"{split}.parquet")
-                write_samples(rl_samples(table, contract, use_problem=use_problem), rl / f"{split}.parquet")
+                write_samples(rl_samples(table, contract), rl / f"{split}.parquet")
+            if prompt.contract == LEARNT:
+                files.write_text(sft / CONTRACT_FILE, contract.text)
     except (NoRationales, TeacherError, JournalError, ContractError, files.OutputError) as error:
         raise SystemExit(str(error)) from None
 
@@ -78,7 +79,6 @@ def sft_samples(
     rng: np.random.Generator,
     *,
     each: int = 1,
-    use_problem: bool = False,
     teach: Teach | None = None,
 ) -> list[dict[str, Any]]:
     """`each` samples per edit; a `direct_fraction` of all samples has no reasoning.
@@ -110,18 +110,18 @@ def sft_samples(
             reasoning = write_rationale({axis: row[column] for axis, column in axes.items()}, rng)
         response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
         mode: Mode = "reasoning" if reasoning else "direct"
-        samples.append(_sft_sample(edit, mode, response, row["images"], contract, use_problem))
+        samples.append(_sft_sample(edit, mode, response, row["images"], contract))
     return samples
 
 
-def released_samples(
-    path: Path, split: str, contract: Contract, *, use_problem: bool = False
-) -> list[dict[str, Any]]:
+def released_samples(path: Path, split: str, contract: Contract) -> list[dict[str, Any]]:
     """The samples of a released set (`critic.data.rationale_sets`) for a split, with its own responses.
 
+    The instruction is the one that the contract reads in the row's own text (`Contract.read_instruction`), so that
+    the prompt is that text, or else the one in the column `instruction`.
+
     Raises:
-        NoRationales: the set is missing or has no row for the split, or the contract's text is used and an edit
-            has no instruction.
+        NoRationales: the set is missing or has no row for the split, or the instruction of a row is unknown.
     """
     table = read_parquet(path) if path.exists() else pd.DataFrame(columns=["split"])
     table = table[table["split"] == split]
@@ -130,25 +130,29 @@ def released_samples(
             f"no rationale in {path} is for the {split} split: set download.rationales to a set that has some, "
             "or build.rationales to `scores`"
         )
+    texts = zip(table["problem"], table["mode"], strict=True)
+    read = pd.Series([contract.read_instruction(*text) for text in texts], table.index, "str")
+    table = table.assign(instruction=read.fillna(table["instruction"]))
     unknown = table[table["instruction"].isna()]["id"]
-    if len(unknown) and not use_problem:
+    if len(unknown):
         raise NoRationales(
-            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown, because no "
-            "edit of the benchmark has the same two pictures: set prompt.user_text to `dataset`, or add a column "
-            "edit_inst to the set"
+            f"the instruction of {len(unknown)} rationales ({', '.join(unknown[:5])}...) is unknown: the prompt "
+            f"contract {contract.name} doesn't render their text, and no edit of the benchmark has the same two "
+            "pictures. Learn a contract from the set with `critic contract learn` and name it in prompt.contract, "
+            "or add a column edit_inst to the set"
         )
     return [
-        _sft_sample(edit, row["mode"], row["response"], row["images"], contract, use_problem)
+        _sft_sample(edit, row["mode"], row["response"], row["images"], contract)
         for row, edit in zip(table.to_dict("records"), edits_from_table(table), strict=True)
     ]
 
 
-def rl_samples(table: pd.DataFrame, contract: Contract, *, use_problem: bool = False) -> list[dict[str, Any]]:
+def rl_samples(table: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
     """One sample per edit: a prompt that asks for reasoning, and the MOS."""
     return [
         {
             "id": edit.id,
-            "prompt": contract.messages(edit, "reasoning", use_problem=use_problem),
+            "prompt": contract.messages(edit, "reasoning"),
             "images": list(images),
             "mos": edit.mos,
         }
@@ -156,13 +160,11 @@ def rl_samples(table: pd.DataFrame, contract: Contract, *, use_problem: bool = F
     ]
 
 
-def _sft_sample(
-    edit: Edit, mode: Mode, response: str, images: Any, contract: Contract, use_problem: bool
-) -> dict[str, Any]:
+def _sft_sample(edit: Edit, mode: Mode, response: str, images: Any, contract: Contract) -> dict[str, Any]:
     return {
         "id": edit.id,
         "mode": mode,
-        "prompt": contract.messages(edit, mode, use_problem=use_problem),
+        "prompt": contract.messages(edit, mode),
         "completion": [{"role": "assistant", "content": [{"type": "text", "text": response}]}],
         "images": list(images),
     }

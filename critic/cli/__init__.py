@@ -6,6 +6,7 @@ critic compare a.jsonl b.jsonl --against data/validated/test.parquet
 critic rank scores.jsonl --pairs pairs.csv --by editor
 critic parity -m models/grpo --pairs pairs.csv
 critic judge ssim pairs.csv --out ssim.jsonl
+critic contract learn Coobiw/IE-Bench-CoT-mixed
 critic rate study.csv
 critic promote
 critic rollback
@@ -28,6 +29,7 @@ _COMMANDS = {
     "rank": ("critic.cli.rank", "Rank editors, or other groups of edits, by a critic's scores."),
     "parity": ("critic.cli.parity", "Check that engines, batch sizes and orders don't change a score."),
     "judge": ("critic.cli.judge", "Score edits with another judge: a classic metric or another model."),
+    "contract": ("critic.cli.contract", "Learn the prompt contract of a critic that was trained elsewhere."),
     "rate": ("critic.cli.rate", "Turn people's ratings into MOS for the next training."),
     "promote": ("critic.cli.promote", "Put this checkout's critic into service if it is significantly better."),
     "rollback": ("critic.cli.rollback", "Put the previous critic back into service."),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, p_value, show_table
+from critic.evaluation.leak import Split, split_of
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
 from critic.files import OutputError, write_json
 
@@ -91,20 +92,22 @@ def command(
             in_points="prompt" not in opinions,
             **how,
         )
+        split = split_of(truth)
         if json_file:
-            write_json(json_file, jsonable(found), ensure_ascii=False)
+            figures = jsonable(found)
+            write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
     except (ValueError, OutputError) as error:
         raise click.ClickException(str(error)) from None
-    show(found, console())
+    show(found, split, console())
 
 
-def show(found: dict[str, Any], out: Console) -> None:
-    """Print the figures of `critic.evaluation.compare.compare`."""
+def show(found: dict[str, Any], split: Split | None, out: Console) -> None:
+    """Print the figures of `critic.evaluation.compare.compare`, with the leak of a known split in each table."""
     critics, pairs = found["critics"], found["pairs"]
     metrics = {metric: SHOWN[metric].label for metric in pairs[0]["differences"]}
     rows = [(name, *(cell(scores[m]) for m in ("coverage", *metrics))) for name, scores in critics.items()]
     note = f"Failed answers are {FAILURE_POLICIES[found['policy']]}."
-    show_table(out, "Each critic", ["", "coverage", *metrics.values()], rows, note)
+    show_table(out, "Each critic", ["", "coverage", *metrics.values()], rows, note, split)
     names = [f"{pair['a']} - {pair['b']}" for pair in pairs]
     for metric, label in metrics.items():
         gains = [(pair["differences"][metric], _outcome(pair, metric)) for pair in pairs]
@@ -113,19 +116,19 @@ def show(found: dict[str, Any], out: Console) -> None:
             for name, (gain, outcome) in zip(names, gains, strict=True)
         ]
         lower = " (lower is better)" if SHOWN[metric].direction < 0 else ""
-        show_table(out, f"Difference in {label}{lower}", ["", VALUE, "p", ""], rows)
+        show_table(out, f"Difference in {label}{lower}", ["", VALUE, "p", ""], rows, split=split)
     tests = [(f"{pair['n']:,}", _test(pair["williams"]), _test(pair["steiger"])) for pair in pairs]
     rows = [(name, *cells) for name, cells in zip(names, tests, strict=True)]
     title, columns = "Difference in PLCC, by the usual tests", ["", "edits", "Williams' t", "Steiger's z"]
     note = "They assume independent edits, also of one source image: decide by the intervals above."
-    show_table(out, title, columns, rows, note)
+    show_table(out, title, columns, rows, note, split)
     if not found["in_points"]:
         return
     closer = {(p["a"], p["b"]): p["closer"]["a"] for p in pairs}
     closer |= {(p["b"], p["a"]): p["closer"]["b"] for p in pairs}
     rows = [(name, *(f"{closer[name, o]:.1%}" if o != name else "" for o in critics)) for name in critics]
     note = "Share of the edits on which the row's critic is closer than the column's; the rest are ties."
-    show_table(out, "Closer to the MOS", ["", *critics], rows, note)
+    show_table(out, "Closer to the MOS", ["", *critics], rows, note, split)
 
 
 def _outcome(pair: dict[str, Any], metric: str) -> str:

@@ -1,5 +1,6 @@
 """`critic eval`: how well a critic's scores agree with people's."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,14 @@ from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, show_table
-from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
+from critic.evaluation.leak import Split, split_of
+from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
 from critic.files import OutputError, write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     import pandas as pd
+
+    from critic.evaluation.published import Comparison
 
 BY_COMMAND = "By critic eval, from the given scores and opinions."
 CEILING = {"panel": "another panel", "rater": "one rater"}
@@ -24,6 +28,7 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 @options.mos_column
 @options.failure_policy
 @options.train_mean
+@options.published
 @click.option(
     "--again",
     type=options.FILE,
@@ -49,6 +54,7 @@ def command(
     predictions: Path,
     truth: Path,
     mos_column: str,
+    published: str | None,
     again: tuple[Path, ...],
     min_gap: float,
     json_file: Path | None,
@@ -70,6 +76,7 @@ def command(
       critic eval seed0.jsonl --again seed1.jsonl --again seed2.jsonl --against study.csv
       critic eval scores.jsonl --against study.csv --json figures.json
       critic eval agiqa.jsonl --against data/validated/agiqa.parquet --mos-column mos_quality
+      critic eval scores.jsonl --against data/validated/test.parquet --published ie-bench-4k
 
     If answers failed, the first line has the lowest main score of all failure policies, so that a critic gains
     nothing by failing; --train-mean adds the third. Numbers in brackets are 95 % intervals from resampling source
@@ -90,29 +97,77 @@ def command(
             require_columns(truth, [*opinions.columns], ["images", "instruction", "source_id"], fix)
         scores, *others = (match(read_predictions(f), opinions, str(f), str(truth)) for f in (predictions, *again))
         in_points = "prompt" not in opinions
+        split = split_of(truth)
         found = evaluate(scores, opinions, again=others, min_gap=min_gap, in_points=in_points, **how)
+        beside = beside_published(published, found, predictions.stem, mos_column, split) if published else None
         if json_file:
-            write_json(json_file, jsonable(found), ensure_ascii=False)
+            extra = {"published": asdict(beside)} if beside else {}
+            figures = jsonable(found) | extra
+            write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
         if html_file:
-            write_text(html_file, page(scores, opinions, predictions.stem, **how))
+            write_text(html_file, page(scores, opinions, predictions.stem, split, beside, **how))
     except (ValueError, OutputError) as error:
         raise click.ClickException(str(error)) from None
-    show(found, predictions.name, console())
+    show(found, predictions.name, split, console())
+    if beside:
+        show_published(beside, split, console())
 
 
-def show(found: dict[str, Any], name: str, out: Console) -> None:
-    """Print the figures of `critic.evaluation.evaluate.evaluate`."""
+def beside_published(
+    benchmark: str, found: dict[str, Any], name: str, mos_column: str, split: Split | None
+) -> "Comparison":
+    """The figures of `critic.evaluation.evaluate.evaluate` beside the published ones of a benchmark.
+
+    Raises:
+        UsageError: the opinions are not those that the figures were published for.
+    """
+    from critic.evaluation.published import AGIQA_SETTING, UPSTREAM, Setting, compare_published, of_upstream
+
+    quality = mos_column == "mos_quality" and not found["in_points"]
+    if (benchmark == AGIQA_SETTING.benchmark) != quality:
+        fix = "edits: leave --mos-column out" if quality else "quality: give --mos-column mos_quality"
+        raise click.UsageError(f"the published figures of {benchmark} are of {fix}")
+    if quality:
+        ours = {metric: estimate.value for metric, estimate in found["metrics"].items()}
+        return compare_published({name: ours}, AGIQA_SETTING)
+    setting = Setting(benchmark, UPSTREAM, split.name if split else None)
+    return compare_published({name: of_upstream(found["upstream"])}, setting)
+
+
+def show_published(beside: "Comparison", split: Split | None, out: Console) -> None:
+    """Print our figures beside published ones, and why others are not comparable."""
+    out.print(f"\nBeside published figures: {beside.title}")
+    if beside.rows:
+        columns = ["", *(METRICS[name].label for name in beside.metrics)]
+        rows = [(row.label, *(_figure(row.values[name]) for name in beside.metrics)) for row in beside.rows]
+        show_table(out, "", columns, rows, split=split)
+        for row in beside.rows:
+            if row.note:
+                out.print(f"{row.label}: {row.note}.")
+    else:
+        out.print("No published figure is comparable with these.")
+    for line in beside.not_comparable:
+        out.print(f"- {line}")
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def show(found: dict[str, Any], name: str, split: Split | None, out: Console) -> None:
+    """Print the figures of `critic.evaluation.evaluate.evaluate`, with the leak of a known split in each table."""
     what, of = ("edits", "source images") if found["in_points"] else ("pictures", "prompts")
     edits = f"{found['edits']:,} {what}" + (f" of {found['sources']:,} {of}" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
     ways = found["policies"]
     way, main = min(ways.items(), key=lambda policy: policy[1].value)
     how = f" with failures {FAILURE_POLICIES[way]}, the lowest of {len(ways)} policies," if found["failed"] else ""
-    out.print(f"{name}: main score {cell(main)}{how} on {edits}; {answers}\n")
-    _show_agreement(found, out)
+    note = split.note if split else str
+    out.print(note(f"{name}: main score {cell(main)}{how} on {edits}; {answers}") + "\n")
+    _show_agreement(found, split, out)
     if found["calibration"]:
-        _show_calibration(found, out)
-    _show_groups(found, out)
+        _show_calibration(found, split, out)
+    _show_groups(found, split, out)
     again = found["reliability"]
     if again and again["stopped"]:
         out.print(f"Reliability: no figure, {again['stopped']}.\n")
@@ -123,10 +178,10 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
             ("mean absolute difference, points", cell(again["difference"])),
         ]
         show_table(out, f"Reliability: {again['k']} {again['of']}, {again['n']:,} edits", ["", VALUE], rows)
-    out.print(_upstream(found["upstream"]))
+    out.print(note(_upstream(found["upstream"])))
 
 
-def _show_agreement(found: dict[str, Any], out: Console) -> None:
+def _show_agreement(found: dict[str, Any], split: Split | None, out: Console) -> None:
     shown = {name: metric for name, metric in SHOWN.items() if name in found["metrics"]}
     rows = [(f"{m.label}, {m.description}", cell(found["metrics"][name])) for name, m in shown.items()]
     if pairs := found["pairs"]:
@@ -141,10 +196,10 @@ def _show_agreement(found: dict[str, Any], out: Console) -> None:
         note = f"Failed answers are {FAILURE_POLICIES[found['policy']]}."
         ways = found["policies"].items()
         rows += [(f"main score, failures {FAILURE_POLICIES[way]}", cell(main)) for way, main in ways]
-    show_table(out, "Agreement with people", ["", VALUE], rows, note)
+    show_table(out, "Agreement with people", ["", VALUE], rows, note, split)
 
 
-def _show_calibration(found: dict[str, Any], out: Console) -> None:
+def _show_calibration(found: dict[str, Any], split: Split | None, out: Console) -> None:
     of = found["calibration"]
     rows = [
         ("bias, score minus MOS, points", cell(of["bias"], signed=True)),
@@ -157,15 +212,15 @@ def _show_calibration(found: dict[str, Any], out: Console) -> None:
             ("SRCC of spread and absolute error", cell(spread["srcc"])),
             ("share with the MOS within two spreads", cell(spread["covered"])),
         ]
-    show_table(out, "Calibration", ["", VALUE], rows)
+    show_table(out, "Calibration", ["", VALUE], rows, split=split)
     bins = [
         (f"{b['low']:.1f} to {b['high']:.1f}", f"{b['n']:,}", f"{b['score']:.2f}", cell(b["mos"], 2))
         for b in of["bins"]
     ]
-    show_table(out, "MOS by score", ["score", "edits", "mean score", "mean MOS"], bins)
+    show_table(out, "MOS by score", ["score", "edits", "mean score", "mean MOS"], bins, split=split)
 
 
-def _show_groups(found: dict[str, Any], out: Console) -> None:
+def _show_groups(found: dict[str, Any], split: Split | None, out: Console) -> None:
     from critic.evaluation.bootstrap import SMALLEST_GROUP
 
     def cells(row: dict[str, Any], *metrics: str) -> list[str]:
@@ -175,10 +230,11 @@ def _show_groups(found: dict[str, Any], out: Console) -> None:
     for by in dict.fromkeys(row["by"] for row in found["groups"]):
         rows = [row for row in found["groups"] if row["by"] == by]
         groups = [(row["group"], *cells(row, "main_score", "mae", "bias")) for row in rows]
-        show_table(out, f"By {by.replace('_', ' ')}", ["", "edits", "main score", "MAE", "bias"], groups, few)
+        columns = ["", "edits", "main score", "MAE", "bias"]
+        show_table(out, f"By {by.replace('_', ' ')}", columns, groups, few, split)
     if bands := [(f"{row['low']} to {row['high']}", *cells(row, "mae", "bias")) for row in found["bands"]]:
         note = f"{few} No correlation, since it is low within a band for any critic."
-        show_table(out, "By MOS", ["MOS", "edits", "MAE", "bias"], bands, note)
+        show_table(out, "By MOS", ["MOS", "edits", "MAE", "bias"], bands, note, split)
 
 
 def _upstream(of: dict[str, Any]) -> str:
@@ -192,7 +248,16 @@ def _upstream(of: dict[str, Any]) -> str:
     )
 
 
-def page(scores: "pd.DataFrame", opinions: "pd.DataFrame", name: str, *, train_mean: float, **how: Any) -> str:
+def page(
+    scores: "pd.DataFrame",
+    opinions: "pd.DataFrame",
+    name: str,
+    split: Split | None,
+    beside: "Comparison | None",
+    *,
+    train_mean: float,
+    **how: Any,
+) -> str:
     """The report of `critic.evaluation.report` on one critic, without training curves."""
     import pandas as pd
 
@@ -204,5 +269,13 @@ def page(scores: "pd.DataFrame", opinions: "pd.DataFrame", name: str, *, train_m
     evaluation = compute_metrics(predictions, baseline_scores(opinions), opinions, train_mean=train_mean, **how)
     meta, no_curve = {"Mean MOS of training": f"{train_mean:g}"}, pd.DataFrame()
     return build_report(
-        evaluation, predictions, opinions, training=no_curve, validation=no_curve, meta=meta, origin=BY_COMMAND
+        evaluation,
+        predictions,
+        opinions,
+        training=no_curve,
+        validation=no_curve,
+        meta=meta,
+        split=split,
+        published=[beside] if beside else [],
+        origin=BY_COMMAND,
     )

@@ -34,6 +34,11 @@ mos_column = click.option(
     default="mos",
     help="Column of --against with the MOS, as mos_quality or mos_alignment of AGIQA-3k.",
 )
+published = click.option(
+    "--published",
+    type=click.Choice(["ie-bench-4k", "agiqa-3k"]),
+    help="Show the published figures of this benchmark beside these, and say which are not comparable.",
+)
 failure_policy = click.option(
     "--failure-policy",
     "--policy",

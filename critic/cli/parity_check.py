@@ -1,12 +1,11 @@
 """The work of `critic parity`, apart from its options, since torch is slow to import."""
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import click
 import torch
@@ -19,6 +18,7 @@ from critic.edits import Edit
 from critic.engines.base import Engine, Request, request
 from critic.engines.load import contract_of, open_engine
 from critic.engines.server import vllm_server
+from critic.engines.vllm import VllmEngine
 from critic.files import write_json
 from critic.scoring.inputs import read_pairs
 from critic.scoring.parity import (
@@ -80,15 +80,14 @@ def run(
         against("transformers, one at a time", by_local, run("one at a time", local, 1)),
         against("transformers, shuffled", by_local, run("shuffled", local, way=shuffled)),
     ]
-    vllm = opened("vllm", model)
+    vllm = cast(VllmEngine, opened("vllm", model))
     by_vllm = run("vLLM", vllm)
     results += [
         against("vLLM against transformers", by_local, by_vllm),
         against("vLLM, one at a time", by_vllm, run("one at a time", vllm, 1)),
         against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
     ]
-    del vllm
-    gc.collect()  # frees its memory for the server
+    vllm.close()  # frees its memory for the server
     with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
         by_server = run("vLLM behind HTTP", opened("http", address))
     results.append(against("HTTP against transformers", by_local, by_server))

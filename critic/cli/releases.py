@@ -51,10 +51,12 @@ def command(bento: bool, as_json: bool) -> None:
             try:
                 metrics = json.loads(git(repository, "show", f"{release.commit}:reports/metrics.json"))
                 score = metrics["grpo"]["main_score"]["value"]
+                leak = metrics["grpo"].get("split", {}).get("note", "")
             except (CheckoutError, KeyError, ValueError):
-                score = None
+                score, leak = None, ""
             day = git(repository, "show", "-s", "--format=%cs", release.commit)
-            rows.append(asdict(release) | {"day": day, "main_score": score, "champion": release == champion})
+            shown = {"day": day, "main_score": score, "champion": release == champion}
+            rows.append(asdict(release) | shown | ({"test_split": leak} if leak else {}))
     except (CheckoutError, params.ParamsError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
@@ -66,6 +68,7 @@ def command(bento: bool, as_json: bool) -> None:
     table = Table("version", "commit", "day", "main score", "")
     for row in rows:
         score = "" if row["main_score"] is None else f"{row['main_score']:.3f}"
+        score += f" (test split {row['test_split']})" if "test_split" in row else ""
         mark = "champion" if row["champion"] else ""
         table.add_row(row["version"], row["commit"][:12], row["day"], score, mark)
     Console().print(table)

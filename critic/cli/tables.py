@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from critic.evaluation.bootstrap import Estimate
+    from critic.evaluation.leak import Split
 
 VALUE = "value (95 % interval)"
 
@@ -21,17 +22,27 @@ def console() -> Console:
 
 
 def show_table(
-    out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
+    out: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+    split: "Split | None" = None,
 ) -> None:
-    """Print a table whose first column is text and whose others are numbers."""
+    """Print a table whose first column is text and whose others are numbers.
+
+    Args:
+        split: the test split that the numbers are of, whose leak is printed below; None if it isn't known.
+    """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     out.print(table)
-    if note:
-        out.print(f"  {note}\n")
+    leak = f"This test split {split.leak}." if split and split.leak else ""
+    if note or leak:
+        out.print(f"  {' '.join(filter(None, (note, leak)))}\n")
 
 
 def cell(estimate: "Estimate | None", digits: int = 3, *, signed: bool = False) -> str:

@@ -94,15 +94,13 @@ class Engine(Protocol):
     ) -> Sequence[Completion | Failed]: ...
 
 
-def request(
-    contract: Contract, item: Edit, mode: Mode = "reasoning", *, use_problem: bool = False, seed: int = 0
-) -> Request:
+def request(contract: Contract, item: Edit, mode: Mode = "reasoning", *, seed: int = 0) -> Request:
     """The request that asks a critic with this contract about an edit or a generated picture.
 
     Raises:
         ContractError: as `Contract.messages` and `Contract.pictures`.
     """
-    messages = contract.messages(item, mode, use_problem=use_problem)
+    messages = contract.messages(item, mode)
     return Request(contract.render(messages), contract.pictures(item), messages, seed)
 
 

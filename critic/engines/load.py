@@ -17,13 +17,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 from transformers import AutoConfig
 
-from critic.checkpoints import CONTRACT_FILE, CheckpointError, load_model, load_processor
+from critic.checkpoints import CheckpointError, load_model, load_processor
 from critic.engines.base import Engine
 from critic.engines.http import HttpEngine
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
 from critic.params import Model
-from critic.prompts import Contract, ContractError, load_contract
+from critic.prompts import CONTRACT_FILE, Contract, ContractError, load_contract
 
 Kind = Literal["transformers", "vllm", "http"]
 
@@ -73,7 +73,9 @@ def contract_of(model: str, name: str | None = None, revision: str | None = None
     if name is None:
         raise ContractError(
             f"{model} has no contract of the prompts that it was trained on: name one with --contract, as "
-            f"`ie-critic` or a .yaml file, or save it there as {CONTRACT_FILE} (see docs/score.md)"
+            f"`ie-critic` or a .yaml file, or save it there as {CONTRACT_FILE}. `critic contract learn SET -m "
+            f"{model}` makes one from the SFT set of its training; that of Coobiw/IE-Critic-R1-7B is "
+            "Coobiw/IE-Bench-CoT-mixed (see docs/score.md)"
         )
     return load_contract(name)
 

@@ -37,6 +37,10 @@ class TransformersEngine:
 
         return complete_fitting(requests, self.processor.tokenizer, written, limit, generate)
 
+    def close(self) -> None:
+        """Let go of the model."""
+        del self.model
+
     def _batch(self, requests: Sequence[Request], sampling: Sampling, max_tokens: int) -> list[Completion]:
         model = self.model
         inputs = self.processor(

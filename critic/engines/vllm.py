@@ -1,8 +1,11 @@
 """Completions by vLLM, in this process.
 
 engine = VllmEngine("models/grpo", dtype="float32", max_tokens=80)
+...
+engine.close()
 """
 
+import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +21,7 @@ class VllmEngine:
     """vLLM, which schedules and batches the requests of a call itself.
 
     Without a GPU it runs with a small cache and no graph capture. A process can have one such engine at a time:
-    delete it before you create the next one.
+    close it before you create the next one.
     """
 
     def __init__(
@@ -88,6 +91,16 @@ class VllmEngine:
             return map(_read, self.llm.generate(prompts, asked, use_tqdm=False))
 
         return complete_fitting(requests, self.llm.get_tokenizer(), written, self.limit, generate)
+
+    def close(self) -> None:
+        """Free the engine's memory, and end the process groups of this process, vLLM's or not.
+
+        To delete the engine isn't enough: vLLM's own import can keep it alive, in the traceback of an import that
+        failed.
+        """
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
 
 
 def _read(output: Any) -> Completion:

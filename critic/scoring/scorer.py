@@ -51,7 +51,6 @@ class Scorer:
 
     Attributes:
         samples, temperature, seed: for mode "average".
-        use_problem: use the data set's own prompt, see `Contract.messages`.
     """
 
     engine: Engine
@@ -60,13 +59,12 @@ class Scorer:
     samples: int = 8
     temperature: float = 1.0
     seed: int = 0
-    use_problem: bool = False
 
     def __call__(self, items: Sequence[Edit]) -> list[Result]:
         """One result for each item, in order; the engine gets all requests at once.
 
         Raises:
-            ContractError: the contract has no text for such items, or one has no `problem` to use.
+            ContractError: the contract has no text for such items.
         """
         started = perf_counter()
         requests: dict[int, Request] = {}
@@ -103,7 +101,7 @@ class Scorer:
         except ContractError as error:
             raise _BadItem(str(error)) from None
         prompt: prompts.Mode = "direct" if self.mode == "direct" else "reasoning"
-        return request(self.contract, item, prompt, use_problem=self.use_problem)
+        return request(self.contract, item, prompt)
 
     def _greedy(self, ids: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         outcomes = self.engine.complete(requests, GREEDY)

@@ -19,7 +19,17 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from critic.edits import Edit
-from critic.prompts import CONTRACTS, MODES, Contract, ContractError, Message, Mode, load_contract
+from critic.prompts import (
+    CONTRACTS,
+    IMAGE_MARK,
+    MODES,
+    Contract,
+    ContractError,
+    Message,
+    Mode,
+    load_contract,
+    parse_contract,
+)
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden/prompts"
@@ -31,7 +41,6 @@ EDIT = Edit(
     source=Image.new("RGB", (60, 90), "white"),
     edited=Image.new("RGB", (90, 60), "black"),
     instruction="make the café's door 50% darker, {then} say <hello>",
-    problem="<image><image>How good is this edit?",
 )
 PICTURE = Edit("a.jpg", None, Image.new("RGB", (60, 90), "white"), "a café at night, {style} of <unknown>")
 RESPONSES: dict[Mode, str] = {
@@ -193,26 +202,93 @@ def test_harmless_angle_brackets_stay_and_others_become_look_alikes() -> None:
     assert said("a <|im_end|> b </think> c") == "a \u2039|im_end|\u203a b \u2039/think> c"
 
 
-# --- the data set's own text
+# --- texts are kept as they are
 
 
-def test_the_data_sets_own_text_takes_the_place_of_the_contracts(contract: Contract) -> None:
-    (message,) = contract.messages(EDIT, use_problem=True)
-    assert message["content"][-1] == {"type": "text", "text": "How good is this edit?"}
-    assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
+def contract_with(**changes: Any) -> Contract:
+    """The tiny contract with other fields."""
+    return parse_contract(yaml.safe_dump(yaml.safe_load(loaded("tiny").text) | changes), "it")
+
+
+def parts(contract: Contract, instruction: str, mode: Mode = "reasoning") -> list[str]:
+    """The parts of the user's turn, images as their mark."""
+    *_, message = contract.messages(replace(EDIT, instruction=instruction), mode)
+    return [part.get("text", IMAGE_MARK) for part in message["content"]]
+
+
+def test_whitespace_around_the_texts_of_a_contract_is_kept() -> None:
+    requests = {"reasoning": "Think.\n", "direct": " Score. "}
+    contract = contract_with(user_text=" Edit: {instruction}\n{request}\n", requests=requests)
+    assert parts(contract, " it ") == [IMAGE_MARK, IMAGE_MARK, " Edit: it\nThink.\n\n"]
+    assert parts(contract, "it", "direct") == [IMAGE_MARK, IMAGE_MARK, " Edit: it\n Score. \n"]
+    contract = contract_with(generated_text="\n{prompt} {request}\n", requests=requests)
+    (message,) = contract.messages(PICTURE, "direct")
+    assert message["content"][-1]["text"] == f"\n{PICTURE.instruction}  Score. \n"
+
+
+def test_an_instruction_keeps_its_whitespace_if_the_contract_says_so() -> None:
+    contract = contract_with(strip_instruction=False)
+    assert parts(contract, "\n it ")[-1] == "Edit: \n it . Think, then score."
+
+
+def test_marks_in_the_text_are_the_places_of_the_images() -> None:
+    contract = contract_with(user_text="From <image> to\n<image>{instruction}{{<}}")
+    assert parts(contract, "red") == ["From ", IMAGE_MARK, " to\n", IMAGE_MARK, "red{<}"]
+    assert contract.marked_text("red", "direct") == "From <image> to\n<image>red{<}"
+    rendered = contract.render(contract.messages(EDIT))
+    assert "\nFrom <|vision_start|><|image_pad|><|vision_end|> to\n<|vision_start|><|image_pad|>" in rendered
+    assert parts(contract, "a <image> b") == ["From ", IMAGE_MARK, " to\n", IMAGE_MARK, "a \u2039image> b{<}"]
 
 
 @given(hostile_text)
-def test_the_data_sets_own_text_may_have_tags_but_no_special_tokens(problem: str) -> None:
-    contract = loaded("tiny")
+@example("image>")
+def test_no_instruction_makes_a_place_for_an_image(instruction: str) -> None:
+    contract = contract_with(user_text="<image><image>Do <{instruction}")
+    assert parts(contract, instruction)[:2] == [IMAGE_MARK, IMAGE_MARK]
+    *_, message = contract.messages(replace(EDIT, instruction=instruction))
+    assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
 
-    def special(text: str) -> dict[str, int]:
-        rendered = contract.render(contract.messages(replace(EDIT, problem=text), use_problem=True))
-        return {token: count for token, count in count_structure(rendered).items() if "|" in token}
 
-    assert special(f"Rate this.{problem}") == special("Rate this.")
-    kept = contract.messages(replace(EDIT, problem="Answer in <answer> </answer>."), use_problem=True)
-    assert kept[0]["content"][-1]["text"] == "Answer in <answer> </answer>."
+def test_each_mode_may_have_its_own_text_and_the_conversation_a_system_message() -> None:
+    contract = contract_with(
+        system="Be kind.\n", user_text={"reasoning": "Think: {instruction}", "direct": "{instruction}? {request}"}
+    )
+    assert parts(contract, "red")[-1] == "Think: red"
+    assert parts(contract, "red", "direct")[-1] == "red? Score."
+    rendered = contract.render(contract.messages(EDIT))
+    assert rendered.startswith("<|im_start|>system\nBe kind.\n<|im_end|>\n<|im_start|>user\n")
+
+
+# --- instructions read in a text
+
+
+@given(hostile_text, st.sampled_from(NAMES), st.sampled_from(MODES))
+@example(". Think, then score.", "tiny", "reasoning")
+@example("", "tiny", "direct")
+def test_an_instruction_is_read_in_the_text_that_it_was_rendered_to(
+    instruction: str, name: str, mode: Mode
+) -> None:
+    contract = loaded(name)
+    text = contract.marked_text(instruction, mode)
+    read = contract.read_instruction(text, mode)
+    assert read is not None and contract.marked_text(read, mode) == text
+    assert contract.read_instruction(text.replace(2 * IMAGE_MARK, "", 1), mode) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Edit: red. Score.",
+        "edit: red. Think, then score.",
+        "Edit:  red. Think, then score.",
+        "Edit: <|im_end|>. Think, then score.",
+        "Edit: . Think",
+        "<image>Edit: red. Think, then score.",
+        "",
+    ],
+)
+def test_no_instruction_is_read_in_another_text(text: str) -> None:
+    assert loaded("tiny").read_instruction(text, "reasoning") is None
 
 
 # --- generated pictures
@@ -220,11 +296,10 @@ def test_the_data_sets_own_text_may_have_tags_but_no_special_tokens(problem: str
 
 def test_a_generated_picture_has_one_place_and_its_prompt_in_the_text() -> None:
     contract = loaded("ie-critic")
-    for use_problem in (False, True):
-        (message,) = contract.messages(PICTURE, "direct", use_problem=use_problem)
-        assert [part["type"] for part in message["content"]] == ["image", "text"]
-        assert f"Prompt: {PICTURE.instruction}\n" in message["content"][-1]["text"]
-        assert message["content"][-1]["text"].endswith(contract.requests["direct"])
+    (message,) = contract.messages(PICTURE, "direct")
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+    assert f"Prompt: {PICTURE.instruction}\n" in message["content"][-1]["text"]
+    assert message["content"][-1]["text"].endswith(contract.requests["direct"])
     (picture,) = contract.pictures(PICTURE)
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
@@ -241,12 +316,6 @@ def test_no_prompt_changes_the_structure_of_the_conversation(prompt: str) -> Non
 def test_a_contract_without_a_text_for_generated_pictures_says_so() -> None:
     with pytest.raises(ContractError, match=r"contract tiny has no `generated_text`.*download\.agiqa to null"):
         loaded("tiny").messages(PICTURE)
-
-
-@pytest.mark.parametrize("problem", [None, ""])
-def test_an_edit_without_a_text_of_its_own_is_named(contract: Contract, problem: str | None) -> None:
-    with pytest.raises(ContractError, match=r"test-00000 has no `problem`.*prompt\.user_text"):
-        contract.messages(replace(EDIT, problem=problem), use_problem=True)
 
 
 # --- the pictures
@@ -318,7 +387,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"pixels": {"min": 2, "max": 1}}, r"pixels\.min is more than pixels\.max"),
         ({"images": ["source", "edited", "source"]}, "`images` orders source and edited"),
         ({"requests": ["Think."]}, "requests: Input should be a valid dictionary"),
-        ({"user_text": 3}, "user_text: Input should be a valid string"),
+        ({"user_text": 3}, r"user_text\.str: Input should be a valid string"),
+        ({"user_text": {"reasoning": "{instruction}"}}, "`user_text` is a text, or has reasoning, direct"),
+        ({"user_text": "<image>{instruction}"}, "`user_text` has 1 marks <image>: give 2, or none"),
+        ({"generated_text": "<image><image>{prompt}"}, "`generated_text` has 2 marks <image>: give 1, or none"),
+        ({"requests": None}, "`requests` has reasoning, direct"),
         ({"user_text": "Score it."}, r"`user_text` has no \{instruction\}"),
         ({"user_text": "{instruction} {mood}"}, "`user_text` has fields other than .*mood"),
         ({"generated_text": "Score it."}, r"`generated_text` has no \{prompt\}"),

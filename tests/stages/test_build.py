@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from critic import params
 from critic.answers import parse_critique
@@ -14,7 +15,7 @@ from critic.data.rationale_sets import COLUMNS
 from critic.data.teacher.client import TeacherError
 from critic.data.trl_datasets import load_samples
 from critic.edits import TYPES, edits_from_table, normalise
-from critic.prompts import Contract, Message, load_contract
+from critic.prompts import Contract, Message, load_contract, parse_contract
 from critic.tables import read_parquet, write_parquet
 from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
 
@@ -146,14 +147,26 @@ def test_released_responses_are_learnt_as_they_are_under_the_contracts_prompt(
     assert sample["images"] == [*table["images"][1]]
 
 
-def test_released_user_text_is_asked_for_if_wanted(released: Path, contract: Contract) -> None:
-    samples = released_samples(released, "train", contract, use_problem=True)
+def test_with_the_contract_of_the_set_prompts_are_the_rows_to_the_byte(released: Path) -> None:
+    """So no column of instructions is needed, and the column's own wording doesn't count."""
+    fields = yaml.safe_load(load_contract("tiny").text)
+    asked = "<image><image> Rate: {instruction}\n"
+    fields["user_text"] = {"reasoning": asked + "Reason.", "direct": asked + "{{1..5}}\n"}
+    fields["strip_instruction"] = False
+    own = parse_contract(yaml.safe_dump(fields), "the set's own")
+    rows = read_parquet(released)
+    rows["problem"] = [own.marked_text(f" {n}\n", mode) for n, mode in enumerate(rows["mode"])]
+    write_parquet(rows, released, COLUMNS)
+    samples = released_samples(released, "train", own)
     assert [sample["id"] for sample in samples] == ["r0", "r2"]
-    assert [text(sample["prompt"]) for sample in samples] == ["Rate this."] * 2
+    assert [text(sample["prompt"]) for sample in samples] == [" Rate:  0\n\nReason.", " Rate:  2\n\n{1..5}\n"]
+    for sample, problem in zip(samples, rows["problem"][[0, 2]], strict=True):
+        (message,) = sample["prompt"]
+        assert "".join(part.get("text", "<image>") for part in message["content"]) == problem
 
 
 def test_a_rationale_of_an_unknown_instruction_is_named(released: Path, contract: Contract) -> None:
-    with pytest.raises(NoRationales, match=r"instruction of 1 rationales \(r2.*prompt\.user_text to `dataset`"):
+    with pytest.raises(NoRationales, match=r"of 1 rationales \(r2.*tiny doesn't render .*contract learn"):
         released_samples(released, "train", contract)
 
 
@@ -162,10 +175,10 @@ def test_a_split_without_rationales_is_named(split: str, released: Path, contrac
     rows = read_parquet(released)
     write_parquet(rows[rows["split"] != split], released, COLUMNS)
     with pytest.raises(NoRationales, match=rf"no rationale in .* is for the {split} split: set down"):
-        released_samples(released, split, contract, use_problem=True)
+        released_samples(released, split, contract)
     released.unlink()
     with pytest.raises(NoRationales, match=r"or build\.rationales to `scores`"):
-        released_samples(released, split, contract, use_problem=True)
+        released_samples(released, split, contract)
 
 
 def test_a_teachers_reasoning_takes_the_place_of_words_and_the_answer_stays_the_mos(
@@ -224,14 +237,6 @@ def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> Non
 
 
 # --- both
-
-
-def test_the_data_sets_own_text_is_asked_for_if_wanted(table: pd.DataFrame, contract: Contract) -> None:
-    sft = sft_samples(table, contract, 0.5, rng(), use_problem=True)
-    rl = rl_samples(table, contract, use_problem=True)
-    for samples in (sft, rl):
-        said = [text(sample["prompt"]) for sample in samples]
-        assert said == [problem.removeprefix("<image><image>") for problem in table["problem"]]
 
 
 def samples_folders() -> dict[str, bytes]:

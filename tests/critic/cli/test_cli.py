@@ -31,6 +31,8 @@ WRONG = [
     f"rank {__file__} --pairs {__file__} --by id",
     "parity -m critic --pairs pairs.csv --max-tokens 0",
     "judge psnr pairs.csv",
+    "contract learn set.json --min-pixels 4",
+    "contract learn set.json --out contract",
     "judge viescore pairs.csv --out scores.jsonl -m http://127.0.0.1/v1 --max-tokens 0",
 ]
 
@@ -42,7 +44,10 @@ def run(line: str, code: int) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
 
 
-@pytest.mark.parametrize("line", ["", *_COMMANDS, "judge psnr", "judge viescore", "judge editscore"])
+MORE = ("contract learn", "judge psnr", "judge viescore", "judge editscore")
+
+
+@pytest.mark.parametrize("line", ["", *_COMMANDS, *MORE])
 def test_help_waits_for_nothing_slow(line: str) -> None:
     assert not run(f"{line} --help", 0) & HEAVY
 

@@ -17,6 +17,7 @@ from click.testing import Result as Outcome
 
 from critic.cli import main
 from critic.cli.evaluate import BY_COMMAND
+from critic.evaluation.published import load_published
 from critic.evaluation.report import BY_STAGE
 from critic.pictures import data_uri, decode
 from critic.results import Result
@@ -148,9 +149,43 @@ def test_the_page_says_who_made_it(run: Run, folder: Path) -> None:
     assert "make it red" in page
 
 
+def test_published_figures_are_listed_but_not_beside_those_on_a_split_that_is_not_known(
+    run: Run, folder: Path
+) -> None:
+    result = run("eval good.jsonl --against study.csv --published ie-bench-4k --json out.json")
+    assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())
+    assert "Beside published figures: IE-Bench-4k" in output
+    assert "No published figure is comparable with these." in output
+    assert "not comparable, the split of ours isn't known" in output
+    assert json.loads((folder / "out.json").read_text())["published"]["rows"] == []
+    assert "published" not in run("eval good.jsonl --against study.csv").output
+
+
+def test_on_agiqa_figures_of_quality_stand_beside_published_ones(run: Run, folder: Path) -> None:
+    study = pd.read_csv(folder / "study.csv")
+    pictures = pd.DataFrame({"id": study["id"], "prompt": study["source_id"], "mos_quality": study["mos"] - 0.5})
+    pictures.to_csv(folder / "agiqa.csv", index=False)
+    line = "eval good.jsonl --against agiqa.csv --mos-column mos_quality --published"
+    output = run(f"{line} agiqa-3k").output
+    assert re.search(r"good +0\.\d{4} +0\.\d{4}\s+OneAlign, published +0\.8020 +0\.8380", output), output
+    refused = run(f"{line} ie-bench-4k")
+    assert refused.exit_code == 2 and "leave --mos-column out" in " ".join(refused.output.split())
+
+
+def test_each_published_benchmark_can_be_chosen_and_is_described() -> None:
+    (option,) = [option for option in named("eval").params if option.name == "published"]
+    assert isinstance(option.type, click.Choice)
+    assert {*option.type.choices} == {*load_published().benchmarks} - {"ie-bench"}  # listed with ie-bench-4k
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        (
+            "eval good.jsonl --against study.csv --published agiqa-3k",
+            "are of quality: give --mos-column mos_quality",
+        ),
         ("eval good.jsonl --against study.csv --train-mean 3 --html page.html", "study.csv has no column images"),
         ("eval good.jsonl --against study.parquet --html page.html", "give --train-mean"),
         ("eval good.jsonl --against pairs.csv", "pairs.csv has no column mos"),

@@ -17,7 +17,7 @@ from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, request
 from critic.engines.transformers import TransformersEngine
 from critic.params import Model
-from critic.prompts import ContractError, load_contract
+from critic.prompts import load_contract
 from critic.results import Failure
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
@@ -31,7 +31,7 @@ def edit(number: int, side: int = 56) -> Edit:
     pixels = np.random.default_rng(number).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     source, edited = (Image.fromarray(half).resize((side, side)) for half in pixels)
     things = ("circle", "blue star", "largest of the yellow hearts", "red cross at the left")
-    return Edit(f"test-{number}", source, edited, f"remove the {things[number % 4]}", problem=f"Rate it {number}.")
+    return Edit(f"test-{number}", source, edited, f"remove the {things[number % 4]}")
 
 
 def test_a_request_is_the_rendered_prompt_and_the_resized_pictures() -> None:
@@ -41,9 +41,6 @@ def test_a_request_is_the_rendered_prompt_and_the_resized_pictures() -> None:
     assert asked.prompt.endswith(CONTRACT.prefill)
     assert asked.pictures == CONTRACT.pictures(one)
     assert asked.prompt.count("<|image_pad|>") == len(asked.pictures) == 2
-    assert "Rate it 0." in request(CONTRACT, one, use_problem=True).prompt
-    with pytest.raises(ContractError, match="test-0"):
-        request(CONTRACT, replace(one, problem=None), use_problem=True)
 
 
 # --- transformers

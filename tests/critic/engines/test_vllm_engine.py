@@ -1,7 +1,10 @@
 """vLLM in this process: where its defaults differ from transformers', and must not."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from critic.data.minibench import make_table
 from critic.edits import edits_from_table, normalise
@@ -12,14 +15,26 @@ from critic.prompts import load_contract
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 
 
-def test_more_samples_are_drawn_by_their_seeds_than_one_step_can_read_prompts_of() -> None:
+@pytest.fixture(scope="module")
+def engine() -> VllmEngine:
+    return VllmEngine(BASE, dtype="float32", max_tokens=4, batch_size=256)
+
+
+def test_more_samples_are_drawn_by_their_seeds_than_one_step_can_read_prompts_of(engine: VllmEngine) -> None:
     """256 prompts at a time are more tokens than a step takes; one read in two chunks ended vLLM on a CPU."""
     contract = load_contract("tiny")
     edits = edits_from_table(normalise(make_table("test", sources=2, side=112, seed=7), "test"))
     asked = [request(contract, edit) for edit in edits]
     samples = [replace(asked[n % len(asked)], seed=n) for n in range(256)]
-    engine = VllmEngine(BASE, dtype="float32", max_tokens=4, batch_size=256)
     sampling = Sampling(temperature=2.0)
     together = engine.complete(samples, sampling)
     assert sum(c.prompt_tokens for c in together if isinstance(c, Completion)) > 2 * 4096
     assert engine.complete(samples[:8], sampling) == together[:8]
+
+
+def test_a_closed_engine_keeps_no_weights(engine: VllmEngine) -> None:
+    model = engine.llm.llm_engine.model_executor.driver_worker.model_runner.model
+    weight = weakref.ref(next(model.parameters()))
+    del model
+    engine.close()
+    assert weight() is None

@@ -266,8 +266,6 @@ def test_a_contract_without_words_for_pictures_stops_everything() -> None:
     picture = Edit("a", None, Image.new("RGB", (56, 56)), "a cat")
     with pytest.raises(ContractError, match="no `generated_text`"):
         Scorer(Script([]), CONTRACT)([picture])
-    with pytest.raises(ContractError, match="no `problem` text"):
-        Scorer(Script([]), CONTRACT, use_problem=True)([edit("a")])
 
 
 # --- reading

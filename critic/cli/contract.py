@@ -1,0 +1,103 @@
+"""`critic contract`: learn the prompt contract of a critic that was trained elsewhere."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+
+@click.group("contract")
+def command() -> None:
+    """Make prompt contracts: the text, chat template and picture sizes that a critic was trained on.
+
+    See docs/score.md.
+    """
+
+
+@command.command(
+    "learn",
+    epilog="""\b
+Examples:
+  critic contract learn Coobiw/IE-Bench-CoT-mixed
+  critic contract learn Coobiw/IE-Bench-CoT-mixed --min-pixels 262144 --max-pixels 1048576
+  critic contract learn set.json --model models/other-critic --out critic/contracts/other.yaml""",
+)
+@click.argument("sft_set", metavar="SET")
+@click.option("--revision", default="main", help="The commit, tag or branch of a SET on the hub.")
+@click.option(
+    "-m",
+    "--model",
+    default="Coobiw/IE-Critic-R1-7B",
+    help="The critic: a folder, or a name on the hub. Only its tokenizer and processor files are read.",
+)
+@click.option("--model-revision", default="main", help="The commit, tag or branch of a model on the hub.")
+@click.option("--min-pixels", type=click.IntRange(min=1), help="Enlarge pictures of a smaller area, in pixels.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Reduce pictures of a larger area, in pixels.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The .yaml file to write.  [default: the model's name with .yaml, in this folder]",
+)
+def learn(
+    sft_set: str,
+    revision: str,
+    model: str,
+    model_revision: str,
+    min_pixels: int | None,
+    max_pixels: int | None,
+    out: Path | None,
+) -> None:
+    """Learn a contract from the SFT set that a critic was trained on.
+
+    SET is a data set on the hub (downloaded whole), as owner/name, or a .json, .jsonl or .parquet file (without
+    its pictures), in a layout of docs/data.md. Every row holds the prompt with another instruction. The command
+    finds the text around the instruction, for answers with and without reasoning, and takes the chat template, the
+    start of the answer and the limits of the pictures' area from the model's own files.
+
+    The contract renders every row of SET byte for byte. Rows that it can't render are listed with the first
+    difference: those with another prompt, and those whose instruction holds special tokens, which contracts never
+    pass on.
+    """
+    if (min_pixels is None) != (max_pixels is None):
+        raise click.UsageError("give both --min-pixels and --max-pixels, or neither")
+    out = Path(f"{Path(model).name}.yaml") if out is None else out
+    if out.suffix != ".yaml":
+        raise click.UsageError(f"--out {out} must end with .yaml, or no command finds it by its path")
+
+    from critic.data.learnt_contract import UPSTREAM_PIXELS, LearnError, read_template  # slow imports
+    from critic.data.learnt_contract import learn as learn_contract
+    from critic.data.readers.hub import HubError, fetch
+    from critic.data.readers.rationales import read_file, read_snapshot
+    from critic.files import OutputError, write_text
+    from critic.tables import TableError
+
+    chosen = None if min_pixels is None or max_pixels is None else (min_pixels, max_pixels)
+    try:
+        if Path(sft_set).suffix in (".json", ".jsonl", ".parquet") or Path(sft_set).exists():
+            origin, table = sft_set, read_file(Path(sft_set), images=False)
+        else:
+            snapshot = fetch(sft_set, revision)
+            origin, table = f"{sft_set} at {snapshot.commit}", read_snapshot(snapshot, images=False)
+        template = read_template(model, model_revision)
+        learnt = learn_contract(table, template, name=out.stem, origin=origin, pixels=chosen)
+        write_text(out, learnt.contract.text)
+    except (HubError, LearnError, OutputError, TableError) as error:
+        raise click.ClickException(str(error)) from None
+
+    rows = ", ".join(f"{count} in mode {mode}" for mode, count in learnt.rows.items())
+    exact = len(table) - len(learnt.failures)
+    click.echo(f"{out} renders {exact} of {len(table)} rows byte for byte ({rows})")
+    for line in learnt.failures:
+        click.echo(f"  not {line}")
+    for note in learnt.notes:
+        click.echo(f"Check: {note}. If not, add a column edit_inst to the set.")
+    contract, trained = learnt.contract, "{} to {}".format(*UPSTREAM_PIXELS)
+    limits = f"{contract.min_pixels} to {contract.max_pixels}"
+    click.echo(f"Chat template and prefill ({contract.prefill!r}) from the files of {model}")
+    click.echo(f"Pictures of {limits} pixels{'' if chosen or not template.pixels else ', from the same files'}")
+    if limits != trained:
+        click.echo(f"  IE-Critic-R1 was trained with {trained}: choose with --min-pixels and --max-pixels")
+    score = ["critic", "score", "-m", model, "--contract", str(out), "--source", "source.png"]
+    score += ["--edited", "edited.png", "--instruction", "make the cat red"]
+    score += ["--revision", model_revision] * (model_revision != "main")
+    click.echo(f"Score an edit with it:\n  {shlex.join(score)}")
