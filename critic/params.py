@@ -51,10 +51,9 @@ class Section(Part):
 
 
 class Prompt(Section):
-    """The prompt contract (a name in critic/contracts, or a path) and the source of its user text."""
+    """The prompt contract: a name in critic/contracts, a path, or `learnt`, see `download.learn_contract`."""
 
     contract: str
-    user_text: Literal["contract", "dataset"]
 
 
 class Model(Section):
@@ -62,7 +61,9 @@ class Model(Section):
 
     base: str
     revision: str | None
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
+    attn_implementation: Literal[
+        "sdpa", "eager", "flash_attention_2", "flash_attention_4", "kernels-community/flash-attn2"
+    ]
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -80,10 +81,29 @@ class Rationales(Part):
         return self
 
 
+class LearnContract(Part):
+    """The model whose chat template and pixel limits a contract takes (`critic.data.learnt_contract`).
+
+    `min_pixels` and `max_pixels` are null for the limits in the model's files.
+    """
+
+    model: str
+    revision: str
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+
+    @model_validator(mode="after")
+    def _has_both_limits(self) -> Self:
+        if (self.min_pixels is None) != (self.max_pixels is None):
+            raise ValueError("give both min_pixels and max_pixels, or neither")
+        return self
+
+
 class Download(Section):
     """Where the benchmark comes from: `source` names a module of critic/data/readers, and the part that it reads.
 
     `rationales` is a published SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images; both are optional.
+    With `learn_contract`, a prompt contract is learnt from `rationales`; `prompt.contract: learnt` uses it.
     The other parts have the names of readers.
     """
 
@@ -92,6 +112,7 @@ class Download(Section):
 
     source: str
     rationales: Rationales | None = None
+    learn_contract: LearnContract | None = None
     agiqa: str | None = None
 
     @model_validator(mode="after")
@@ -103,6 +124,8 @@ class Download(Section):
             raise ValueError(f"unknown key {', '.join(unknown)} (known: {known})")
         if self.source not in sources:
             raise ValueError(f"source must be one of {', '.join(sources)}, not {self.source!r}")
+        if self.learn_contract is not None and self.rationales is None:
+            raise ValueError("learn_contract needs rationales, the SFT set to learn from")
         if self.__pydantic_extra__.get(self.source) is None:
             raise ValueError(f"source {self.source} needs a part {self.source}")
         return self
@@ -215,8 +238,13 @@ class Training(Section):
 
 
 class Sft(Training):
-    """Supervised fine-tuning on reasoning and direct-scoring samples (TRL's SFTConfig)."""
+    """Supervised fine-tuning on reasoning and direct-scoring samples (TRL's SFTConfig).
 
+    With `token_mean: update` the loss is the mean over the answers' tokens in an update. With `micro_batch` it is
+    the mean over those of each micro-batch, averaged over the micro-batches: short answers then count for more.
+    """
+
+    token_mean: Literal["update", "micro_batch"]
     num_train_epochs: Positive
 
 
@@ -232,9 +260,15 @@ class Reward(Section):
 
 
 class RolloutCheck(Part):
-    """The check before GRPO's first step, see `critic.training.rollout_check`: how many prompts, and nats."""
+    """The check before GRPO's first step, see `critic.training.rollout_check.check_rollouts`.
+
+    Attributes:
+        prompts: how many to check.
+        mean_logprob_gap, max_logprob_gap: limits of the gaps in log-probability of a completion, in nats.
+    """
 
     prompts: Count
+    mean_logprob_gap: Positive
     max_logprob_gap: Positive
 
 
@@ -249,14 +283,20 @@ class Collapse(Part):
 class Grpo(Training):
     """Group-relative policy optimisation (TRL's GRPOConfig); `per_device_train_batch_size` counts completions.
 
+    Rollouts are generated for `steps_per_generation` micro-batches at a time, null for all of a step. Fewer need
+    less memory, since all their pixels are on the GPU at once, up to three times. It divides
+    `gradient_accumulation_steps`, so that no rollout is older than the step; then `dapo` takes the mean over the
+    tokens of these micro-batches, and averages the means of the step.
     Every `eval_steps` steps the critic scores `max_eval_samples` edits of the validation split.
     With `use_vllm`, vLLM generates the rollouts: beside the trainer on its GPUs (`vllm_mode: colocate`), or on the
     server (`trl vllm-serve`) at `vllm_server_base_url`. `vllm_enable_sleep_mode` frees a colocated vLLM's memory
-    during the update.
+    during the update. `vllm_importance_sampling_correction` weights the loss by the ratio of the trainer's
+    probabilities to vLLM's, limited by `clip_max` as `mode` says.
     """
 
     max_steps: Count
     num_generations: Annotated[int, Field(ge=2)]
+    steps_per_generation: Count | None = None
     temperature: Positive
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_completion_length: Count
@@ -275,6 +315,9 @@ class Grpo(Training):
     vllm_tensor_parallel_size: Count | None = None
     vllm_enable_sleep_mode: bool | None = None
     vllm_server_base_url: str | None = None
+    vllm_importance_sampling_correction: bool
+    vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+    vllm_importance_sampling_clip_max: Positive
     rollout_check: RolloutCheck
     collapse: Collapse
 
@@ -429,6 +472,12 @@ _RENAMED = {
 }
 """Old key of a section -> its name now. The keys of `training` are those of `sft` and of `grpo`."""
 
+_REMOVED = {
+    "prompt.user_text": "remove it, since the prompt contract has the user's text; for a data set's own text, "
+    "learn a contract with `critic contract learn` and name that in prompt.contract",
+}
+"""Removed key of a section -> what to do."""
+
 _Section = TypeVar("_Section", bound=Section)
 
 
@@ -543,14 +592,24 @@ def _mismatches(*sections: Section) -> list[str]:
     grpo = next(section for section in sections if isinstance(section, Grpo))
     launch = next(section for section in sections if isinstance(section, Launch))
     processes = launch.nnodes * launch.nproc_per_node
-    completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps * processes
+    key = "gradient_accumulation_steps" if grpo.steps_per_generation is None else "steps_per_generation"
+    completions = grpo.per_device_train_batch_size * getattr(grpo, key) * processes
     problems = []
+    prompt = next(section for section in sections if isinstance(section, Prompt))
+    download = next(section for section in sections if isinstance(section, Download))
+    if prompt.contract == "learnt" and download.learn_contract is None:
+        problems.append("prompt.contract: learnt needs download.learn_contract, with the model that it is for")
     if completions % grpo.num_generations:
         problems.append(
-            f"grpo: a step has {completions} completions (per_device_train_batch_size "
-            f"{grpo.per_device_train_batch_size} x gradient_accumulation_steps {grpo.gradient_accumulation_steps} "
-            f"x {processes} processes of launch), which must be a multiple of num_generations, "
-            f"{grpo.num_generations}"
+            f"grpo: {completions} completions are generated at a time (per_device_train_batch_size "
+            f"{grpo.per_device_train_batch_size} x {key} {getattr(grpo, key)} x {processes} processes of launch), "
+            f"which must be a multiple of num_generations, {grpo.num_generations}"
+        )
+    if grpo.gradient_accumulation_steps % (grpo.steps_per_generation or 1):
+        problems.append(
+            f"grpo.steps_per_generation: {grpo.steps_per_generation} does not divide "
+            f"gradient_accumulation_steps, {grpo.gradient_accumulation_steps}, so rollouts would be older than "
+            "the weights that they train"
         )
     size = grpo.vllm_tensor_parallel_size
     if grpo.use_vllm and grpo.vllm_mode == "colocate" and size and processes % size:
@@ -561,15 +620,18 @@ def _mismatches(*sections: Section) -> list[str]:
 
 
 def _message(model: type[BaseModel], found: ErrorDetails) -> str:
-    """What is wrong with a value; for an unknown key, its new name if it was renamed, else the known keys."""
+    """What is wrong with a value; for an unknown key, what to do if it was known once, else the known keys."""
     place = [str(part) for part in found["loc"]]
     if found["type"] == "missing" or not place:
         return found["msg"]
     if found["type"] != "extra_forbidden":
         return f"{found['msg']}, not {found['input']!r}"
     for base in model.__mro__:
-        if new := _RENAMED.get(".".join([base.__name__.lower(), *place])):
-            return f"unknown key: it is now called {new}"
+        key = ".".join([base.__name__.lower(), *place])
+        if key in _RENAMED:
+            return f"unknown key: it is now called {_RENAMED[key]}"
+        if key in _REMOVED:
+            return f"unknown key: {_REMOVED[key]}"
     for part in place[:-1]:
         kind: Any = model.model_fields[part].annotation
         model = next(part for part in get_args(kind) or [kind] if issubclass(part, BaseModel))

@@ -15,13 +15,12 @@ from dvc.utils.hydra import apply_overrides
 from critic import params
 from critic.evaluation import metrics
 from critic.params import SECTIONS, ParamsError, Section
-from critic.prompts import load_contract
 from critic.reward_kinds import KINDS
 from critic.training import rewards
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "params.yaml"
-PROFILES = ("tiny", "full", "single-gpu")
+PROFILES = ("tiny", "full", "paper", "single-gpu")
 
 
 @pytest.fixture
@@ -63,62 +62,24 @@ def test_the_projects_own_file_holds_these_profiles_seed_and_no_other_section(co
     assert {*content} <= {"profile", "seed", "profiles", *(section.name for section in SECTIONS)}
 
 
-UPSTREAM: dict[type[Section], dict[str, Any]] = {
-    params.Model: {"base": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"},
-    params.Reward: {
-        "kind": "l1", "format_weight": 1.0, "strict_format": False, "r_min": 0.05, "diff_at_rmin": 1.0,
-        "use_floor": True,
-    },
-    params.Grpo: {
-        "learning_rate": 1e-6, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.0,
-        "weight_decay": 1e-2, "max_grad_norm": 1.0, "num_generations": 8, "num_iterations": 1,
-        "epsilon": 0.2, "epsilon_high": 0.28, "delta": 3.0, "loss_type": "dapo", "scale_rewards": "group",
-        "beta": 0.0, "temperature": 1.0, "top_p": 1.0,
-        "max_completion_length": 4096, "per_device_train_batch_size": 8, "gradient_checkpointing": True,
-        "bf16": True, "freeze_vision": False, "lora": None,
-    },
-}  # fmt: skip
-"""The released configuration of IE-Critic-R1 (examples/config_ie_critic_r1.yaml), in the names of params.yaml."""
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [(section, key, value) for section, values in UPSTREAM.items() for key, value in values.items()],
-)
-def test_full_is_as_upstream_trains(section: type[Section], key: str, value: Any) -> None:
-    assert getattr(params.load(section, OWN, profile="full"), key) == value
-
-
-def test_full_updates_on_128_prompts_of_8_completions_and_rolls_out_with_vllm_as_upstream() -> None:
-    grpo, launch = (params.load(section, OWN, profile="full") for section in (params.Grpo, params.Launch))
-    processes = launch.nnodes * launch.nproc_per_node
-    completions = processes * grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-    assert completions == 128 * grpo.num_generations == 1024
-    assert (launch.nnodes, launch.nproc_per_node, launch.zero_stage) == (1, 8, 3)
-    assert (grpo.use_vllm, grpo.vllm_mode) == (True, "colocate")
-    assert (grpo.vllm_tensor_parallel_size, grpo.vllm_gpu_memory_utilization) == (2, 0.6)
-    contract = load_contract(params.load(params.Prompt, OWN, profile="full").contract)
-    assert (contract.min_pixels, contract.max_pixels, contract.prefill) == (262144, 1048576, "<think>")
-
-
 def test_single_gpu_is_full_but_for_what_one_gpu_takes() -> None:
     differ: dict[str, set[str]] = {}
     for section in SECTIONS:
         full, single = (params.load(section, OWN, profile=name).model_dump() for name in ("full", "single-gpu"))
         if keys := {key for key in full if full[key] != single[key]}:
             differ[section.name] = keys
-    scale = {
-        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "freeze_vision", "lora",
-    }  # fmt: skip
+    scale = {"learning_rate", "gradient_accumulation_steps", "freeze_vision", "lora"}
     assert differ == {
         "launch": {"nproc_per_node", "zero_stage"},
         "sft": scale,
-        "grpo": (scale - {"per_device_train_batch_size"})
+        "grpo": scale
         | {"vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"}
-        | {"max_completion_length"},
+        | {"max_completion_length", "steps_per_generation"},
         "evaluate": {"gpu_memory_utilization", "tensor_parallel_size"},
     }
-    assert params.load(params.Launch, OWN, profile="single-gpu").nproc_per_node == 1
+    launch, sft = (params.load(section, OWN, profile="single-gpu") for section in (params.Launch, params.Sft))
+    assert launch.nproc_per_node == 1
+    assert sft.per_device_train_batch_size * sft.gradient_accumulation_steps == 64
 
 
 # --- loading
@@ -252,7 +213,7 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "part of no reader": (
         change("profiles.tiny.download.mini", {"side": 112}),
-        r"profiles\.tiny\.download: .*unknown key mini \(known: source, rationales, agiqa, .*minibench",
+        r"profiles\.tiny\.download: .*unknown key mini \(known: source, rationales, .*agiqa, .*minibench",
     ),
     "part of a reader that is a number": (
         change("profiles.tiny.download.local", 1),
@@ -271,8 +232,8 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"grpo\.collapse\.patience: Field required",
     ),
     "rollouts of vLLM without its settings": (
-        change("profiles.tiny.grpo.use_vllm", True),
-        r"profiles\.tiny\.grpo: .*use_vllm: true needs vllm_mode, .*, vllm_enable_sleep_mode",
+        change("profiles.tiny.grpo.vllm_enable_sleep_mode", None),
+        r"profiles\.tiny\.grpo: .*use_vllm: true needs vllm_enable_sleep_mode",
     ),
     "server without an address": (
         change("profiles.full.grpo.vllm_mode", "server"),
@@ -294,16 +255,35 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         change("profiles.tiny.grpo", ["steps"]),
         r"profiles\.tiny\.grpo: must hold keys and values, not \['steps'\]",
     ),
+    "learnt contract that nothing learns": (
+        change("profiles.tiny.prompt.contract", "learnt"),
+        r"profiles\.tiny\.prompt\.contract: learnt needs download\.learn_contract",
+    ),
+    "contract without a set to learn from": (
+        change("profiles.tiny.download.learn_contract", {"model": "critic", "revision": "main"}),
+        r"profiles\.tiny\.download: .*learn_contract needs rationales",
+    ),
+    "one limit of the pixels": (
+        change("profiles.full.download.learn_contract", {"model": "a", "revision": "main", "min_pixels": 1}),
+        r"profiles\.full\.download\.learn_contract: .*give both min_pixels and max_pixels, or neither",
+    ),
+    "removed key": (
+        change("prompt", {"user_text": "dataset"}),
+        r"prompt\.user_text: unknown key: remove it, since .* `critic contract learn` and name that in prompt\.c",
+    ),
     "key that is a number": (change("reward", {1: 2}), r"reward: must hold keys and values, not {1: 2}"),
     "profile that is a list": (
         change("profile", ["tiny"]),
-        r"profile: \['tiny'\] is not one of .*tiny, full, single-gpu",
+        r"profile: \['tiny'\] is not one of .*tiny, full, paper, single-gpu",
     ),
     "wrong seed": (change("seed", 1.5), r"seed: must be an integer, not 1\.5"),
     "switch for a seed": (change("seed", True), r"seed: must be an integer, not True"),
     "no seed": (leave_out("seed"), r"seed: must be an integer, not None"),
-    "unknown profile": (change("profile", "huge"), r"profile: 'huge' is not one of .*tiny, full, single-gpu"),
-    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full, single-gpu"),
+    "unknown profile": (
+        change("profile", "huge"),
+        r"profile: 'huge' is not one of .*tiny, full, paper, single-gpu",
+    ),
+    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full, paper, single-gpu"),
     "no profiles": (leave_out("profiles"), r"profile: 'tiny' is not one of .*: none"),
 }
 
@@ -388,9 +368,19 @@ def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
     [
         (
             {"num_generations": 7},
-            r"profiles\.full\.grpo: a step has 1024 completions \(per_device_train_batch_size 8 x "
+            r"profiles\.full\.grpo: 1024 completions are generated at a time \(per_device_train_batch_size 8 x "
             r"gradient_accumulation_steps 16 x 8 processes of launch\), which must be a multiple of "
             r"num_generations, 7",
+        ),
+        (
+            {"steps_per_generation": 2, "num_generations": 256},
+            r"profiles\.full\.grpo: 128 completions are generated at a time \(per_device_train_batch_size 8 x "
+            r"steps_per_generation 2 x 8 processes of launch\), which must be a multiple of num_generations, 256",
+        ),
+        (
+            {"steps_per_generation": 5},
+            r"profiles\.full\.grpo\.steps_per_generation: 5 does not divide gradient_accumulation_steps, 16, so "
+            r"rollouts would be older",
         ),
         (
             {"vllm_tensor_parallel_size": 3},
@@ -457,16 +447,23 @@ def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
 # --- profiles that extend another
 
 
+def everywhere(*stages: str) -> dict[str, set[str]]:
+    """The stages in `full` and in the profiles that extend it."""
+    return {profile: {*stages} for profile in PROFILES if profile != "tiny"}
+
+
 EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
     # in params.yaml, what it becomes, and the stages that run again under a profile
-    ("diff_at_rmin: 1.0", "diff_at_rmin: 1.5", {"full": {"grpo"}, "single-gpu": {"grpo"}}),
-    ("save_steps: 50", "save_steps: 60", {"full": {"sft"}, "single-gpu": {"sft"}}),
-    ("learning_rate: 1.0e-5  # [l]", "learning_rate: 3.0e-5", {"full": {"sft"}}),
+    ("diff_at_rmin: 1.0", "diff_at_rmin: 1.5", everywhere("grpo")),
+    ("save_steps: 50", "save_steps: 60", everywhere("sft")),
+    ("learning_rate: 1.0e-5  # [d]", "learning_rate: 3.0e-5", {"full": {"sft"}, "paper": {"sft"}}),
     ("learning_rate: 1.0e-4", "learning_rate: 3.0e-4", {"single-gpu": {"sft"}}),
     ("r: 32", "r: 16", {"single-gpu": {"sft", "grpo"}}),
-    ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", {"full": {"download"}, "single-gpu": {"download"}}),
+    ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", everywhere("download", "evaluate")),
+    ("split: official", "split: by_source", {"paper": {"download", "evaluate"}}),
+    ("loss_type: bnpo", "loss_type: grpo", {"paper": {"grpo"}}),
     ("kind: l2", "kind: laplace", {"tiny": {"grpo"}}),
-    ("epsilon: 0.2", "epsilon: 0.3", {"tiny": {"grpo"}, "full": {"grpo"}, "single-gpu": {"grpo"}}),
+    ("epsilon: 0.2", "epsilon: 0.3", {"tiny": {"grpo"}, **everywhere("grpo")}),
 ]
 
 
@@ -508,6 +505,8 @@ def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
     [
         "full.reward.diff_at_rmin",
         "single-gpu.reward.diff_at_rmin",
+        "paper.reward.diff_at_rmin",
+        "paper.download.hub.split",
         "full.download.hub.revision",
         "single-gpu.sft.lora.r",
     ],
@@ -530,10 +529,10 @@ def test_no_two_keys_share_a_mapping(content: dict[str, Any]) -> None:
     assert len(found := mappings(content)) == len({*found})
 
 
-def test_single_gpu_has_the_values_of_full_that_it_does_not_replace(tmp_path: Path) -> None:
+def test_a_profile_has_the_values_of_the_one_that_it_extends(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(OWN.read_text().replace("diff_at_rmin: 1.0", "diff_at_rmin: 1.5"))
-    for profile, expected in (("tiny", 2.0), ("full", 1.5), ("single-gpu", 1.5)):
+    for profile, expected in (("tiny", 2.0), ("full", 1.5), ("paper", 1.5), ("single-gpu", 1.5)):
         assert params.load(params.Reward, file, profile=profile).diff_at_rmin == expected
 
 
