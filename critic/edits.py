@@ -35,9 +35,11 @@ COLUMNS: dict[str, pa.DataType] = {
     "mos_fidelity": pa.float64(),
     "mos_quality": pa.float64(),
     "ratings": pa.list_(pa.float64()),
+    "prompt_number": pa.string(),
 }
 """The columns of a validated table, in order. `images` are the source and the edited image, `problem` is the data
-set's own prompt, scores are 1..5, and the columns from `edit_type` on are optional."""
+set's own prompt, scores are 1..5, `prompt_number` tells the instructions of one source image apart. `problem` and
+the columns from `edit_type` on are optional."""
 
 RAW_NAMES = {"edit_inst": "instruction", "answer": "mos"}
 """Columns of a raw table that have another name in a validated table."""
@@ -79,7 +81,6 @@ class Edit:
     source_id: str | None = None
     edit_type: str | None = None
     editor: str | None = None
-    problem: str | None = None
 
     @property
     def pair(self) -> tuple[Image.Image, Image.Image]:
@@ -132,7 +133,7 @@ def edits_from_table(table: pd.DataFrame) -> Iterator[Edit]:
             yield Edit(row["id"], None, edited, row["prompt"])
             continue
         mos = None if pd.isna(row.get("mos")) else float(row["mos"])
-        more = {name: _text_or_none(row.get(name)) for name in ("source_id", "edit_type", "editor", "problem")}
+        more = {name: _text_or_none(row.get(name)) for name in ("source_id", "edit_type", "editor")}
         yield Edit(row["id"], source, edited, row["instruction"], mos, **more)
 
 

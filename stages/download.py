@@ -3,7 +3,8 @@
     python -m stages.download
 
 `download.source` names a module of critic/data/readers: `minibench` (generated), `hub` (a revision of a data set)
-or `local` (a folder or file). A released SFT set and AGIQA-3k are read if params.yaml names them, see
+or `local` (a folder or file). The hub's rows are split again by source image unless `download.hub.split` is
+`official`. A released SFT set and AGIQA-3k are read if params.yaml names them, see
 docs/data.md. Ratings in data/ratings are added to the splits, see docs/ratings.md. The exit code is 75
 (EX_TEMPFAIL) if the hub can't be reached, and 1 after any other error.
 """
@@ -13,12 +14,17 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
+
 from critic import files, params
 from critic.data import readers
+from critic.data.learnt_contract import LearnError, learn, read_template
 from critic.data.readers import rationales as rationale_sets
 from critic.data.readers.agiqa import read_agiqa
-from critic.data.readers.hub import HubError, HubUnreachable, Snapshot, fetch
+from critic.data.readers.hub import HubError, HubUnreachable, Snapshot, fetch, split_by_source
+from critic.data.readers.hub import Settings as HubSettings
 from critic.edits import GENERATED_COLUMNS, TYPES
+from critic.prompts import CONTRACT_FILE, LEARNT
 from critic.ratings.increments import FOLDER, IncrementError, read_increments
 from critic.ratings.merge import merge
 from critic.tables import TableError, write_parquet
@@ -33,25 +39,30 @@ def main() -> None:
     except HubUnreachable as error:
         print(error, file=sys.stderr)
         raise SystemExit(os.EX_TEMPFAIL) from None
-    except (params.ParamsError, HubError, TableError, IncrementError, files.OutputError) as error:
+    except (params.ParamsError, HubError, TableError, LearnError, IncrementError, files.OutputError) as error:
         raise SystemExit(str(error)) from None
 
 
 def download(section: params.Download, seed: int, raw: Path, ratings: Path, phash_distance: int) -> None:
-    """Write the folder `raw`: a table per split, those of the SFT set and AGIQA-3k, and checksums.json.
+    """Write the folder `raw`: a table per split, those of the SFT set and AGIQA-3k, the contract, checksums.json.
 
     Args:
         ratings: the folder of increments, see `critic.ratings.increments`.
         phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
 
     Raises:
-        ParamsError, HubError, TableError, IncrementError, OutputError: the settings of the source are wrong, a
-            source can't be read, or the folder can't be written; `raw` is then unchanged.
+        ParamsError, HubError, TableError, LearnError, IncrementError, OutputError: the settings of the source are
+            wrong, a source can't be read, no contract can be learnt, or the folder can't be written; `raw` is then
+            unchanged.
     """
     with files.replacing_folder(raw) as partial:
         snapshots: dict[str, Snapshot] = {}
         reader = import_module(f"{readers.__name__}.{section.source}")
-        tables = reader.read(section.settings(reader.Settings), seed, snapshots)
+        settings = section.settings(reader.Settings)
+        tables = reader.read(settings, seed, snapshots)
+        hub_split = settings.split if isinstance(settings, HubSettings) else None
+        if hub_split == "by_source":
+            tables = iter(split_by_source(dict(tables), phash_distance, seed).items())
         counts: dict[str, dict[str, int]] = {}
         if increments := read_increments(ratings):
             merged, counts = merge(dict(tables), increments, phash_distance)
@@ -65,6 +76,10 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
             elif given.path is not None:
                 table = rationale_sets.read_file(Path(given.path))
             write_parquet(table, partial / "rationales.parquet", rationale_sets.COLUMNS)
+            if section.learn_contract is not None:
+                commit = snapshots["rationales"].commit if given.dataset else None
+                origin = f"{given.dataset} at {commit}" if commit else str(given.path)
+                files.write_text(partial / CONTRACT_FILE, learn_contract(table, section.learn_contract, origin))
         if section.agiqa is not None:
             write_parquet(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", GENERATED_COLUMNS)
         hub = {
@@ -73,7 +88,22 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
         }
         digests = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         content = {"hub": hub, "sha256": digests} | ({"ratings": counts} if counts else {})
-        files.write_json(partial / "checksums.json", content)
+        files.write_json(partial / "checksums.json", content | ({"split": hub_split} if hub_split else {}))
+
+
+def learn_contract(table: pd.DataFrame, section: params.LearnContract, origin: str) -> str:
+    """The file of the contract that is learnt from an SFT set; rows that it doesn't render are printed.
+
+    Raises:
+        LearnError: as `read_template` and `learn`.
+    """
+    least, most = section.min_pixels, section.max_pixels
+    pixels = None if least is None or most is None else (least, most)
+    learnt = learn(table, read_template(section.model, section.revision), LEARNT, origin, pixels)
+    print(f"the learnt contract renders {len(table) - len(learnt.failures)} of {len(table)} rows byte for byte")
+    for line in [*(f"not {failure}" for failure in learnt.failures), *learnt.notes]:
+        print(f"  {line}")
+    return learnt.contract.text
 
 
 if __name__ == "__main__":

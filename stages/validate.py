@@ -2,22 +2,26 @@
 
     python -m stages.validate
 
-A benchmark without a validation split gets one, carved from its train split by source image. A released SFT set
-and AGIQA-3k are checked too, if they are there. Data Docs are written to runs/data_docs in any case. If an
-expectation fails, the stage names the rows, exits with status 1 and leaves no outputs, not even earlier ones.
+A benchmark without a validation split gets one, carved from its train split by source image. With
+`download.hub.split: official`, test may share source images with the other splits, and the report counts them. A
+released SFT set and AGIQA-3k are checked too, if they are there. Data Docs are written to runs/data_docs in any
+case. If an expectation fails, the stage names the rows, exits with status 1 and leaves no outputs, not even
+earlier ones.
 """
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from critic import files, params
 from critic.data import rationale_sets
-from critic.data.expectations import describe, validate_tables
+from critic.data.expectations import Split, describe, validate_tables
 from critic.data.near_duplicates import carve, group_sources
 from critic.edits import COLUMNS, GENERATED_COLUMNS, SPLITS, normalise
-from critic.prompts import Contract, ContractError, load_contract
+from critic.prompts import CONTRACT_FILE, Contract, ContractError, stage_contract
 from critic.tables import read_parquet, write_parquet
 
 
@@ -27,7 +31,7 @@ class InvalidBenchmark(ValueError):
 
 def main() -> None:
     try:
-        contract = load_contract(params.load(params.Prompt).contract)
+        contract = stage_contract(params.load(params.Prompt).contract, "data/raw")
         validate(Path("data"), Path("runs/data_docs"), params.load(params.Validate), contract)
     except (InvalidBenchmark, ContractError, files.OutputError) as error:
         raise SystemExit(str(error)) from None
@@ -49,10 +53,12 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     names = [name for name in SPLITS if name != "validation" or (raw / "validation.parquet").exists()]
     tables = {split: normalise(read_parquet(raw / f"{split}.parquet"), split) for split in names}
     rationales, agiqa = (_read_extra(raw / f"{name}.parquet") for name in ("rationales", "agiqa"))
+    split = _split(raw / "checksums.json")
     validation = validate_tables(
         tables,
         rationales,
         agiqa,
+        split=split,
         resize=contract.resize,
         phash_distance=section.phash_distance,
         min_side=section.min_side,
@@ -69,21 +75,34 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
         groups = group_sources(facts[facts["split"] == "train"], section.phash_distance)
         tables["train"], tables["validation"] = carve(tables["train"], groups, section.validation_fraction)
     types = dict.fromkeys(tables, COLUMNS)
-    summary = {split: _summary(tables[split]) for split in SPLITS}
-    counts = {}
+    summary = {name: _summary(tables[name]) for name in SPLITS}
+    counts: dict[str, dict[str, Any]] = {"split": {"name": split, "leak": validation.leak}}
     if rationales is not None:
         table = rationale_sets.finish(
             rationales, validation.rationales, validation.facts, tables["validation"], section.phash_distance
         )
         tables["rationales"], types["rationales"] = table, rationale_sets.COLUMNS
-        counts["rationales"] = {split: int((table["split"] == split).sum()) for split in ("train", "validation")}
+        counts["rationales"] = {
+            **{name: int((table["split"] == name).sum()) for name in ("train", "validation")},
+            "bare_numbers": int(validation.rationales["is_bare"].sum()),
+            "dropped": validation.dropped,
+        }
     if agiqa is not None:
         tables["agiqa"], types["agiqa"] = agiqa, GENERATED_COLUMNS
         counts["agiqa"] = {"pictures": len(agiqa)}
     with files.replacing_folder(validated) as partial:
         for name, table in tables.items():
             write_parquet(table, partial / f"{name}.parquet", types[name])
+        if (raw / CONTRACT_FILE).exists():
+            shutil.copyfile(raw / CONTRACT_FILE, partial / CONTRACT_FILE)
     files.write_json(report, {"splits": summary, **counts, "checks": validation.checks})
+
+
+def _split(checksums: Path) -> Split:
+    """How the benchmark was split, as `download` recorded it."""
+    recorded = json.loads(checksums.read_text()) if checksums.exists() else {}
+    split: Split = recorded.get("split", "given")
+    return split
 
 
 def _read_extra(path: Path) -> pd.DataFrame | None:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from critic.data.features import SCALE, SCORES, Resize, edit_facts, generated_facts
-from critic.data.near_duplicates import find_shared
+from critic.data.near_duplicates import count_leak, find_same_edits, find_shared
 from critic.data.rationale_sets import rationale_facts
 from critic.edits import GENERATED_AXES, GENERATED_SCALE, RAW_NAMES
 
@@ -31,6 +31,9 @@ import great_expectations.expectations as gxe
 from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
+
+Split = Literal["given", "official", "by_source"]
+"""How a benchmark is split: as its source gives it, or by `download.hub.split`."""
 
 MAX_ASPECT = 200
 """The longer side divided by the shorter; qwen-vl-utils refuses an image above it (its MAX_RATIO)."""
@@ -73,13 +76,17 @@ class Validation:
 
     `checks` leaves out the limits of the prompt contract, which isn't part of the data. `facts` come from
     `critic.data.features.edit_facts`, `rationales` from `critic.data.rationale_sets.rationale_facts` (empty if
-    there is no such set). If a table lacks columns or rows, no row is checked and both are empty.
+    there is no such set) without the rows that are dropped: `dropped` is their number, by reason, and the index
+    has the places of the others. `leak` comes from `critic.data.near_duplicates.count_leak`, and is empty if there
+    are failures. If a table lacks columns or rows, no row is checked and all these are empty.
     """
 
     checks: list[dict[str, str]]
     failures: list[Failure]
     facts: pd.DataFrame
     rationales: pd.DataFrame
+    leak: dict[str, int]
+    dropped: dict[str, int]
 
 
 def validate_tables(
@@ -87,6 +94,7 @@ def validate_tables(
     rationales: pd.DataFrame | None = None,
     agiqa: pd.DataFrame | None = None,
     *,
+    split: Split = "given",
     resize: Resize,
     phash_distance: int,
     min_side: int,
@@ -95,10 +103,15 @@ def validate_tables(
 ) -> Validation:
     """Check the columns of tables, the values of their rows, and that splits share no source image.
 
+    With the split `official`, test may share source images with the other splits, but no edit. A released set
+    is made for the published train split, so `by_source` drops its rows with a source image of test; `official`
+    drops those with the two pictures of an edit of test.
+
     Args:
         tables: normalised tables by split (`critic.edits.normalise`).
         rationales: the raw table of a released SFT set.
         agiqa: the raw table of AGIQA-3k.
+        split: how the benchmark is split.
         resize: the prompt contract's.
         phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
         min_side: the smallest shorter side of an image, in pixels.
@@ -107,6 +120,7 @@ def validate_tables(
     """
     context = _context(docs)
     facts, rationale_table = pd.DataFrame(), pd.DataFrame()
+    leak, dropped = dict[str, int](), dict[str, int]()
     results = {split: _run(context, table_suite(split), tables[split]) for split in tables}
     if all(result.success for result in results.values()):
         facts = edit_facts(tables, resize)
@@ -116,11 +130,20 @@ def validate_tables(
             raters={int(count) for count in facts["raters"].mode()[:1]},
         )
         results["edits"] = _run(context, suite, facts)
-        shared = find_shared(facts, phash_distance)
-        results["sources"] = _run(context, sources_suite(phash_distance), shared)
+        official = split == "official"
+        apart = facts[facts["split"] != "test"].reset_index(drop=True) if official else facts
+        suite = sources_suite(phash_distance, but_test=official)
+        results["sources"] = _run(context, suite, find_shared(apart, phash_distance))
+        if official:
+            same = facts[_WHERE].assign(same_edit=find_same_edits(facts))
+            results["same edits"] = _run(context, same_edits_suite(), same)
         if rationales is not None:
             rationale_table = rationale_facts(rationales, facts, phash_distance, resize)
-            results["rationales"] = _run(context, rationales_suite(min_side), rationale_table)
+            rationale_table, dropped = _drop_of_test(rationale_table, split)
+            suite = rationales_suite(min_side, may_share_sources=official)
+            results["rationales"] = _run(context, suite, rationale_table)
+        if all(result.success for result in results.values()):
+            leak = count_leak(pd.concat([facts, rationale_table], ignore_index=True), phash_distance)
         if agiqa is not None:
             results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa, resize))
     outcomes = [(table, one) for table, result in results.items() for one in _sorted(result)]
@@ -134,15 +157,17 @@ def validate_tables(
         failures=[failure for table, one in outcomes for failure in _failures(table, one)],
         facts=facts,
         rationales=rationale_table,
+        leak=leak,
+        dropped=dropped,
     )
 
 
 def table_suite(split: str) -> gx.ExpectationSuite:
     """A split's table: the required columns, and at least one row."""
-    like_bench = "name the columns as in IE-Bench-4k: images, edit_inst, problem, answer"
+    like_bench = "name the columns as in IE-Bench-4k: images, edit_inst, answer"
     columns = [
         _expect(gxe.ExpectColumnToExist, name, "the column is there", like_bench)
-        for name in ("images", "instruction", "problem", "mos")
+        for name in ("images", "instruction", "mos")
     ]
     meta = {"column": "all columns", "fix": "add edits to the split"}
     rows = gxe.ExpectTableRowCountToBeBetween(min_value=1, description="the table has rows", meta=meta)
@@ -178,37 +203,53 @@ def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection
     )
 
 
-def sources_suite(phash_distance: int) -> gx.ExpectationSuite:
-    """The columns of `critic.data.near_duplicates.find_shared` are empty."""
+def sources_suite(phash_distance: int, *, but_test: bool = False) -> gx.ExpectationSuite:
+    """The columns of `critic.data.near_duplicates.find_shared` are empty.
+
+    Args:
+        but_test: the test split isn't among those compared.
+    """
     together = "keep all edits of a source image in one split"
+    no_other = f"no other split{' but test' if but_test else ''} has"
     alike = (
-        "no other split has a source image that looks the same (perceptual hashes differ "
+        f"{no_other} a source image that looks the same (perceptual hashes differ "
         f"in at most {phash_distance} bits)"
     )
     differ = f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml"
     return gx.ExpectationSuite(
         name="sources",
         expectations=[
-            _expect(_NULL, "same_source_id", "no other split has the same source_id", together, of="source_id"),
-            _expect(_NULL, "same_pixels", "no other split has the same source image", together, of="images"),
+            _expect(_NULL, "same_source_id", f"{no_other} the same source_id", together, of="source_id"),
+            _expect(_NULL, "same_pixels", f"{no_other} the same source image", together, of="images"),
             _expect(_NULL, "looks_like", alike, differ, of="images"),
         ],
     )
 
 
-def rationales_suite(min_side: int) -> gx.ExpectationSuite:
+def same_edits_suite() -> gx.ExpectationSuite:
+    """No edit is in two splits, found by `critic.data.near_duplicates.find_same_edits`."""
+    one_place = "no other split has the same edit: the same two pictures and instruction"
+    again = "set download.hub.split in params.yaml to by_source"
+    return gx.ExpectationSuite(
+        name="same edits", expectations=[_expect(_NULL, "same_edit", one_place, again, of="images")]
+    )
+
+
+def rationales_suite(min_side: int, *, may_share_sources: bool = False) -> gx.ExpectationSuite:
     """The facts about a released set: two valid images, a user's turn and a valid answer.
 
     Args:
         min_side: the smallest shorter side of an image, in pixels.
+        may_share_sources: the set may have source images of the test split, but none of its edits.
     """
     low, high = SCALE
     turns = "there is one turn of the user, then one of the assistant"
     answer = (
         f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
-        f"to {high} </answer>"
+        f"to {high} </answer>; or such a score alone"
     )
     no_leak = "the test split has no source image that is or looks the same"
+    no_edit = "the test split has no edit with the same two pictures"
     return gx.ExpectationSuite(
         name="rationales",
         expectations=[
@@ -216,7 +257,9 @@ def rationales_suite(min_side: int) -> gx.ExpectationSuite:
             *_pair_expectations(min_side),
             _expect(_NULL, "turns", turns, _LEAVE_OUT, of="messages"),
             _expect(_NULL, "fault", answer, _LEAVE_OUT, of="messages"),
-            _expect(_NULL, "in_test", no_leak, _LEAVE_OUT, of="images"),
+            _expect(_NULL, "same_edit", no_edit, _LEAVE_OUT, of="images")
+            if may_share_sources
+            else _expect(_NULL, "in_test", no_leak, _LEAVE_OUT, of="images"),
         ],
     )
 
@@ -252,6 +295,17 @@ def describe(failures: Sequence[Failure], rows_a_check: int = 10) -> str:
             lines += [f"    and {len(rows) - rows_a_check} more rows"]
         lines += [f"    -> {fix}"]
     return "\n".join(lines)
+
+
+def _drop_of_test(rationales: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The facts about a released set without its rows of the test split, and the number of these by reason."""
+    dropped = {"test_sources": 0, "test_edits": 0}
+    reason = {"by_source": ("test_sources", "in_test"), "official": ("test_edits", "same_edit")}.get(split)
+    if reason:
+        kept = rationales[reason[1]].isna()
+        dropped[reason[0]] = int((~kept).sum())
+        rationales = rationales[kept]
+    return rationales, dropped
 
 
 def _place(failure: Failure) -> str:

@@ -3,6 +3,7 @@
     find_shared(facts, phash_distance=24)          rows whose source image is in another split too
     groups = group_sources(facts, phash_distance=24)
     train, validation = carve(train, groups, fraction=0.1)
+    in_test = choose_rows(groups, share=0.25, seed=7)
 
 `facts` come from `critic.data.features.edit_facts`. Two source images look alike if their perceptual hashes
 (HASH_SIZE ** 2 bits) differ in at most `phash_distance` bits. Of 256 bits, a picture and its recompressed, resized
@@ -10,7 +11,8 @@ or brightened copy differ in a few, two different photographs in about half. Pic
 whatever their colour.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 
 import imagehash
@@ -20,6 +22,9 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from critic.data.features import HASH_SIZE
+
+SHARED = ("same_source_id", "same_pixels", "looks_like")
+"""The columns of `find_shared` that name a row of another split."""
 
 
 def find_shared(facts: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
@@ -31,8 +36,7 @@ def find_shared(facts: pd.DataFrame, phash_distance: int) -> pd.DataFrame:
         same_pixels: a row of another split whose source image has the same pixels.
         looks_like: of the rows whose source image looks alike but has other pixels, the one with the nearest hash.
     """
-    names = [f"{row.split} row {row.row}, id {row.id!r}" for row in facts.itertuples()]
-    named = facts.assign(name=names)
+    named = _named(facts)
     return facts[["split", "row", "id"]].assign(
         same_source_id=_same(named, "source_id"),
         same_pixels=_same(named, "pixels"),
@@ -78,6 +82,56 @@ def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tupl
     carved = [label for label in labels if hashes[label] < fraction] or labels[:1]
     second = pd.Series([*groups]).isin(carved if len(carved) < len(labels) else labels[:-1]).to_numpy()
     return table[~second].reset_index(drop=True), table[second].reset_index(drop=True)
+
+
+def choose_rows(groups: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose whole groups that together have about `share` of the rows: at least one group, and never all.
+
+    The groups are taken in the order of the hashes of seed and label, so the choice is the same on every machine.
+
+    Args:
+        groups: a label for each row.
+        share: between 0 and 1.
+
+    Returns:
+        For each row, whether its group is chosen.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise ValueError(f"{len(sizes)} source images can't be split in two")
+    labels = sorted(sizes, key=lambda label: sha256(f"{seed} {label}".encode()).digest())
+    sums = np.cumsum([sizes[label] for label in labels[:-1]])
+    chosen = labels[: np.abs(sums - share * len(groups)).argmin() + 1]
+    return np.isin(np.array(groups), chosen)
+
+
+def find_same_edits(facts: pd.DataFrame) -> "pd.Series[str]":
+    """For each row, a row of another split with the same two pictures and instruction, missing if none has."""
+    pair = facts["pixels"] + facts["edited_pixels"]  # missing if a picture can't be decoded
+    return _same(_named(facts).assign(edit=pair + facts["instruction"]), "edit")
+
+
+def count_leak(facts: pd.DataFrame, phash_distance: int) -> dict[str, int]:
+    """The edits of the test split whose source image is in another split too, and the number of these images.
+
+    Args:
+        facts: of all splits; every row needs a decoded source image.
+
+    Returns:
+        {"edits": ..., "sources": ...}: copies that look alike count as one source image.
+    """
+    shared = find_shared(facts, phash_distance)
+    leaked = facts[(facts["split"] == "test") & shared[[*SHARED]].notna().any(axis=1)]
+    sources = {*group_sources(leaked, phash_distance)} if len(leaked) else ()
+    return {"edits": len(leaked), "sources": len(sources)}
+
+
+def _named(facts: pd.DataFrame) -> pd.DataFrame:
+    """The facts, and the name of each row."""
+    return facts.assign(name=[f"{row.split} row {row.row}, id {row.id!r}" for row in facts.itertuples()])
 
 
 def _same(named: pd.DataFrame, key: str) -> "pd.Series[str]":

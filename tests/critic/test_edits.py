@@ -53,12 +53,7 @@ def test_a_table_is_read_back_as_it_was_written(table: pd.DataFrame, tmp_path: P
 
 def test_edits_are_decoded_in_the_order_of_the_table(table: pd.DataFrame) -> None:
     first, second = edits_from_table(table)
-    assert (first.id, first.instruction, first.mos, first.problem) == (
-        "a",
-        "make it red",
-        3.5,
-        None,
-    )
+    assert (first.id, first.instruction, first.mos) == ("a", "make it red", 3.5)
     assert (second.id, second.source_id, second.mos) == ("b", "s", None)
     assert second.editor is None
     assert np.array_equal(np.asarray(first.source), PIXELS)

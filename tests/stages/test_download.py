@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import yaml
 from datasets import Features, Image, Sequence, Value
+from released import BENCHMARK, SFT_SET, make, user_text
 
 from critic import params
 from critic.data.trl_datasets import load_samples
-from critic.prompts import load_contract
+from critic.prompts import load_contract, stage_contract
 from critic.tables import read_parquet
 from stages import build, validate
 from stages.download import download, main
@@ -42,7 +43,7 @@ def test_minibench_makes_itself_the_same_each_time(tmp_path: Path) -> None:
         download(one, 7, tmp_path / folder, tmp_path / "ratings", 24)
     found = checksums(tmp_path / "a")
     assert found == checksums(tmp_path / "b")
-    assert found["hub"] == {}
+    assert (found["hub"], "split" in found) == ({}, False)
     assert {*found["sha256"]} == {f"{split}.parquet" for split in ("train", "validation", "test")}
     for name, digest in found["sha256"].items():
         assert digest == sha256((tmp_path / "a" / name).read_bytes()).hexdigest()
@@ -80,7 +81,7 @@ def test_a_slip_in_the_settings_of_a_source_is_named(part: dict[str, Any], messa
     assert not (tmp_path / "raw").exists()
 
 
-@pytest.mark.parametrize("profile", ["tiny", "full", "single-gpu"])
+@pytest.mark.parametrize("profile", ["tiny", "full", "paper", "single-gpu"])
 def test_the_sources_of_the_projects_own_params_load(profile: str) -> None:
     own = params.load(params.Download, ROOT / "params.yaml", profile=profile)
     reader = import_module(f"critic.data.readers.{own.source}")
@@ -116,11 +117,11 @@ def lab(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Monke
     }
 
 
-def run_stages(download: dict[str, Any], user_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_stages(download: dict[str, Any], monkeypatch: pytest.MonkeyPatch, contract: str = "tiny") -> None:
     """Download, validate and build, as the pipeline runs them."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["prompt"]["user_text"] = user_text
     content["profiles"]["tiny"] |= {
+        "prompt": {"contract": contract},
         "download": download,
         "build": {"rationales": "released", "samples_per_edit": 1},
     }
@@ -131,12 +132,13 @@ def run_stages(download: dict[str, Any], user_text: str, monkeypatch: pytest.Mon
 
 
 def test_a_labs_own_data_go_as_far_as_the_samples(lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_stages(lab, "contract", monkeypatch)
+    run_stages(lab, monkeypatch)
     assert {*checksums(Path("data/raw"))["sha256"]} == {
         f"{name}.parquet" for name in ("train", "validation", "test", "rationales", "agiqa")
     }
     report = json.loads(Path("data/validation.json").read_text())
-    assert report["rationales"] == {"train": 3, "validation": 1}
+    dropped = {"test_sources": 0, "test_edits": 0}
+    assert report["rationales"] == {"train": 3, "validation": 1, "bare_numbers": 0, "dropped": dropped}
     assert report["agiqa"] == {"pictures": 2}
     assert [*read_parquet("data/validated/agiqa.parquet")["mos_alignment"]] == [2.0, 0.0]
     contract = load_contract("tiny")
@@ -154,8 +156,41 @@ def test_rationales_of_a_test_image_stop_at_validation(
     text = Path("set.jsonl").read_text()
     Path("set.jsonl").write_text(text.replace("images/12.png", "images/20.png"))
     with pytest.raises(SystemExit, match=r"(?s)rationales row 4, .*test row 3.*download\.rationales\.path"):
-        run_stages(lab, "contract", monkeypatch)
+        run_stages(lab, monkeypatch)
     assert not Path("data/validated").exists()
+
+
+def test_a_contract_learnt_from_the_released_set_renders_it_in_all_stages(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    released = make(sources=9)
+    released.push(hub)
+    section = {
+        "source": "hub",
+        "hub": {"dataset": BENCHMARK, "revision": "main"},
+        "rationales": {"dataset": SFT_SET, "revision": "main"},
+        "learn_contract": {
+            "model": str(ROOT / "assets/tiny-base"), "revision": "main", "min_pixels": 3136, "max_pixels": 6272
+        },
+    }  # fmt: skip
+    run_stages(section, monkeypatch, contract="learnt")
+    contract = stage_contract("learnt", "data/raw")
+    assert (contract.min_pixels, contract.max_pixels, contract.prefill) == (3136, 6272, "")
+    assert "contract.yaml" in checksums(Path("data/raw"))["sha256"]
+    assert all(stage_contract("learnt", folder) == contract for folder in ("data/validated", "data/sft"))
+    said = {messages[0]["content"] for messages in released.sft["messages"]}
+    train = load_samples("data/sft/train.parquet", contract).select_columns(["mode", "prompt"])
+    assert {*train["mode"][:]} == {"reasoning", "direct"}
+    for sample in train:
+        (message,) = sample["prompt"]
+        assert [part["type"] for part in message["content"]] == ["image", "image", "text"]
+        assert f"<image><image>{message['content'][-1]['text']}" in said
+    rl = load_samples("data/rl/train.parquet", contract).select_columns(["prompt"])
+    asked = read_parquet("data/validated/train.parquet", ["instruction"])["instruction"]
+    for sample, instruction in zip(rl, asked, strict=True):
+        (message,) = sample["prompt"]
+        assert f"<image><image>{message['content'][-1]['text']}" == user_text(instruction, "reasoning")
 
 
 # --- the hub, as a process of its own
@@ -187,6 +222,7 @@ def test_run_as_a_stage_it_reads_the_hub_that_the_environment_names(
     done = run()
     assert done.returncode == 0, done.stderr
     found = checksums(tmp_path / "data/raw")
+    assert found["split"] == "by_source"
     assert found["hub"] == {
         "benchmark": {"dataset": "Coobiw/IE-Bench-4k", "revision": "main", "commit": COMMIT},
         "rationales": {"dataset": "Coobiw/IE-Bench-CoT-mixed", "revision": "main", "commit": COMMIT},

@@ -77,6 +77,7 @@ def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, t
 def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> None:
     validate(data, tmp_path / "docs", SECTION, CONTRACT)
     report = json.loads((data / "validation.json").read_text())
+    assert report["split"] == {"name": "given", "leak": {"edits": 0, "sources": 0}}
     assert report["splits"]["test"] == {
         "edits": EDITS,
         "sources": 4,
@@ -192,7 +193,7 @@ def test_run_as_a_stage_bad_input_ends_in_a_message(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    prompt = params.Prompt(contract="tiny", user_text="contract")
+    prompt = params.Prompt(contract="tiny")
     monkeypatch.setattr(params, "load", {params.Validate: SECTION, params.Prompt: prompt}.get)
     main()
     assert (data / "validation.json").exists()

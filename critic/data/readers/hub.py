@@ -4,6 +4,7 @@
     for split, table in read_benchmark(snapshot):
         ...
     snapshot.commit    # the commit of `main`
+    tables = split_by_source(dict(read_benchmark(snapshot)), phash_distance=24, seed=7)
 
 A snapshot is a commit's files in the hub's cache (HF_HOME). An interrupted download resumes with the missing
 files. HF_TOKEN in the environment gives access to private and gated data sets.
@@ -11,14 +12,22 @@ files. HF_TOKEN in the environment gives access to private and gated data sets.
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
+import numpy as np
 import pandas as pd
-from datasets import DatasetDict, Image, Sequence, load_dataset
+from datasets import (
+    DatasetDict,
+    Image,
+    Sequence,
+    get_dataset_config_names,
+    get_dataset_default_config_name,
+    load_dataset,
+)
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -28,17 +37,24 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from pydantic import model_validator
 
+from critic.data.features import source_facts
+from critic.data.near_duplicates import choose_rows, group_sources
 from critic.data.readers._rows import choose_columns, embed_images
-from critic.edits import SPLITS, TYPES
+from critic.edits import TYPES, count_images
 from critic.params import Part
 from critic.tables import number_rows
 
-REQUIRED = ("images", "instruction", "problem", "mos")
+REQUIRED = ("images", "instruction", "mos")
+SPLIT_NAMES = {"train": "train", "test": "test"}
+"""This project's splits, each with the name of a data set's split."""
 WAITS = (1, 5, 20)
 """Seconds to wait before each retry if the hub can't be reached or answers with a server error."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILE_NAME = re.compile(r"[^_]+_(?P<editor>.+)_(?P<source_id>IEB_[^_]+)_prompt(?P<prompt_number>[0-9]+)\.[^.]+")
+"""The names of the picture files in IE-Bench-4k: a2b3c_SomeEditor_IEB_00017_prompt2.png."""
 _T = TypeVar("_T")
 
 
@@ -51,10 +67,35 @@ class HubUnreachable(HubError):
 
 
 class Settings(Part):
-    """A data set on the hub and the revision to read: a commit never changes, a branch or tag may move."""
+    """A data set on the hub, the revision to read, and how its rows are split.
+
+    Attributes:
+        revision: a commit never changes, a branch or tag may move.
+        name: the data set's config, as `datasets.load_dataset` calls it; null if it has only one or a default.
+        train_split, validation_split, test_split: the names of its splits; null if it has no validation split.
+        split: `official` keeps the published splits, whose test split may share source images with the others;
+            `by_source` pools their rows and splits them again (`split_by_source`).
+    """
 
     dataset: str
     revision: str
+    name: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    test_split: str = "test"
+    split: Literal["official", "by_source"] = "by_source"
+
+    @model_validator(mode="after")
+    def _has_different_splits(self) -> Self:
+        if len({*self.split_names.values()}) < len(self.split_names):
+            raise ValueError("train_split, validation_split and test_split must have different names")
+        return self
+
+    @property
+    def split_names(self) -> dict[str, str]:
+        """The name of each split, as in `SPLIT_NAMES`."""
+        names = {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
+        return {split: name for split, name in names.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -71,14 +112,14 @@ class Snapshot:
 
 
 def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The splits of a benchmark, whose snapshot is added to `snapshots`.
+    """The published splits of a benchmark, whose snapshot is added to `snapshots`.
 
     Raises:
         HubError: as `fetch` and `read_benchmark`.
         TableError: as `read_benchmark`.
     """
     snapshots["benchmark"] = fetch(settings.dataset, settings.revision)
-    yield from read_benchmark(snapshots["benchmark"])
+    yield from read_benchmark(snapshots["benchmark"], settings.name, settings.split_names)
 
 
 def fetch(dataset: str, revision: str) -> Snapshot:
@@ -103,14 +144,28 @@ def fetch(dataset: str, revision: str) -> Snapshot:
     return Snapshot(dataset, revision, commit, Path(folder))
 
 
-def read_splits(snapshot: Snapshot) -> DatasetDict:
+def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
     """The splits of a snapshot, with a column `images` whose files are not decoded.
 
+    Args:
+        name: the config; None if there is only one or a default.
+
     Raises:
-        HubError: `datasets` can't read the snapshot, or a split has no column `images` with lists of images.
+        HubError: `datasets` can't read the snapshot, there is no such config, or a split has no column `images`
+            with lists of images.
     """
+    folder = str(snapshot.folder)
     try:
-        splits = load_dataset(str(snapshot.folder))
+        configs = get_dataset_config_names(folder)
+        if name not in configs and (name or get_dataset_default_config_name(folder) is None):
+            fault = f"has no config {name}" if name else "has several configs"
+            raise HubError(
+                f"{snapshot} {fault}; it has {', '.join(configs)}: set download.hub.name in params.yaml to one of "
+                "them (a set of rationales must have one config)"
+            )
+        splits = load_dataset(folder, name=name)
+    except HubError:
+        raise
     except (DatasetsError, OSError, ValueError) as error:
         raise HubError(
             f"{snapshot} can't be read by datasets: {error}: give another revision, or download its Parquet "
@@ -128,20 +183,78 @@ def read_splits(snapshot: Snapshot) -> DatasetDict:
         raise HubError(f"{snapshot}: column images must hold lists of images: {error}") from error
 
 
-def read_benchmark(snapshot: Snapshot) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The train, validation (optional) and test split of a benchmark in IE-Bench-4k's layout, as raw tables.
+def read_benchmark(
+    snapshot: Snapshot, name: str | None = None, split_names: Mapping[str, str] = SPLIT_NAMES
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The splits of a benchmark in IE-Bench-4k's layout, as raw tables.
+
+    Args:
+        name: the config; None if there is only one or a default.
+        split_names: as `SPLIT_NAMES`.
 
     Raises:
-        HubError: as `read_splits`; the train or test split is missing.
+        HubError: as `read_splits`; a split is missing.
         TableError: a column is missing, a score isn't a number, or an image's file can't be read.
     """
-    splits = read_splits(snapshot)
-    if missing := {"train", "test"} - {*splits}:
-        raise HubError(f"{snapshot} has no split {' or '.join(sorted(missing))}; it has {', '.join(splits)}")
-    for split in SPLITS:
-        if split in splits:
-            table = number_rows(splits[split].to_pandas(), f"{snapshot}, split {split},")
-            yield split, embed_images(choose_columns(table, TYPES, REQUIRED), snapshot.folder)
+    splits = read_splits(snapshot, name)
+    if missing := [published for published in split_names.values() if published not in splits]:
+        raise HubError(
+            f"{snapshot} has no split {' or '.join(missing)}; it has {', '.join(splits)}: correct "
+            "download.hub.train_split, validation_split and test_split in params.yaml"
+        )
+    for split, published in split_names.items():
+        table = number_rows(splits[published].to_pandas(), f"{snapshot}, split {published},")
+        yield split, add_named(embed_images(choose_columns(table, TYPES, REQUIRED), snapshot.folder))
+
+
+def add_named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with what the names of the edited images' files tell: editor, source_id and prompt_number.
+
+    Only names of IE-Bench-4k's form tell something, `<random>_<editor>_IEB_<source>_prompt<n>.png`; the source_id
+    is `IEB_<source>`. Values that the table has are kept, and no column is added if no name tells anything.
+    """
+    found = [_FILE_NAME.fullmatch(_file_name(images)) for images in table["images"]]
+    if any(found):
+        for column in _FILE_NAME.groupindex:
+            told = pd.Series([match[column] if match else None for match in found], dtype="str")
+            table = table.assign(**{column: table[column].fillna(told) if column in table else told})
+    return table
+
+
+def split_by_source(tables: Mapping[str, pd.DataFrame], phash_distance: int, seed: int) -> dict[str, pd.DataFrame]:
+    """All rows of a benchmark, split again into train and test so that no source image is in both.
+
+    Rows whose source images are the same, look alike or have the same source_id stay together
+    (`critic.data.near_duplicates.group_sources`). The test split gets about the share of rows that it had. The
+    same rows and seed give the same splits on every machine. Rows keep their order; one whose source image can't
+    be decoded goes to train.
+
+    Args:
+        tables: raw tables by split, test among them.
+        phash_distance: source images look alike if their perceptual hashes differ in at most this many bits.
+
+    Raises:
+        HubError: there are fewer than two source images.
+    """
+    pooled = pd.concat([*tables.values()], ignore_index=True)
+    facts = source_facts({"all": pooled})
+    decoded = facts["phash"].notna().to_numpy()
+    in_test = np.zeros(len(pooled), dtype=bool)
+    try:
+        groups = group_sources(facts[decoded], phash_distance)
+        in_test[decoded] = choose_rows(groups, len(tables["test"]) / len(pooled), seed)
+    except ValueError as error:
+        raise HubError(
+            f"the benchmark can't be split by source: {error}. Lower validate.phash_distance, or set "
+            "download.hub.split to official"
+        ) from None
+    return {"train": pooled[~in_test].reset_index(drop=True), "test": pooled[in_test].reset_index(drop=True)}
+
+
+def _file_name(images: Any) -> str:
+    """The name of the edited image's file without its folder, empty if there is none."""
+    image = images[1] if count_images(images) > 1 else None
+    return Path(str(image.get("path") or "")).name if isinstance(image, Mapping) else ""
 
 
 def _look_up(dataset: str, revision: str) -> str:

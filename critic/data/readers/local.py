@@ -86,13 +86,11 @@ def _check_splits(splits: set[str], path: Path) -> None:
 
 
 def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """The raw table of a file's rows: images read, and a column `problem`, empty if the file has none."""
+    """The raw table of a file's rows, with the images read."""
     if file.suffix.lower() == ".csv":
         require_columns(file, [*table], ["source", "edited"], f"give {EXAMPLE}")
         pairs: list[Any] = [list(pair) for pair in zip(table["source"], table["edited"], strict=True)]
         table = table.assign(images=pd.Series(pairs, index=table.index, dtype="object"))
         if "ratings" in table:
             table = table.assign(ratings=pd.Series(number_lists(table, "ratings"), table.index, "object"))
-    if "problem" not in table:
-        table = table.assign(problem=None)
     return embed_images(choose_columns(table, TYPES, REQUIRED), file.parent)

@@ -3,7 +3,7 @@
     table = read_file(Path("rationales.jsonl"))
     table = read_snapshot(fetch("Coobiw/IE-Bench-CoT-mixed", "main"))
 
-Both return a raw table with the columns `COLUMNS`.
+Both return a raw table with the columns `COLUMNS`. With `images=False` it has no images, and no image is read.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ or of
      "images": ["source.png", "edited.png"]}"""
 
 
-def read_file(path: Path) -> pd.DataFrame:
+def read_file(path: Path, *, images: bool = True) -> pd.DataFrame:
     """The set in a .json (a list), .jsonl or .parquet file; paths of images are relative to its folder.
 
     Raises:
@@ -49,10 +49,10 @@ def read_file(path: Path) -> pd.DataFrame:
     if not path.is_file() or path.suffix.lower() not in (".json", ".jsonl", ".parquet"):
         reason = "is not a .json, .jsonl or .parquet file" if path.is_file() else "doesn't exist"
         raise TableError(f"{path} {reason}: set download.rationales.path to a file of {EXAMPLE}")
-    return read_rows(read(path), path.parent)
+    return read_rows(read(path), path.parent if images else None)
 
 
-def read_snapshot(snapshot: Snapshot) -> pd.DataFrame:
+def read_snapshot(snapshot: Snapshot, *, images: bool = True) -> pd.DataFrame:
     """The train split of a set on the hub.
 
     Raises:
@@ -62,15 +62,16 @@ def read_snapshot(snapshot: Snapshot) -> pd.DataFrame:
     splits = read_splits(snapshot)
     if "train" not in splits:
         raise HubError(f"{snapshot} has no split train; it has {', '.join(splits)}: give another SFT set")
-    return read_rows(number_rows(splits["train"].to_pandas(), str(snapshot)), snapshot.folder)
+    train = splits["train"] if images else splits["train"].remove_columns("images")
+    return read_rows(number_rows(train.to_pandas(), str(snapshot)), snapshot.folder if images else None)
 
 
-def read_rows(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def read_rows(table: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
     """A raw table with roles named user, assistant and system; without a column `id`, ids are made.
 
     Args:
         table: with the index of `critic.tables`; rows in one of the layouts, `images` and, optionally, `system`.
-        folder: the folder that paths of images are relative to.
+        folder: the folder that paths of images are relative to; None for a table without images.
 
     Raises:
         TableError: there are no rows, they have neither layout, a turn is malformed, or an image's file can't be
@@ -92,6 +93,9 @@ def read_rows(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     if "edit_inst" in table:
         table = table.drop(columns="instruction", errors="ignore").rename(columns={"edit_inst": "instruction"})
     table = table.assign(messages=pd.Series(messages, index=table.index, dtype="object"))
+    if folder is None:
+        kinds = {name: kind for name, kind in COLUMNS.items() if name != "images"}
+        return choose_columns(table, kinds, ("id", "messages")).reset_index(drop=True)
     return embed_images(choose_columns(table, COLUMNS, ("id", "images", "messages")), folder)
 
 

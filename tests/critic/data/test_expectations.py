@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from critic.data.expectations import Failure, Validation, describe, validate_tables
+from critic.data.expectations import Failure, Split, Validation, describe, validate_tables
 from critic.prompts import load_contract
 
 EDITS = 6
@@ -56,14 +56,14 @@ def check(tables: dict[str, pd.DataFrame], docs: Path) -> Validation:
 
 def test_a_good_benchmark_passes(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     validation = check(tables, tmp_path)
-    assert validation.failures == []
+    assert (validation.failures, validation.leak) == ([], {"edits": 0, "sources": 0})
     assert [*validation.facts["row"]] == [*range(1, EDITS + 1)] * 2
     assert {one["table"] for one in validation.checks} == {"train", "test", "edits", "sources"}
     assert (tmp_path / "index.html").exists()
 
 
 def test_what_is_optional_may_be_missing(tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    least = {split: table.drop(columns=["mos_quality", "ratings"]) for split, table in tables.items()}
+    least = {split: table.drop(columns=["problem", "mos_quality", "ratings"]) for split, table in tables.items()}
     assert check(least, tmp_path).failures == []
 
 
@@ -141,7 +141,7 @@ def test_a_source_image_in_two_splits_names_all_its_rows(tables: dict[str, pd.Da
     assert {one.fix for one in failures} == {"keep all edits of a source image in one split"}
 
 
-@pytest.mark.parametrize("column", ["images", "instruction", "problem", "mos"])
+@pytest.mark.parametrize("column", ["images", "instruction", "mos"])
 def test_a_missing_column_is_told_before_any_row(
     tables: dict[str, pd.DataFrame], tmp_path: Path, column: str
 ) -> None:
@@ -212,6 +212,76 @@ def test_a_bad_rationale_is_found(
     failure = next(one for one in failures if expected in one.expected and one.row == 2)
     assert (failure.split, failure.column) == ("rationales", column)
     assert failure.fix
+
+
+# --- published splits, which share source images
+
+
+@pytest.fixture
+def leaky(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Test has two edits of train's second source image: other edits, by their edited pictures."""
+    for row in (0, 1):
+        tables["test"].at[row, "images"] = [picture(1), picture(200 + row)]
+    return tables
+
+
+def check_split(
+    tables: dict[str, pd.DataFrame], docs: Path, split: Split, rationales: pd.DataFrame | None = None
+) -> Validation:
+    return validate_tables(tables, rationales, split=split, **LIMITS, docs=docs)
+
+
+def test_an_official_split_may_leak_and_no_other(leaky: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    validation = check_split(leaky, tmp_path, "official")
+    assert (validation.failures, validation.leak) == ([], {"edits": 2, "sources": 1})
+    assert not any(one["expected"].startswith("no other split has the same source") for one in validation.checks)
+    refused = check_split(leaky, tmp_path, "by_source")
+    assert {one.row for one in refused.failures if one.split == "test"} == {1, 2}
+    assert refused.leak == {}
+
+
+def test_the_same_edit_in_two_splits_is_refused(leaky: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    leaky["test"].at[1, "images"] = leaky["train"].at[2, "images"]
+    failures = check_split(leaky, tmp_path, "official").failures
+    assert {(one.split, one.row) for one in failures} == {("train", 3), ("train", 4), ("test", 2)}
+    assert {one.expected for one in failures} == {
+        "no other split has the same edit: the same two pictures and instruction"
+    }
+    assert {one.fix for one in failures} == {"set download.hub.split in params.yaml to by_source"}
+
+
+def test_a_published_validation_split_may_not_share_with_train(
+    leaky: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    validation = good_table("validation", 20)
+    validation.at[0, "images"] = [picture(0), picture(300)]
+    failures = check_split(leaky | {"validation": validation}, tmp_path, "official").failures
+    assert {(one.split, one.row) for one in failures} == {("train", 1), ("train", 2), ("validation", 1)}
+    assert all("no other split but test has" in one.expected for one in failures)
+
+
+def test_rationales_of_the_test_split_are_dropped_and_counted(
+    leaky: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    given = rationales(0)
+    given.at[0, "images"] = leaky["test"].at[0, "images"]
+    official = check_split(leaky, tmp_path, "official", given)
+    assert official.failures == []
+    assert (official.dropped, [*official.rationales["id"]]) == ({"test_sources": 0, "test_edits": 1}, ["r1"])
+
+    given.at[0, "images"] = [picture(11), picture(100)]
+    apart = {"train": good_table("train", 0), "test": good_table("test", 10)}
+    by_source = check_split(apart, tmp_path, "by_source", given)
+    assert by_source.failures == []
+    assert (by_source.dropped, [*by_source.rationales["id"]]) == ({"test_sources": 1, "test_edits": 0}, ["r1"])
+
+
+def test_a_source_image_that_only_the_released_set_has_is_a_leak_too(
+    tables: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    given = rationales(0)
+    given.at[0, "images"] = [picture(11), picture(300)]
+    assert check_split(tables, tmp_path, "official", given).leak == {"edits": 2, "sources": 1}
 
 
 @pytest.mark.parametrize(

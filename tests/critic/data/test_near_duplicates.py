@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from critic.data.features import edit_facts
-from critic.data.near_duplicates import carve, find_shared, group_sources
+from critic.data.near_duplicates import (
+    carve,
+    choose_rows,
+    count_leak,
+    find_same_edits,
+    find_shared,
+    group_sources,
+)
 from critic.prompts import load_contract
 
 DISTANCE = 24
@@ -141,3 +148,65 @@ def test_neither_side_is_left_empty(fraction: float, kept: int, carved: int) -> 
 def test_a_single_source_image_is_not_carved() -> None:
     with pytest.raises(ValueError, match="can't be split in two"):
         carve(pd.DataFrame({"group": ["a", "a"]}), ["a", "a"], 0.5)
+
+
+# --- whole groups, and what a split by row leaks
+
+
+def test_whole_groups_are_chosen_up_to_about_the_share() -> None:
+    groups = [f"g{row % 20}" for row in range(200)] + ["large"] * 30
+    chosen = choose_rows(groups, 0.25, seed=7)
+    assert {*np.array(groups)[chosen]}.isdisjoint(np.array(groups)[~chosen])
+    assert abs(chosen.mean() - 0.25) <= 15 / 230
+    assert (chosen == choose_rows(groups, 0.25, seed=7)).all()
+    assert (chosen != choose_rows(groups, 0.25, seed=8)).any()
+
+
+def test_the_choice_is_the_same_everywhere() -> None:
+    """The order comes from SHA-256, not from a generator of random numbers or the hash of this process."""
+    assert [*choose_rows([*"abcdefgh"], 0.25, seed=7)] == [letter in "bh" for letter in "abcdefgh"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0])
+def test_neither_part_is_empty(share: float) -> None:
+    chosen = choose_rows(["a", "a", "b", "c"], share, seed=0)
+    assert chosen.any() and not chosen.all()
+
+
+def test_one_group_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="1 source images can't be split in two"):
+        choose_rows(["a", "a"], 0.5, seed=0)
+
+
+def test_the_leak_of_a_test_split_is_counted_by_source_image() -> None:
+    """One is there under its name, two as copies: recompressed in train, and once more in test."""
+    copy, again = (encode(picture(1), "JPEG", quality=quality) for quality in (60, 70))
+    train = table(("a", encode(picture(0))), ("b", copy), ("c", encode(picture(2))))
+    test = table(
+        *(("a", encode(picture(0))),) * 2, ("d", encode(picture(1))), ("e", again), ("f", encode(picture(3)))
+    )
+    facts = edit_facts({"train": train, "test": test}, RESIZE)
+    assert count_leak(facts, DISTANCE) == {"edits": 4, "sources": 2}
+    assert count_leak(facts[facts["split"] == "test"].reset_index(drop=True), DISTANCE) == {
+        "edits": 0,
+        "sources": 0,
+    }
+
+
+def test_a_split_that_shares_with_train_does_not_count_for_test() -> None:
+    train, validation, test = (
+        table((name, encode(picture(seed)))) for name, seed in (("a", 0), ("a", 0), ("b", 1))
+    )
+    facts = edit_facts({"train": train, "validation": validation, "test": test}, RESIZE)
+    assert count_leak(facts, DISTANCE) == {"edits": 0, "sources": 0}
+
+
+def test_the_same_edit_has_both_pictures_and_the_instruction() -> None:
+    train = table(*(("a", encode(picture(0))),) * 3)
+    test = table(*(("a", encode(picture(0))),) * 3)
+    test.at[1, "instruction"] = "make it blue"
+    test.at[2, "images"] = [test["images"][2][0], encode(picture(98))]
+    train.loc[1:, "instruction"] = "make it round"
+    found = find_same_edits(edit_facts({"train": train, "test": test}, RESIZE))
+    assert [*found.notna()] == [True, False, False, True, False, False]
+    assert found[3] == "train row 1, id '0'"

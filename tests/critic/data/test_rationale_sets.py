@@ -1,5 +1,6 @@
 """A released SFT set: the faults of an invalid one, and the table made from a valid one."""
 
+from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from critic.answers import is_well_formed, parse_critique
 from critic.data.features import edit_facts
-from critic.data.rationale_sets import COLUMNS, add_empty_think, fault, finish, rationale_facts
+from critic.data.rationale_sets import COLUMNS, fault, finish, rationale_facts, to_answer_form
 from critic.prompts import load_contract
 
 DISTANCE = 24
@@ -92,7 +93,14 @@ def test_other_turns_than_one_of_each_are_told(edits: dict[str, pd.DataFrame], r
 
 @pytest.mark.parametrize(
     "response",
-    [REASONED, "<answer>4</answer>", "<think></think><answer>**1.00**/5</answer>", f"\n {REASONED} \n"],
+    [
+        REASONED,
+        "2.71",
+        " 5\n",
+        "<answer>4</answer>",
+        "<think></think><answer>**1.00**/5</answer>",
+        f"\n {REASONED} \n",
+    ],
 )
 def test_a_response_to_learn_from_has_no_fault(response: str) -> None:
     assert fault(response) is None
@@ -102,7 +110,9 @@ def test_a_response_to_learn_from_has_no_fault(response: str) -> None:
     ("response", "told"),
     [
         ("", "no answer"),
-        ("3.75", "no answer: 3.75"),
+        ("7.75", "out of range: 7.75"),
+        ("3.75 of 5", "no answer: 3.75 of 5"),
+        ("nan", "no answer: nan"),
         ("<think>Half done.<answer>3</answer>", "no answer"),
         ("<answer>good</answer>", "not a number: good"),
         ("<answer>7.5</answer>", "out of range: 7.5"),
@@ -119,8 +129,14 @@ def test_a_response_that_cannot_be_learnt_from_is_told(response: str, told: str)
 def test_a_response_without_fault_is_well_formed_and_has_a_score(response: str) -> None:
     for text in (response, f"<answer>{response}</answer>", f"<think>{response}</think><answer>3</answer>"):
         if fault(text) is None:
-            assert is_well_formed(add_empty_think(text))
-            assert parse_critique(add_empty_think(text)).score is not None
+            assert is_well_formed(to_answer_form(text))
+            assert parse_critique(to_answer_form(text)).score is not None
+
+
+@given(st.decimals(1, 5, places=2), st.text(" \t\r\n", max_size=3))
+def test_a_bare_number_is_a_direct_answer_with_that_score(score: Decimal, blanks: str) -> None:
+    assert fault(f"{blanks}{score}{blanks}") is None
+    assert to_answer_form(f"{blanks}{score}{blanks}") == f"<think></think>\n<answer>{score}</answer>"
 
 
 # --- its table
@@ -154,3 +170,35 @@ def test_two_instructions_for_the_same_pictures_are_none(edits: dict[str, pd.Dat
     train = edits["train"]
     edits["train"] = pd.concat([train, train[:1].assign(id="again", instruction="another")], ignore_index=True)
     assert pd.isna(finished(raw(0), edits)["instruction"][0])
+
+
+def test_a_bare_number_becomes_a_direct_sample_and_is_counted(edits: dict[str, pd.DataFrame]) -> None:
+    table = pd.concat([raw(0), raw(1, response=" 2.71\n")], ignore_index=True)
+    assert [*rationale_facts(table, edit_facts(edits, RESIZE), DISTANCE, RESIZE)["is_bare"]] == [False, True]
+    row = finished(table, edits).iloc[1]
+    assert (row["mode"], row["response"]) == ("direct", "<think></think>\n<answer>2.71</answer>")
+
+
+def test_the_users_text_is_kept_to_the_letter(edits: dict[str, pd.DataFrame]) -> None:
+    text = "<image><image> Edit Instruction: a\r\n{b}\u2028 \n"
+    table = raw(0)
+    table.at[0, "messages"] = [{"role": "user", "content": text}, {"role": "assistant", "content": "3"}]
+    assert [*finished(table, edits)["problem"]] == [text]
+
+
+def test_the_edits_of_the_test_split_are_told_from_others_of_its_sources(edits: dict[str, pd.DataFrame]) -> None:
+    table = raw(0, 20, 20).assign(id=["r0", "same", "other"])
+    table.at[2, "images"] = [encode(20), encode(121)]
+    facts = rationale_facts(table, edit_facts(edits, RESIZE), DISTANCE, RESIZE)
+    assert [*facts["same_edit"].notna()] == [False, True, False]
+    assert [*facts["in_test"].notna()] == [False, True, True]
+    assert facts["same_edit"][1] == "test row 1, id 'test-20'"
+
+
+def test_rows_that_are_left_out_of_the_facts_are_left_out_of_the_table(edits: dict[str, pd.DataFrame]) -> None:
+    table, benchmark = raw(0, 20, 10, 1), edit_facts(edits, RESIZE)
+    facts = rationale_facts(table, benchmark, DISTANCE, RESIZE)
+    kept = finish(table, facts[facts["in_test"].isna()], benchmark, edits["validation"], DISTANCE)
+    assert [*kept["id"]] == ["r0", "r10", "r1"]
+    assert [*kept["instruction"]] == ["edit 0", "edit 10", "edit 1"]
+    assert [*kept["split"]] == ["train", "validation", "train"]

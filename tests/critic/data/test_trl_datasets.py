@@ -99,6 +99,26 @@ def test_pictures_are_resized_as_the_contract_says(name: str, rl: list[dict[str,
             assert np.array_equal(image, other)
 
 
+def test_the_last_pictures_are_decoded_once(
+    rl: list[dict[str, Any]], contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(
+        "critic.data.trl_datasets.decode_cell", lambda cell: decoded.append(cell["bytes"]) or decode_cell(cell)
+    )
+    write_samples(rl, tmp_path / "train.parquet")
+    kept, pair = (
+        load_samples(tmp_path / "train.parquet", contract, keep=2),
+        load_samples(tmp_path / "train.parquet", contract),
+    )
+    first, again = kept[[0, 0, 0]]["images"][::2]
+    assert len(decoded) == 2 and first[0] is again[0]
+    kept[1], kept[0]  # two others are kept now, so the first two are decoded again
+    assert len(decoded) == 6
+    pair[0], pair[0]
+    assert len(decoded) == 10
+
+
 def test_other_columns_can_be_looked_at_without_the_pictures(
     rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
 ) -> None:

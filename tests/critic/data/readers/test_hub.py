@@ -5,11 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pandas as pd
 import pytest
 from datasets import Features, Image, Sequence, Value
 from huggingface_hub import constants
+from pydantic import ValidationError
 
-from critic.data.readers.hub import HubError, fetch, read_benchmark
+from critic.data.readers.hub import (
+    HubError,
+    Settings,
+    add_named,
+    fetch,
+    read,
+    read_benchmark,
+    read_splits,
+    split_by_source,
+)
 from critic.tables import TableError
 
 NAME = "Coobiw/IE-Bench-4k"
@@ -91,6 +102,137 @@ def test_the_token_is_that_of_the_environment(bench: Any, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_lab")
     fetch(NAME, "main")
     assert [headers["authorization"] for _, _, headers in bench.requests] == ["Bearer hf_of_the_lab"]
+
+
+def test_splits_have_the_names_that_params_give(hub: Any, columns: dict[str, list[Any]]) -> None:
+    hub.push(NAME, FEATURES, {"fit": columns, "dev": {k: v[:1] for k, v in columns.items()}, "eval": columns})
+    settings = Settings(
+        dataset=NAME, revision="main", train_split="fit", validation_split="dev", test_split="eval"
+    )
+    tables = dict(read(settings, 7, {}))
+    assert {split: len(table) for split, table in tables.items()} == {"train": 3, "validation": 1, "test": 3}
+
+
+def test_the_config_is_the_one_that_params_name(hub: Any, columns: dict[str, list[Any]]) -> None:
+    two_configs(hub, columns)
+    (table,) = dict(read_benchmark(fetch(NAME, "main"), "small", {"train": "train"})).values()
+    assert len(table) == 1
+
+
+def test_a_config_that_must_be_named_is_named_with_those_that_are_there(
+    hub: Any, columns: dict[str, list[Any]]
+) -> None:
+    two_configs(hub, columns)
+    with pytest.raises(HubError, match=r"has several configs; it has large, small: set download\.hub\.name"):
+        read_splits(fetch(NAME, "main"))
+    with pytest.raises(HubError, match=r"has no config tiny; it has large, small: set download\.hub\.name"):
+        read_splits(fetch(NAME, "main"), "tiny")
+
+
+def two_configs(hub: Any, columns: dict[str, list[Any]]) -> None:
+    """Put a data set on the hub with the configs large, of three rows, and small, of one."""
+    hub.push(NAME, FEATURES, {"large": columns, "small": {k: v[:1] for k, v in columns.items()}})
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: data/{name}-*\n"
+        for name in ("large", "small")
+    )
+    hub.files[NAME]["README.md"] = f"---\nconfigs:\n{configs}---\n".encode()
+
+
+def test_problem_is_read_where_it_is_there(hub: Any, columns: dict[str, list[Any]]) -> None:
+    features, kept = without(FEATURES, columns, "problem")
+    hub.push(NAME, features, {"train": kept, "test": kept})
+    assert [*dict(read_benchmark(fetch(NAME, "main")))["train"]] == ["images", "edit_inst", "answer"]
+
+
+# --- what the files' names tell
+
+
+def named(*names: str | None) -> pd.DataFrame:
+    """A raw table whose edited pictures have these names."""
+    return pd.DataFrame({"images": [[{"path": "x.png"}, {"path": name}] for name in names]})
+
+
+def test_names_tell_the_editor_the_source_and_the_prompts_number() -> None:
+    table = add_named(
+        named(
+            "a1b2c_H-Edit_IEB_00179_prompt1.png", "dst/0z9y8_Some_Editor_IEB_00022_prompt12.jpeg", None, "cat.png"
+        )
+    )
+    told = table[["editor", "source_id", "prompt_number"]].astype(object).where(lambda cells: cells.notna(), None)
+    assert told.to_numpy().tolist() == [
+        ["H-Edit", "IEB_00179", "1"],
+        ["Some_Editor", "IEB_00022", "12"],
+        [None] * 3,
+        [None] * 3,
+    ]
+
+
+def test_what_the_table_says_is_kept() -> None:
+    names = ("a1b2c_H-Edit_IEB_00179_prompt1.png", "0z9y8_MagicBrush_IEB_00022_prompt2.png")
+    table = add_named(named(*names).assign(editor=["its own", None]))
+    assert [*table["editor"]] == ["its own", "MagicBrush"]
+
+
+@pytest.mark.parametrize(
+    "name", ["cat.png", "", "_IEB_00179_prompt1.png", "a_b_IEB_00179_prompt.png", "a_b_IEB__prompt1.png", None]
+)
+def test_other_names_tell_nothing(name: str | None) -> None:
+    assert [*add_named(named(name))] == ["images"]
+
+
+# --- our own split
+
+
+def rows(picture: Callable[..., bytes], *sources: int, first: int = 0) -> pd.DataFrame:
+    """A raw table with an edit of each of these source images."""
+    pairs = [(picture(source), picture(100 + first + row)) for row, source in enumerate(sources)]
+    images = [[{"bytes": file, "path": None} for file in pair] for pair in pairs]
+    return pd.DataFrame({"images": images, "edit_inst": "make it red", "answer": range(first, first + len(pairs))})
+
+
+def sources_of(picture: Callable[..., bytes], table: pd.DataFrame) -> set[int]:
+    numbers = {picture(seed): seed for seed in range(20)}
+    return {numbers[images[0]["bytes"]] for images in table["images"]}
+
+
+def test_a_split_by_source_has_all_rows_and_no_shared_source(picture: Callable[..., bytes]) -> None:
+    tables = {"train": rows(picture, *range(10), *range(10)), "test": rows(picture, *range(10), first=20)}
+    split = split_by_source(tables, 24, seed=7)
+    assert [*split] == ["train", "test"]
+    assert sources_of(picture, split["train"]).isdisjoint(sources_of(picture, split["test"]))
+    assert len(split["test"]) == 9  # of 30 rows, three of each source image, next to the published share of 10
+    assert sorted(pd.concat(split.values())["answer"]) == [*range(30)]
+    assert split["train"]["answer"].is_monotonic_increasing
+    again = split_by_source(tables, 24, seed=7)
+    assert [*again["test"]["answer"]] == [*split["test"]["answer"]]
+    assert [*split_by_source(tables, 24, seed=8)["test"]["answer"]] != [*split["test"]["answer"]]
+
+
+def test_names_that_contradict_the_pictures_hide_no_leak(picture: Callable[..., bytes]) -> None:
+    """Rows stay together if either says that they have the same source image."""
+    tables = {"train": rows(picture, *range(8), *range(8)), "test": rows(picture, *range(8), first=16)}
+    tables["train"]["source_id"] = [f"IEB_{row:05d}" for row in range(16)]  # another for each row
+    tables["test"]["source_id"] = [f"IEB_{min(row, 6):05d}" for row in range(8)]  # one for two source images
+    split = split_by_source(tables, 24, seed=7)
+    train, test = (sources_of(picture, split[name]) for name in ("train", "test"))
+    assert train.isdisjoint(test)
+    assert {6, 7} <= train or {6, 7} <= test
+    assert {*split["train"]["source_id"]}.isdisjoint(split["test"]["source_id"])
+
+
+def test_a_source_image_that_cannot_be_decoded_is_left_to_the_checks(picture: Callable[..., bytes]) -> None:
+    tables = {"train": rows(picture, *range(6)), "test": rows(picture, *range(6), first=6)}
+    tables["test"].at[0, "images"] = [{"bytes": b"broken", "path": None}, {"bytes": picture(1), "path": None}]
+    split = split_by_source(tables, 24, seed=7)
+    assert 6 in {*split["train"]["answer"]}
+    assert len(split["train"]) + len(split["test"]) == 12
+
+
+def test_one_source_image_cannot_be_split(picture: Callable[..., bytes]) -> None:
+    tables = {"train": rows(picture, 0, 0), "test": rows(picture, 0, first=2)}
+    with pytest.raises(HubError, match=r"1 source images can't be split in two.*download\.hub\.split to official"):
+        split_by_source(tables, 24, seed=7)
 
 
 # --- a network that fails now and then
@@ -177,7 +319,7 @@ def test_a_name_that_is_none_is_named() -> None:
         fetch("an owner/a name/main", "main")
 
 
-@pytest.mark.parametrize("column", ["edit_inst", "problem", "answer"])
+@pytest.mark.parametrize("column", ["edit_inst", "answer"])
 def test_a_missing_column_is_named_with_those_that_are_there(
     hub: Any, columns: dict[str, list[Any]], column: str
 ) -> None:
@@ -203,8 +345,13 @@ def test_a_column_of_images_that_holds_none_is_named(hub: Any, columns: dict[str
 
 def test_a_missing_split_is_named_with_those_that_are_there(hub: Any, columns: dict[str, list[Any]]) -> None:
     hub.push(NAME, FEATURES, {"train": columns, "dev": columns})
-    with pytest.raises(HubError, match="has no split test; it has train, dev"):
+    with pytest.raises(HubError, match=r"has no split test; it has train, dev: .*download\.hub\.train_split"):
         dict(read_benchmark(fetch(NAME, "main")))
+
+
+def test_two_splits_of_one_name_are_named() -> None:
+    with pytest.raises(ValidationError, match="must have different names"):
+        Settings(dataset=NAME, revision="main", train_split="all", test_split="all")
 
 
 def test_a_score_that_is_no_number_is_named_with_its_row(hub: Any, columns: dict[str, list[Any]]) -> None:

@@ -61,9 +61,9 @@ def test_what_is_read_can_be_written_and_judged(study: Path, tmp_path: Path) -> 
     write_splits(study)
     write_parquet(dict(read_local(study))["train"], tmp_path / "raw.parquet", TYPES)
     table = normalise(read_parquet(tmp_path / "raw.parquet"), "train")
-    assert [*table] == ["id", "source_id", "images", "instruction", "problem", "mos"]
+    assert [*table] == ["id", "source_id", "images", "instruction", "mos"]
     first, second = edits_from_table(table)
-    assert (first.id, first.instruction, first.mos, first.problem) == ("train-00000", "make it red", 3.7, None)
+    assert (first.id, first.instruction, first.mos) == ("train-00000", "make it red", 3.7)
     assert second.instruction == "NA, or none"
     assert first.source.size == (72, 72)
 
@@ -101,7 +101,7 @@ def test_parquet_has_the_benchmarks_columns_and_the_images_themselves(
     for split in ("train", "test"):
         write_parquet(table, study / f"{split}.parquet", TYPES)
     read = dict(read_local(study))["test"]
-    assert [*read] == [*table, "problem"]
+    assert [*read] == [*table]
     assert [[*pair] for pair in read["images"]] == images
     table.assign(split=["train", "test"]).to_parquet(study / "all.parquet")
     assert [*dict(read_local(study / "all.parquet"))] == ["train", "test"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import released
 from datasets import Features, Image, Sequence, Value
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -74,6 +75,16 @@ def test_files_have_paths_of_images(
     table = read_file(folder / f"set{suffix}")
     assert [*table["messages"]] == TURNS
     assert [*table["images"]] == images
+
+
+@pytest.mark.parametrize("push", [released.Released.push, released.Released.push_json], ids=["Parquet", "JSON"])
+def test_the_released_set_is_read_to_the_letter(hub: Any, push: Callable[[released.Released, Any], None]) -> None:
+    """Bare numbers, literal marks and the spaces after them; the pictures keep the names of their files."""
+    sets = released.make(sources=2)
+    push(sets, hub)
+    table = read_snapshot(fetch(NAME, "main"))
+    assert [*table["messages"]] == sets.sft["messages"]
+    assert [[*pair] for pair in table["images"]] == sets.sft["images"]
 
 
 def test_what_is_written_can_be_read_again(folder: Path) -> None:
