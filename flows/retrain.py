@@ -146,7 +146,8 @@ def run_gate(repository: Path) -> "Decision":
     from critic.release import promotion_gate
 
     decision = promotion_gate.run_gate(repository)
-    create_table_artifact(decision.as_json()["checks"], key="gate-checks", description="The gate")
+    about = f"The gate; {leak}" if (leak := decision.facts.get("leak")) else "The gate"
+    create_table_artifact(decision.as_json()["checks"], key="gate-checks", description=about)
     create_markdown_artifact(decision.markdown(), key="gate-decision", description=decision.summary)
     get_run_logger().info(decision.summary)
     return decision

@@ -11,6 +11,7 @@ from pathlib import Path
 from critic import files
 from critic.audit import manifests
 from critic.audit.cards import Facts, data_card, model_card
+from critic.evaluation.leak import SplitError
 from critic.tables import read_parquet
 
 CARDS = Path("reports/cards")
@@ -26,9 +27,13 @@ def main() -> None:
         splits={split: read_parquet(f"data/validated/{split}.parquet", COLUMNS) for split in SPLITS},
         checks=json.loads(Path("data/validation.json").read_text()),
     )
+    try:
+        cards = {"model.md": model_card(facts), "data.md": data_card(facts)}
+    except SplitError as error:
+        raise SystemExit(str(error)) from None
     with files.replacing_folder(CARDS) as partial:
-        files.write_text(partial / "model.md", f"{model_card(facts)}\n")
-        files.write_text(partial / "data.md", f"{data_card(facts)}\n")
+        for name, card in cards.items():
+            files.write_text(partial / name, f"{card}\n")
 
 
 if __name__ == "__main__":

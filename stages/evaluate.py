@@ -2,11 +2,13 @@
 
     python -m stages.evaluate
 
-Only this stage scores the test split. If data/validated has AGIQA-3k, it measures the critics on that too:
-reports/benchmarks.json has the figures, and is empty otherwise.
+Only this stage scores the test split. If that leaks source images, all that it writes and prints says so. If
+data/validated has AGIQA-3k, it measures the critics on that too: reports/benchmarks.json has the figures, and is
+empty otherwise. Where others have published figures of a benchmark, the report has them too.
 """
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,20 @@ from critic.engines.vllm import VllmEngine
 from critic.evaluation.agreement import measure
 from critic.evaluation.bootstrap import jsonable
 from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated
-from critic.evaluation.report import build_report
+from critic.evaluation.ie_critic_r1 import upstream
+from critic.evaluation.leak import Split, SplitError, read_split
+from critic.evaluation.published import (
+    AGIQA_SETTING,
+    UPSTREAM,
+    Comparison,
+    Setting,
+    benchmark_of,
+    compare_published,
+    of_upstream,
+)
+from critic.evaluation.report import LABELS, build_report
 from critic.files import replacing_folder, write_json, write_text
-from critic.prompts import load_contract
+from critic.prompts import Contract, stage_contract
 from critic.scoring.judges.image_metrics import baseline_scores
 from critic.scoring.scorer import Scorer, predict
 from critic.tables import read_parquet
@@ -36,17 +49,20 @@ AGIQA = Path("data/validated/agiqa.parquet")
 
 def main() -> None:
     section, model = params.load(params.Evaluate), params.load(params.Model)
+    try:
+        split = read_split()
+    except SplitError as error:
+        raise SystemExit(str(error)) from None
     edits = read_parquet("data/validated/test.parquet")
     train_mean = float(read_parquet("data/validated/train.parquet", ["mos"])["mos"].mean())
     checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
     pictures = read_parquet(AGIQA) if AGIQA.exists() else None
     predictions, on_pictures = {}, {}
     for name, checkpoint in checkpoints.items():
-        critic = engine(checkpoint, name)
-        predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
-        if pictures is not None:
-            on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
-        del critic  # first: a vLLM engine that is deleted destroys the parallel state of the process
+        with closing(engine(checkpoint, name)) as critic:
+            predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
+            if pictures is not None:
+                on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
     how: dict[str, Any] = {
         "train_mean": train_mean,
         "failure_policy": section.failure_policy,
@@ -57,28 +73,42 @@ def main() -> None:
     generated = {} if pictures is None else measure_generated(on_pictures, pictures, **how)
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
     shown: dict[str, Any] = {"training": training_curve(CURVES), "validation": validation, "meta": facts(edits)}
-    page = build_report(evaluation, predictions, edits, generated=generated, **shown)
-    write(predictions, evaluation, edits, validation, page, on_pictures, generated)
+    published = beside_published(predictions, edits, split, generated)
+    page = build_report(
+        evaluation, predictions, edits, generated=generated, split=split, published=published, **shown
+    )
+    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated)
+    show(evaluation, split)
+
+
+def show(evaluation: Evaluation, split: Split) -> None:
+    """Print the main scores."""
     for name, metrics in evaluation.models.items():
         main_score = metrics["main_score"]
-        print(f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})")
+        line = f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})"
+        print(split.note(line))
     if gain := evaluation.difference:
-        print(f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}")
+        line = f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}"
+        print(split.note(line))
 
 
 def score(critic: Engine, name: str, items: Iterable[Edit], total: int) -> pd.DataFrame:
     """A critic's predictions of edits or generated pictures, `total` in all."""
-    prompt = params.load(params.Prompt)
-    scorer = Scorer(critic, load_contract(prompt.contract), use_problem=prompt.user_text == "dataset")
+    scorer = Scorer(critic, used_contract())
     batch_size = params.load(params.Evaluate).batch_size
     return predict(scorer, items, total=total, batch_size=batch_size, title=f"scoring with {name}")
 
 
-def engine(checkpoint: str, name: str) -> Engine:
+def used_contract() -> Contract:
+    """The prompt contract of all three models."""
+    return stage_contract(params.load(params.Prompt).contract, "models/grpo")
+
+
+def engine(checkpoint: str, name: str) -> TransformersEngine | VllmEngine:
     """The engine of `evaluate.engine` with a checkpoint loaded."""
     section, model = params.load(params.Evaluate), params.load(params.Model)
     revision = model.revision if name == "base" else None
-    processor = load_processor(checkpoint, load_contract(params.load(params.Prompt).contract), revision)
+    processor = load_processor(checkpoint, used_contract(), revision)
     if section.engine == "transformers":
         return TransformersEngine(load_model(checkpoint, model, revision), processor, section.max_tokens)
     return VllmEngine(
@@ -91,6 +121,32 @@ def engine(checkpoint: str, name: str) -> Engine:
         gpu_memory_utilization=section.gpu_memory_utilization,
         tensor_parallel_size=section.tensor_parallel_size,
     )
+
+
+def beside_published(
+    predictions: dict[str, pd.DataFrame],
+    edits: pd.DataFrame,
+    split: Split,
+    generated: dict[str, dict[str, Scores]],
+) -> list[Comparison]:
+    """Our figures beside published ones, of the benchmark if it has any, and of AGIQA-3k if it was scored."""
+    download = params.load(params.Download)
+    hub = (download.model_extra or {}).get("hub") if download.source == "hub" else None
+    found = []
+    if (benchmark := benchmark_of(hub and hub["dataset"])) is not None:
+        mos = edits.set_index("id")["mos"]
+        ours = {
+            LABELS[name]: of_upstream(upstream([*table["response"]], table["score"], mos[table["id"]]))
+            for name, table in predictions.items()
+        }
+        found.append(compare_published(ours, Setting(benchmark, UPSTREAM, split.name)))
+    if generated:
+        quality = {
+            LABELS[name]: {metric: estimate.value for metric, estimate in axes["quality"].items()}
+            for name, axes in generated.items()
+        }
+        found.append(compare_published(quality, AGIQA_SETTING))
+    return found
 
 
 def training_curve(curves: Path) -> pd.DataFrame:
@@ -122,7 +178,7 @@ def validation_curve(path: Path, train_mean: float, section: params.Evaluate) ->
 
 def facts(edits: pd.DataFrame) -> dict[str, str]:
     """What the report says on how it was made."""
-    contract = load_contract(params.load(params.Prompt).contract)
+    contract = used_contract()
     return {
         "Profile": params.profile(),
         "Base model": params.load(params.Model).base,
@@ -137,12 +193,14 @@ def write(
     predictions: dict[str, pd.DataFrame],
     evaluation: Evaluation,
     edits: pd.DataFrame,
+    split: Split,
     validation: pd.DataFrame,
     page: str,
     on_pictures: dict[str, pd.DataFrame],
     generated: dict[str, dict[str, Scores]],
 ) -> None:
-    """Write every output of the stage."""
+    """Write every output of the stage. Tables of the test split say in a column `split` what it leaks."""
+    leak = {"split": split.leak} if split.leak else {}
     known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
     with replacing_folder(REPORTS / "predictions") as folder:
         for name, table in predictions.items():
@@ -153,10 +211,11 @@ def write(
     scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
     with replacing_folder(REPORTS / "plots") as folder:
         # DVC would draw a missing score as 0
-        scatter.dropna(subset="score").to_csv(folder / "predictions.csv", index=False)
+        scatter.dropna(subset="score").assign(**leak).to_csv(folder / "predictions.csv", index=False)
         validation.to_csv(folder / "validation.csv", index=False)
-        evaluation.groups.to_csv(folder / "groups.csv", index=False)
-    write_json(REPORTS / "metrics.json", jsonable(evaluation.models))
+        evaluation.groups.assign(**leak).to_csv(folder / "groups.csv", index=False)
+    metrics = {name: split.mark(figures) for name, figures in jsonable(evaluation.models).items()}
+    write_json(REPORTS / "metrics.json", metrics)
     write_json(REPORTS / "benchmarks.json", {"agiqa": jsonable(generated)} if generated else {})
     write_text(REPORTS / "report.html", page)
 

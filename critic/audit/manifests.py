@@ -262,11 +262,15 @@ def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Contract | None:
-    if "prompt" not in read:
+    if "prompt" not in read.get("profiles", {}).get(values["profile"], {}):
         return None
     name = _section(values, "prompt")["contract"]
-    path = folder / "critic/contracts" / f"{name}.yaml"
-    return Contract(name=name, sha256=files.sha256(path if path.exists() else folder / name))
+    if name == "learnt":  # `download` makes it, and each later stage has a copy among its inputs
+        inputs = ("data/raw", "data/validated", "data/sft", "models/sft")
+        paths = [folder / path / "contract.yaml" for path in inputs]
+    else:
+        paths = [folder / "critic/contracts" / f"{name}.yaml", folder / name]
+    return Contract(name=name, sha256=files.sha256(next((path for path in paths if path.exists()), paths[-1])))
 
 
 def _base(values: dict[str, Any], read: dict[str, Any], deps: list[str], folder: Path) -> tuple[str, str] | None:

@@ -74,6 +74,7 @@ class RerunReport:
         scores: the main score of each model in the record and after the rerun, if both measured it.
         tolerance: the largest difference of main scores that is allowed.
         environment: how the environment differs from the recorded one.
+        leak: what must be said of the test split beside the scores, "" if nothing.
     """
 
     outcome: Outcome
@@ -83,6 +84,7 @@ class RerunReport:
     scores: Mapping[str, tuple[float, float]]
     tolerance: float
     environment: tuple[str, ...]
+    leak: str = ""
 
     def markdown(self) -> str:
         """The report as a page."""
@@ -91,8 +93,9 @@ class RerunReport:
             f"{'identical' if output.is_same else f'**different**: {output.changed}'} |"
             for output in self.outputs
         ]
+        leak = f", on a test split that {self.leak}" if self.leak else ""
         scores = [
-            f"- main score of {model}: {old:.4f}, now {new:.4f}" for model, (old, new) in self.scores.items()
+            f"- main score of {model}: {old:.4f}, now {new:.4f}{leak}" for model, (old, new) in self.scores.items()
         ]
         environment = [f"- environment: {line}" for line in self.environment]
         head = [f"# {self.outcome.capitalize()}", "", f"{self.why[0].upper()}{self.why[1:]}.", ""]
@@ -164,6 +167,7 @@ def compare_records(then: Record, now: Record, stages: list[str], tolerance: flo
         # If the inputs differ, the fault is in the stage that made them.
         outputs += _compare_outputs(before, after, exact=old == new and not may_differ)
     scores = _main_scores(then, now) if "evaluate" in stages else {}
+    leak = _leak(then) if scores else ""
     different = [output for output in outputs if not output.is_same]
     first = f"{different[0].stage}: {different[0].changed}" if different else None
     wrong = next((output for output in different if output.exact), None)
@@ -184,7 +188,7 @@ def compare_records(then: Record, now: Record, stages: list[str], tolerance: flo
             f"{first} isn't identical, which is possible in another environment or on a GPU; main scores differ "
             f"by up to {gap:.3f}, {'within' if gap <= tolerance else 'more than'} the tolerance of {tolerance:.3f}"
         )
-    return RerunReport(outcome, first, why, tuple(outputs), scores, tolerance, tuple(changes))
+    return RerunReport(outcome, first, why, tuple(outputs), scores, tolerance, tuple(changes), leak)
 
 
 def tolerance_of(record: Record) -> float:
@@ -237,6 +241,12 @@ def _main_scores(then: Record, now: Record) -> dict[str, tuple[float, float]]:
         if (old := before[model]["main_score"]["value"]) is not None
         and (new := after.get(model, {}).get("main_score", {}).get("value")) is not None
     }
+
+
+def _leak(record: Record) -> str:
+    """What metrics.json says of the test split's leak."""
+    models = json.loads(record.read(METRICS)).values()
+    return next((str(of["split"]["note"]) for of in models if "split" in of), "")
 
 
 def _stages_until(record: Record, until: str | None) -> list[str]:

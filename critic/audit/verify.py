@@ -29,6 +29,7 @@ from critic import params
 from critic.audit.manifests import CODE, PARAMS_MODULE, UNKNOWN, Manifest, Material, fingerprint, path_in, path_of
 from critic.audit.records import Record, RecordError, differing, flatten, is_within, item_path, output_paths
 from critic.evaluation.agreement import measure
+from critic.evaluation.leak import VALIDATION, read_split
 from critic.release.git import CheckoutError, generated, uncommitted
 from critic.tables import read, read_parquet
 
@@ -274,8 +275,9 @@ def check_models(manifests: dict[str, Manifest]) -> Iterator[Finding]:
 
 
 def check_metrics(repository: Path) -> Iterator[Finding]:
-    """Compare reports/metrics.json, except its intervals, with the predictions and the MOS of the test split."""
+    """Compare reports/metrics.json, except its intervals, with the predictions, the MOS and the leak."""
     try:
+        split = read_split(repository / VALIDATION).mark({}).get("split")
         reported = json.loads((repository / METRICS).read_text())
         test = read_parquet(repository / "data/validated/test.parquet", ["id", "mos"])
         train_mean = float(read_parquet(repository / "data/validated/train.parquet", ["mos"])["mos"].mean())
@@ -296,10 +298,14 @@ def check_metrics(repository: Path) -> Iterator[Finding]:
             means = f"{model} was evaluated on other edits than the other models"
             yield Finding("metrics", f"{PREDICTIONS}/{model}.parquet", what, means)
             continue
+        scores = reported[model]
+        if isinstance(scores, dict) and scores.get("split") != split:
+            what = f"it isn't what {VALIDATION} says of the test split's leak"
+            yield Finding("metrics", f"{METRICS} {model}.split", what, "the figures stand without their leak")
         joined = test.merge(scored[model], on="id")
         answers, mos = joined["score"].to_numpy(float, na_value=np.nan), joined["mos"].to_numpy(float)
         for name, value in measure(answers, mos, failure_policy, train_mean).items():
-            score = _value(reported[model], name)
+            score = _value(scores, name)
             if score is None and not np.isfinite(value):
                 continue
             if score is None or not isclose(score, value, rel_tol=1e-9, abs_tol=1e-9):

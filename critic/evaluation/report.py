@@ -6,7 +6,7 @@ The page contains its pictures and styles and needs no script and no network. Th
 Text of datasets and models is escaped: it can't become markup.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from math import isfinite, isnan
 from typing import Any, Literal
 
@@ -20,8 +20,10 @@ from critic.edits import GENERATED_AXES
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, Estimate
 from critic.evaluation.evaluate import Evaluation, Scores, match
 from critic.evaluation.figures import bars, curve, scatter
+from critic.evaluation.leak import Split
 from critic.evaluation.logistic_fit import fit_logistic
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
+from critic.evaluation.published import Comparison
 from critic.pictures import data_uri, decode_cell
 from critic.scoring.judges.image_metrics import BASELINES
 
@@ -47,6 +49,8 @@ def build_report(
     validation: pd.DataFrame,
     meta: dict[str, str],
     generated: Mapping[str, Mapping[str, Scores]] | None = None,
+    split: Split | None = None,
+    published: Sequence[Comparison] = (),
     origin: str = BY_STAGE,
 ) -> str:
     """The report as one HTML page.
@@ -61,6 +65,8 @@ def build_report(
         validation: GRPO on the validation split: step, main_score. Empty tables draw no curve.
         meta: facts on how the figures were made, by name (profile, model, contract, params).
         generated: of `critic.evaluation.evaluate.measure_generated`, for the same models, if AGIQA-3k was scored.
+        split: how the edits were split off; None if unknown. Its leak stands beside each figure.
+        published: these models' figures beside published ones, a table each.
         origin: a sentence on what made the report.
 
     Raises:
@@ -69,8 +75,10 @@ def build_report(
     tables = {name: match(table, edits, name, "the edits") for name, table in predictions.items()}
     labels = {name: LABELS.get(name, name) for name in tables}
     drawn = {*evaluation.groups["model"][evaluation.groups["value"] != 0]}
+    leak = split.leak if split else ""
     context = {
-        **_headline(evaluation, edits, labels),
+        **_headline(evaluation, edits, labels, leak),
+        "leak": leak,
         "evaluation": evaluation,
         "labels": list(labels.values()),
         "metrics": [*SHOWN.values()],
@@ -82,10 +90,12 @@ def build_report(
         ],
         "failures_are": FAILURE_POLICIES[evaluation.failure_policy],
         "outcome": evaluation.difference and _outcome(evaluation.difference),
-        "scatters": _scatters(tables, edits, labels),
+        "scatters": _scatters(tables, edits, labels, leak),
         "groups": _groups(evaluation, labels),
         "bars": [(series, label) for series, (name, label) in enumerate(labels.items()) if name in drawn],
         "smallest_group": SMALLEST_GROUP,
+        "published": published,
+        "all_metrics": METRICS,
         "curves": _curves(training, validation),
         "examples": _examples(list(tables.values())[-1], edits),
         "policies": list(FAILURE_POLICIES.values()),
@@ -112,7 +122,7 @@ def _interval(estimate: Estimate) -> str:
     return "n/a" if isnan(estimate.low) else f"{_number(estimate.low)} to {_number(estimate.high)}"
 
 
-def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
+def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], leak: str) -> dict[str, Any]:
     """The title with the main finding, the sentence below it and the most important numbers."""
     *_, (name, label) = labels.items()
     main, coverage = (evaluation.models[name][metric] for metric in ("main_score", "coverage"))
@@ -132,8 +142,9 @@ def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str
     best, classic = max(
         (scores["main_score"].value, BASELINES[metric].label) for metric, scores in evaluation.baselines.items()
     )
+    known = "test" if leak else "unseen"
     lead = (
-        f"On {len(edits):,} unseen edits of {edits['source_id'].nunique():,} source images, "
+        f"On {len(edits):,} {known} edits of {edits['source_id'].nunique():,} source images, "
         f"{label} agrees with people at a main score of {_number(main.value)}, where 1 is perfect "
         f"and 0 is chance. The best classic metric, {classic}, reaches {_number(best)}"
     )
@@ -166,7 +177,7 @@ def _sections(evaluation: Evaluation, labels: dict[str, str]) -> Rows:
     return [{"title": title, "rows": rows} for title, rows in sections if rows]
 
 
-def _scatters(tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict[str, str]) -> Rows:
+def _scatters(tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict[str, str], leak: str) -> Rows:
     mos = edits["mos"].to_numpy(float)
     plots = []
     for series, (name, label) in enumerate(labels.items()):
@@ -175,6 +186,7 @@ def _scatters(tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict
         fitted = None if failed == len(predicted) else fit_logistic(predicted, mos)
         svg = scatter(predicted, mos, fitted, series=series, title=f"Predicted against MOS: {label}")
         caption = f"{len(predicted) - failed:,} edits" + (f"; {failed:,} failed and have no dot" if failed else "")
+        caption += f". This test split {leak}." if leak else ""
         plots.append({"label": label, "svg": Markup(svg), "caption": caption})
     return plots
 

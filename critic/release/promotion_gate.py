@@ -11,6 +11,7 @@ lists the other rules. An answer without a score counts as the end of the scale 
 failure never helps.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from dvc_data.index.index import DataIndexDirError
 from critic import params
 from critic.evaluation.agreement import apply_failure_policy, measure, paired_bootstrap
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, enough
+from critic.evaluation.leak import OFFICIAL, VALIDATION, Split, SplitError, parse_split
 from critic.files import write_json, write_text
 from critic.release import registry
 from critic.release.git import git
@@ -55,6 +57,7 @@ class TestResult:
         size: bytes of the critic's folder.
         predictions: id, source_id, edit_type (may be missing), mos, score (missing where the critic failed),
             tokens.
+        split: how the test split was made, and its leak.
     """
 
     label: str
@@ -62,6 +65,7 @@ class TestResult:
     test: str
     size: int
     predictions: pd.DataFrame
+    split: Split
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,29 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
         files = DVCFileSystem(str(repository), rev=revision)
         with files.open(PREDICTIONS) as file:
             predictions = read_parquet(PREDICTIONS, file=file)
+        split = _read_split(files, predictions, is_release=revision is not None)
         model, test = (files.info(path)["dvc_info"] for path in (MODEL, TEST))
-        return TestResult(label, str(model["md5"]), str(test["md5"]), int(model["size"]), predictions)
+        return TestResult(label, str(model["md5"]), str(test["md5"]), int(model["size"]), predictions, split)
+    except SplitError as error:
+        raise GateError(f"the test split of {label}: {error}") from None
     except (DvcException, DataIndexDirError, OSError, KeyError, TableError) as error:
         raise GateError(
             f"the predictions of {label} can't be read ({error}): run `dvc repro` for the checkout's, or "
             "`dvc push` where the release was made"
         ) from error
+
+
+def _read_split(files: DVCFileSystem, predictions: pd.DataFrame, is_release: bool) -> Split:
+    """How the test split was made. A release from before this was recorded has no leak: `validate` refused any.
+
+    Raises:
+        SplitError: data/validation.json doesn't say it.
+    """
+    with files.open(str(VALIDATION)) as file:
+        report = json.load(file)
+    if is_release and "split" not in report:
+        return Split("given", len(predictions))
+    return parse_split(report)
 
 
 def run_gate(repository: Path) -> Decision:
@@ -179,9 +199,19 @@ def _withdrawn(repository: Path, model: str) -> str | None:
 def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gate, seed: int) -> Decision:
     """Compare a challenger with the champion; without one, only the rules that need none apply.
 
+    If the test split leaks, the last reason says so, and so does the fact "leak".
+
     Raises:
         GateError: predictions have no rows, or an id twice.
     """
+    decision = _decide(champion, challenger, gate, seed)
+    if not (leak := challenger.split.leak):
+        return decision
+    reasons = (*decision.reasons, f"The challenger's test split {leak}.")
+    return replace(decision, reasons=reasons, facts={**decision.facts, "leak": f"this test split {leak}"})
+
+
+def _decide(champion: TestResult | None, challenger: TestResult, gate: params.Gate, seed: int) -> Decision:
     new = _by_id(challenger)
     facts = {
         "champion": "none" if champion is None else f"{champion.label}, model {champion.model[:12]}",
@@ -193,6 +223,8 @@ def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gat
     if champion.model == challenger.model:
         return Decision(False, (f"It is the critic of {champion.label}.",), (), facts)
     old = _by_id(champion)
+    if why := _different_splits(champion, challenger):
+        return Decision(False, (why,), _floors(new, None, gate), facts)
     if champion.test != challenger.test or [*old.index] != [*new.index]:
         why = (
             f"{champion.label} was evaluated on a different test split ({champion.test[:12]}, the challenger on "
@@ -215,6 +247,18 @@ def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gat
     )
     reason = f"Its gain in main score over {champion.label} is {gain.value:+.3f}, at least {gain.low:+.3f}."
     return _decision(checks, facts, reason)
+
+
+def _different_splits(champion: TestResult, challenger: TestResult) -> str:
+    """Why test splits of different origin or leak aren't compared, "" if they are alike."""
+    old, new = champion.split, challenger.split
+    if (old.name == OFFICIAL) == (new.name == OFFICIAL) and (old.leaked, old.sources) == (new.leaked, new.sources):
+        return ""
+    said = [f"{split.name}, {split.leak or 'without a leak'}" for split in (old, new)]
+    return (
+        f"The test split of {champion.label} ({said[0]}) and that of the challenger ({said[1]}) give figures that "
+        f"can't be compared: check out {champion.label}, give it the challenger's data, run `dvc repro`."
+    )
 
 
 def record(repository: Path, decision: Decision) -> Path:

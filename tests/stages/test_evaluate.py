@@ -12,6 +12,7 @@ from PIL import Image
 from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Request, Sampling
 from critic.evaluation.evaluate import compute_metrics, measure_generated
+from critic.evaluation.leak import Split
 from critic.scoring.judges.image_metrics import BASELINES
 from stages import evaluate
 
@@ -46,6 +47,15 @@ def test_a_generated_picture_is_scored_through_the_contract(
     assert "Prompt: a cat at night\n" in request.prompt
 
 
+def test_without_knowing_the_test_split_it_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"data/validation\.json is missing.*run `dvc repro validate`"):
+        evaluate.main()
+
+
 @pytest.mark.parametrize("with_pictures", [False, True])
 def test_benchmarks_json_is_always_there_and_empty_without_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_pictures: bool
@@ -60,7 +70,8 @@ def test_benchmarks_json_is_always_there_and_empty_without_pictures(
     pictures = pd.DataFrame({"id": ids, "prompt": ids, "mos_quality": mos, "mos_alignment": mos[::-1]})
     on_pictures = predictions if with_pictures else {}
     generated = measure_generated(on_pictures, pictures, train_mean=3, n_boot=10)
-    evaluate.write(predictions, evaluation, edits, pd.DataFrame(), "<html>", on_pictures, generated)
+    split = Split("given", len(edits))
+    evaluate.write(predictions, evaluation, edits, split, pd.DataFrame(), "<html>", on_pictures, generated)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
     if with_pictures:

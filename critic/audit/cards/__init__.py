@@ -14,6 +14,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from critic.audit.manifests import Manifest
+from critic.evaluation.leak import Split, parse_split
 from critic.evaluation.metrics import SHOWN
 
 TEMPLATES = Path(__file__).parent
@@ -53,6 +54,11 @@ class Facts:
         return {**read.get(name, {}), **read.get("profiles", {}).get(self.profile, {}).get(name, {})}
 
     @property
+    def split(self) -> Split:
+        """How the test split was made, and its leak."""
+        return parse_split(self.checks)
+
+    @property
     def source(self) -> str:
         """The name of the benchmark."""
         download = self.section("download", "download")
@@ -65,7 +71,9 @@ def model_card(facts: Facts) -> ModelCard:
 
     Raises:
         CardError: a metric is missing, or the hub can't read the card.
+        SplitError: data/validation.json doesn't say how the test split was made.
     """
+    leak = facts.split.leak
     base = facts.section("sft", "model")["base"]
     is_hub = "/" in base and base in facts.manifests["sft"].revisions
     source = facts.section("download", "download")["source"]
@@ -79,6 +87,7 @@ def model_card(facts: Facts) -> ModelCard:
                 dataset_name=facts.source,
                 dataset_split="test",
                 dataset_revision=facts.manifests["download"].revisions.get(facts.source),
+                dataset_args={"test split": leak} if leak else None,
                 metric_type=name,
                 metric_name=metric.label,
                 metric_value=round(scores[name]["value"], 4),
@@ -110,6 +119,7 @@ def data_card(facts: Facts) -> DatasetCard:
 
     Raises:
         CardError: the hub can't read the card.
+        SplitError: data/validation.json doesn't say how the test split was made.
     """
     number = sum(len(table) for table in facts.splits.values())
     files = [{"split": split, "path": f"{split}.parquet"} for split in facts.splits]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from critic import files
 from critic.audit import manifests
 from critic.audit.verify import verify
 
@@ -25,6 +26,15 @@ def test_the_commit_of_a_base_is_the_fetched_one(
         (model / path).write_text(text)
     run.finish()
     assert manifests.read(checkout, "sft").revisions == {"someone/a-base": "c0ffee"}
+
+
+def test_a_learnt_contract_is_the_one_among_the_inputs(checkout: Path) -> None:
+    params, learnt = checkout / "params.yaml", checkout / "data/validated/contract.yaml"
+    params.write_text(params.read_text().replace("contract: tiny", "contract: learnt", 1))
+    learnt.write_text("name: learnt")
+    manifests.begin("build", checkout).finish()
+    contract = manifests.read(checkout, "build").contract
+    assert contract == manifests.Contract(name="learnt", sha256=files.sha256(learnt))
 
 
 def test_a_base_in_a_folder_outside_the_deps_is_refused(checkout: Path) -> None:

@@ -22,6 +22,7 @@ from critic.audit import manifests
 from critic.audit.verify import Finding, check_metrics, verify
 from critic.cli import main
 from critic.evaluation.agreement import measure
+from critic.evaluation.leak import read_split
 from critic.release.git import git
 
 Tampering = Callable[[Path], None]
@@ -454,6 +455,19 @@ def test_a_metric_is_computed_again_when_all_hashes_match(checkout: Path) -> Non
     commit(checkout, "Nothing to see here")
     problems = [finding for finding in verify(checkout) if finding.is_problem]
     assert [(p.check, p.where) for p in problems] == [("metrics", "reports/metrics.json grpo.main_score")]
+
+
+def test_figures_without_the_leak_of_their_test_split_are_a_problem(checkout: Path) -> None:
+    path = checkout / "data/validation.json"
+    report = json.loads(path.read_text())
+    report["split"] = {"name": "official", "leak": {"edits": 3, "sources": 1}}
+    path.write_text(json.dumps(report))
+    found = [finding.where for finding in check_metrics(checkout)]
+    assert found == [f"reports/metrics.json {model}.split" for model in ("base", "grpo", "sft")]
+    metrics_path = checkout / "reports/metrics.json"
+    metrics = {name: read_split(path).mark(of) for name, of in json.loads(metrics_path.read_text()).items()}
+    metrics_path.write_text(json.dumps(metrics))
+    assert [*check_metrics(checkout)] == []
 
 
 def test_an_evaluation_of_the_easiest_edits_is_a_problem(checkout: Path) -> None:

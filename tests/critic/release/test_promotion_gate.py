@@ -11,7 +11,9 @@ from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from critic.evaluation.leak import Split
 from critic.params import Gate
+from critic.release.git import git
 from critic.release.promotion_gate import GateError, TestResult, decide, read_test_result, record
 
 RULES = Gate(
@@ -28,6 +30,8 @@ RULES = Gate(
 GAIN = "lower bound of the gain"
 SOURCES, EDITS = 60, 5
 KINDS = np.array(["add", "remove", "style"])
+GIVEN, BY_SOURCE = (Split(name, SOURCES * EDITS) for name in ("given", "by_source"))
+OFFICIAL = Split("official", SOURCES * EDITS, 120, 40)
 
 
 def result(noise: float, seed: int = 0, label: str = "v1.0.0") -> TestResult:
@@ -45,7 +49,7 @@ def result(noise: float, seed: int = 0, label: str = "v1.0.0") -> TestResult:
             "tokens": 40,
         }
     )
-    return TestResult(label, f"model-{noise}-{seed}", "test-1", 1000, table)
+    return TestResult(label, f"model-{noise}-{seed}", "test-1", 1000, table, GIVEN)
 
 
 CHAMPION = result(0.9)
@@ -96,6 +100,42 @@ def test_different_test_splits_are_not_compared() -> None:
     assert "was evaluated on a different test split" in decide(CHAMPION, other, RULES, seed=7).summary
     fewer = replace(CHAMPION, predictions=CHAMPION.predictions.iloc[1:])
     assert "was evaluated on a different test split" in decide(fewer, result(0.2, 1), RULES, seed=7).summary
+
+
+@pytest.mark.parametrize("test", ["test-1", "test-2"])
+@pytest.mark.parametrize("official_is_new", [True, False])
+def test_an_official_split_is_not_compared_with_one_by_source(test: str, official_is_new: bool) -> None:
+    splits = (BY_SOURCE, OFFICIAL) if official_is_new else (OFFICIAL, BY_SOURCE)
+    champion, challenger = replace(CHAMPION, split=splits[0]), replace(result(0.2, 1), split=splits[1], test=test)
+    decision = decide(champion, challenger, RULES, seed=7)
+    assert not decision.promote
+    assert "can't be compared: check out v1.0.0" in decision.summary
+    assert "by_source, without a leak" in decision.summary and f"official, {OFFICIAL.leak}" in decision.summary
+
+
+def test_splits_with_another_leak_are_not_compared() -> None:
+    more = replace(result(0.2, 1), split=replace(OFFICIAL, leaked=200))
+    assert "can't be compared" in decide(replace(CHAMPION, split=OFFICIAL), more, RULES, seed=7).summary
+    alike = replace(result(0.2, 1), split=BY_SOURCE)
+    assert "can't be compared" not in decide(CHAMPION, alike, RULES, seed=7).summary
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.2, 0.9])
+@pytest.mark.parametrize("champion", [None, replace(CHAMPION, split=OFFICIAL)])
+def test_a_decision_on_a_split_that_leaks_says_so(
+    noise: float, champion: TestResult | None, tmp_path: Path
+) -> None:
+    """In the summary (of the commit, the tag and the notification), in the JSON and on the page."""
+    decision = decide(champion, replace(result(noise), split=OFFICIAL), RULES, seed=7)
+    assert f"The challenger's test split {OFFICIAL.leak}." in decision.summary
+    page = record(tmp_path, decision)
+    assert OFFICIAL.leak in page.read_text()
+    assert OFFICIAL.leak in json.loads(page.with_suffix(".json").read_text())["facts"]["leak"]
+
+
+def test_without_a_leak_no_decision_speaks_of_one() -> None:
+    decision = decide(CHAMPION, replace(result(0.3, 1), split=BY_SOURCE), RULES, seed=7)
+    assert decision.promote and "leak" not in decision.markdown()
 
 
 def test_answers_without_a_score_count_as_the_worst_ones() -> None:
@@ -202,3 +242,50 @@ def test_decisions_are_numbered_pages_and_json_beside_each_other(tmp_path: Path)
     assert told["promote"] and told["checks"][0]["passed"]
     page = refused.read_text()
     assert page.startswith("# Refuse\n") and "300 edits of 60 source images, test-1" in page and "**no**" in page
+
+
+PIPELINE = """\
+stages:
+  all:
+    cmd: python run.py
+    outs: [data/validated, data/validation.json, models/grpo, reports/predictions]
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose pipeline ran on an official split."""
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main")
+    git(tmp_path, "config", "user.name", "Ann")
+    git(tmp_path, "config", "user.email", "ann@example.org")
+    for folder in ("data/validated", "models/grpo", "reports/predictions"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "models/grpo/weights").write_text("1")
+    for path in ("data/validated/test.parquet", "reports/predictions/grpo.parquet"):
+        CHAMPION.predictions.to_parquet(tmp_path / path)
+    Repo.init(str(tmp_path)).close()
+    write_report(tmp_path, {"name": "official", "leak": {"edits": 120, "sources": 40}})
+    return tmp_path
+
+
+def write_report(checkout: Path, split: dict[str, object] | None) -> None:
+    """Write data/validation.json and dvc.lock, and commit."""
+    report = {"splits": {"test": {"edits": SOURCES * EDITS}}} | ({"split": split} if split else {})
+    (checkout / "data/validation.json").write_text(json.dumps(report))
+    with Repo(str(checkout)) as repo:
+        repo.commit(force=True)
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--allow-empty", "-m", "Run")
+
+
+def test_the_split_is_read_from_what_validate_wrote(checkout: Path) -> None:
+    assert read_test_result(checkout).split == OFFICIAL
+    assert read_test_result(checkout, "HEAD").split == OFFICIAL
+
+
+def test_a_release_from_before_splits_were_recorded_has_no_leak_but_a_checkout_must_say(checkout: Path) -> None:
+    write_report(checkout, None)
+    assert read_test_result(checkout, "HEAD").split == GIVEN
+    with pytest.raises(GateError, match="run `dvc repro validate`"):
+        read_test_result(checkout)

@@ -1,0 +1,105 @@
+"""How the test split was made, and whether its source images are also in train or validation.
+
+    split = read_split(Path("data/validation.json"))
+    split.leak    # "leaks source images: 370 of 970 test edits share one of 120 sources with train or validation"
+
+A published split may share source images (IE-Bench-4k's does). A critic has then seen the pictures that it is
+tested on, and its figures are too high. Whatever prints a figure of the test split prints `Split.leak` beside it,
+unless it is "".
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VALIDATION = Path("data/validation.json")
+OFFICIAL = "official"
+
+
+class SplitError(ValueError):
+    """Nobody knows how the test split was made; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A test split.
+
+    Attributes:
+        name: "official" (as published), "by_source" (made by source image), "given" (neither from the hub).
+        edits: number of its edits.
+        leaked: how many of them have a source image that is, or looks, the same as one of train or validation.
+        sources: the number of such source images.
+    """
+
+    name: str
+    edits: int
+    leaked: int = 0
+    sources: int = 0
+
+    @property
+    def leak(self) -> str:
+        """What must be said of the test split beside each of its figures, as a predicate; "" if nothing."""
+        if self.leaked:
+            share = "shares" if self.leaked == 1 else "share"
+            of = "one source" if self.sources == 1 else f"one of {self.sources:,} sources"
+            return (
+                f"leaks source images: {self.leaked:,} of {self.edits:,} test edits {share} {of} with train or "
+                "validation"
+            )
+        if self.name == OFFICIAL:
+            return f"is the published one: none of {self.edits:,} test edits shares a source image with the others"
+        return ""
+
+    def note(self, text: str) -> str:
+        """A text with figures of the test split, and the leak after it."""
+        return f"{text}, on a test split that {self.leak}" if self.leak else text
+
+    def mark(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures of the test split by name, with the key `split` if there is a leak to say."""
+        if not self.leak:
+            return dict(figures)
+        leak = {"edits": self.leaked, "sources": self.sources}
+        return {**figures, "split": {"name": self.name, "leak": leak, "note": self.leak}}
+
+
+def parse_split(report: Mapping[str, Any], path: Path | str = VALIDATION) -> Split:
+    """The test split in the content of data/validation.json; `path` is for the error.
+
+    Raises:
+        SplitError: the report doesn't say how the split was made.
+    """
+    try:
+        name, leak, test = report["split"]["name"], report["split"]["leak"], report["splits"]["test"]
+        return Split(str(name), int(test["edits"]), int(leak["edits"]), int(leak["sources"]))
+    except (KeyError, TypeError, ValueError):
+        raise SplitError(
+            f"{path} doesn't say how the test split was made and what it leaks: run `dvc repro validate`"
+        ) from None
+
+
+def read_split(path: Path = VALIDATION) -> Split:
+    """The test split that `validate` has described.
+
+    Raises:
+        SplitError: the file is missing, isn't JSON, or doesn't say how the split was made.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SplitError(f"{path} is missing, which has the test split's leak: run `dvc repro validate`") from None
+    except ValueError as error:
+        raise SplitError(f"{path} isn't JSON ({error}): run `dvc repro validate`") from None
+    return parse_split(report, path)
+
+
+def split_of(table: Path) -> Split | None:
+    """The split of a table of opinions, if it is the pipeline's test split (data/validated/test.parquet).
+
+    Raises:
+        SplitError: as `read_split`, if there is a validation.json of this table.
+    """
+    report = table.resolve().parent.with_name(VALIDATION.name)
+    is_test = table.name == "test.parquet" and table.resolve().parent.name == "validated"
+    return read_split(report) if is_test and report.exists() else None

@@ -1,0 +1,76 @@
+"""The cards: what they say of the test split."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from critic.audit import manifests
+from critic.audit.cards import Facts, data_card, model_card
+from critic.evaluation.leak import SplitError, parse_split
+from critic.tables import read_parquet
+
+STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate")
+LEAK = {"name": "official", "leak": {"edits": 6, "sources": 2}}
+FIGURE = re.compile(r"\b0\.\d{3}\b")
+
+
+@pytest.fixture(scope="module")
+def facts(audited: Path) -> Facts:
+    """Of a run on minibench."""
+    columns = ("source_id", "mos", "edit_type")
+    return Facts(
+        manifests={stage: manifests.read(audited, stage) for stage in STAGES},
+        metrics=json.loads((audited / "reports/metrics.json").read_text()),
+        splits={
+            split: read_parquet(audited / f"data/validated/{split}.parquet", columns)
+            for split in ("train", "validation", "test")
+        },
+        checks=json.loads((audited / "data/validation.json").read_text()),
+    )
+
+
+@pytest.fixture(scope="module")
+def official(facts: Facts) -> Facts:
+    """The same, if its test split were a published one that leaks."""
+    checks = facts.checks | {"split": LEAK}
+    split = parse_split(checks)
+    return replace(facts, checks=checks, metrics={name: split.mark(of) for name, of in facts.metrics.items()})
+
+
+def test_without_a_leak_the_cards_say_that_sources_are_apart(facts: Facts) -> None:
+    model, data = (" ".join(str(card).split()) for card in (model_card(facts), data_card(facts)))
+    assert "no source image of it was used in training" in model and "is in two splits" in data
+    assert "leak" not in model + data
+
+
+def test_with_a_leak_the_cards_say_so_where_the_figures_are_and_claim_nothing_else(official: Facts) -> None:
+    leak = official.split.leak
+    assert leak.startswith("leaks source images: 6 of")
+    model, data = str(model_card(official)), str(data_card(official))
+    _, metadata, text = model.split("---\n", 2)
+    with_figures = [section for section in text.split("\n## ") if FIGURE.search(section)]
+    assert with_figures and all(leak in section for section in with_figures)
+    (index,) = yaml.safe_load(metadata)["model-index"]
+    assert index["results"]
+    assert all(result["dataset"]["args"]["test split"] == leak for result in index["results"])
+    assert leak in data
+    assert "was used in training" not in model and "is in two splits" not in data
+
+
+def test_a_published_split_without_a_leak_is_named_and_nothing_more_is_said(facts: Facts) -> None:
+    apart = replace(
+        facts, checks=facts.checks | {"split": {"name": "official", "leak": {"edits": 0, "sources": 0}}}
+    )
+    assert apart.split.leak in str(model_card(apart)) and apart.split.leak in str(data_card(apart))
+    assert "hasn't seen" not in str(model_card(apart))
+
+
+def test_a_report_without_the_split_is_an_error_with_the_stage_to_run(facts: Facts) -> None:
+    old = replace(facts, checks={name: of for name, of in facts.checks.items() if name != "split"})
+    for card in (model_card, data_card):
+        with pytest.raises(SplitError, match="run `dvc repro validate`"):
+            card(old)
