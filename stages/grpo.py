@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from transformers import ProcessorMixin
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from critic import params
 from critic.checkpoints import load_processor
 from critic.data.trl_datasets import load_samples
-from critic.prompts import load_contract
+from critic.prompts import stage_contract
 from critic.training.best_checkpoint import Validation
 from critic.training.collapse import Monitor
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.rewards import CriticReward, compute_score
 from critic.training.rollout_check import RolloutCheck, never_sampled
-from critic.training.rollouts import let_vllm_place_pictures
+from critic.training.rollouts import make_trainer
 from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
     common_arguments,
+    forget_prompts,
     join_processes,
     load_trainable,
     publish,
@@ -40,7 +41,7 @@ def main() -> None:
     section, model, launch = params.load(params.Grpo), params.load(params.Model), params.load(params.Launch)
     join_processes(launch)
     prompt, reward = params.load(params.Prompt), params.load(params.Reward)
-    contract = load_contract(prompt.contract)
+    contract = stage_contract(prompt.contract, "models/sft")
     processor = load_processor("models/sft", contract)
     seed, inputs = params.seed(), [Path("models/sft"), Path("data/rl")]
     settings = [section, model, launch, prompt, reward]
@@ -50,18 +51,18 @@ def main() -> None:
     curves = Curves(run / "curves")
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=seed)
     validation = validation.select(range(min(section.max_eval_samples, len(validation))))
-    trainer = GRPOTrainer(
+    trainer = make_trainer(
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
         reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
         args=args,
-        train_dataset=load_samples("data/rl/train.parquet", contract),
+        train_dataset=load_samples("data/rl/train.parquet", contract, keep=pictures_of_a_batch(args)),
         peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
-    let_vllm_place_pictures(trainer)
+    forget_prompts(trainer)
     checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
-    trainer.add_callback(RolloutCheck(trainer, checked, contract, section.rollout_check.max_logprob_gap))
+    trainer.add_callback(RolloutCheck(trainer, checked, contract, section.rollout_check))
     validated = Validation(trainer, validation, contract, section.eval_steps, run)
     trainer.add_callback(validated)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -88,7 +89,14 @@ def arguments(
         **common_arguments(launch, seed, run),
         top_k=0,
         generation_kwargs=generation,
+        log_multimodal=False,
     )
+
+
+def pictures_of_a_batch(args: GRPOConfig) -> int:
+    """The most pictures in a generation batch of a process, whose first and last group may be incomplete."""
+    completions = args.per_device_train_batch_size * args.steps_per_generation
+    return 2 * (completions // args.num_generations + 2)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,34 @@
-"""Rollouts of a GRPO trainer outside of its steps: greedy, and with the prompt ids that its engine read.
+"""Rollouts of a GRPO trainer: vLLM that reads what transformers reads, and rollouts outside of the steps.
 
+    trainer = make_trainer(model=model, args=args, ...)     # a `GRPOTrainer`
     with greedy(trainer):
         rollouts = roll_out(trainer, samples)
 
 Validation and the rollout check use the code that samples the training's completions, with transformers or vLLM.
-It calls internals of TRL 1.16 (`GRPOTrainer._tokenize_prompts`, `_generate_single_turn`); tests cover them.
+It calls internals of TRL 1.16 (`VLLMGeneration`, `GRPOTrainer._tokenize_prompts`, `_generate_single_turn`); tests
+cover them.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest.mock import patch
+from warnings import catch_warnings
 
+import numpy as np
+import torch
+from accelerate.utils import is_peft_model, set_seed
+from peft.tuners.lora import Linear
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
+
+_PROCESS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -33,26 +48,130 @@ class Rollout:
     finished: bool
 
 
-def let_vllm_place_pictures(trainer: GRPOTrainer) -> None:
-    """Send a colocated vLLM prompts with one placeholder per picture, as vLLM expects.
+class PictureVllm(VLLMGeneration):
+    """TRL's vLLM with pictures in their places, the trainer's dtype and seed, and on a CPU too.
 
-    TRL 1.16 sends one placeholder per patch, from the processor. vLLM 0.31 expands placeholders itself, so it
-    would read garbled prompts (TRL issue 6401). Server mode needs no change: there TRL sends features of the
-    pictures.
+    It differs from `VLLMGeneration` in colocate mode alone, apart from merged adapters:
+
+    - Prompts have one placeholder per picture, as vLLM expects. TRL 1.16 sends one per patch, which vLLM 0.31
+      expands again into a garbled prompt (TRL issue 6401). In server mode TRL sends features of pictures instead.
+    - vLLM has the trainer's dtype. By itself it reads a float32 checkpoint as bfloat16.
+    - Each sampled completion has a seed of its own, from `seed`, the step and its place. So a resumed run samples
+      what an unbroken one does, and the processes of a tensor-parallel group agree.
+    - A sync also empties the cache of encoded pictures, which a trained vision tower makes stale.
+    - Adapters are merged into copies of the weights, in float32, and rounded once. TRL adds them to the weights
+      and subtracts them again, which moves a frozen bfloat16 base (TRL issue 6688).
+    - On a CPU vLLM packs the weights of its linear layers, so that TRL can't overwrite them. There the sync goes
+      through vLLM's own reload, layer by layer. That leaves out an output layer that is tied to the embedding.
     """
-    if not trainer.use_vllm or trainer.vllm_generation.mode != "colocate":
-        return
-    placeholder = trainer.processing_class.image_token_id
-    generate = trainer.vllm_generation.generate
 
-    def with_single_placeholders(prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        single = [
-            [token for place, token in enumerate(ids) if token != placeholder or ids[place - 1] != placeholder]
-            for ids in prompts
-        ]
-        return generate(single, *args, **kwargs)
+    trainer: GRPOTrainer
+    """Whose rollouts these are; `make_trainer` sets it."""
 
-    trainer.vllm_generation.generate = with_single_placeholders
+    def _init_vllm(self) -> None:
+        settings: dict[str, Any] = {
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "limit_mm_per_prompt": {"image": 2, "video": 0},
+            "use_tqdm_on_load": False,
+        }
+        if not torch.cuda.is_available():
+            # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks
+            settings |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
+            super()._init_vllm()
+        if self.mode == "colocate":
+            self.llm.generate = partial(self._generate_seeded, self.llm.generate)
+            self._sampled = (-1, 0)
+
+    def generate(self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None) -> Any:
+        if self.mode == "colocate":
+            placeholder = self.processing_class.image_token_id
+            prompts = [
+                [token for place, token in enumerate(ids) if token != placeholder or ids[place - 1] != placeholder]
+                for ids in prompts
+            ]
+        return super().generate(prompts, images, num_generations, profiler)
+
+    def _generate_seeded(
+        self, generate: Callable[..., Any], prompts: list[Any], sampling_params: Any, use_tqdm: bool
+    ) -> Any:
+        sampling_params.detokenize = False  # TRL takes the ids alone
+        if sampling_params.temperature == 0:
+            return generate(prompts, sampling_params=sampling_params, use_tqdm=use_tqdm)
+        step, calls = self.trainer.state.global_step, 0
+        if self._sampled[0] == step:
+            calls = self._sampled[1]
+        self._sampled = (step, calls + 1)
+        group = self.accelerator.process_index // self.tensor_parallel_size
+        seeds = np.random.SeedSequence([self.trainer.args.seed, step, calls, group]).generate_state(len(prompts))
+        each = []
+        for seed in seeds.tolist():
+            each.append(sampling_params.clone())
+            each[-1].seed = seed
+        return generate(prompts, sampling_params=each, use_tqdm=use_tqdm)
+
+    def sync_weights(self) -> None:
+        if self.mode == "server" or torch.cuda.is_available():
+            super().sync_weights()
+        else:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._iter_named_params()})
+            self.llm.apply_model(_pack_output_layer)
+            self.llm.reset_prefix_cache()
+        if self.mode == "colocate":
+            self.llm.llm_engine.reset_encoder_cache()
+
+    def _iter_named_params(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if not is_peft_model(self.model) or self._dist.is_fsdp:
+            yield from super()._iter_named_params()
+            return
+        layers = [layer for layer in self.model.modules() if isinstance(layer, Linear)]
+        adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
+        for name, weight in self.model.named_parameters():
+            if self.model.prefix in name:
+                continue
+            layer = adapted.get(id(weight))
+            parts = [] if layer is None else [*layer.lora_A.parameters(), *layer.lora_B.parameters()]
+            with self._dist.gather_params([weight, *parts]):
+                merged = weight.data
+                if layer is not None:
+                    (adapter,) = layer.active_adapters
+                    merged = (merged.float() + layer.get_delta_weight(adapter).data.float()).to(merged.dtype)
+                yield name.removeprefix("base_model.model.").replace(".base_layer", ""), merged
+
+
+def _pack_output_layer(model: torch.nn.Module) -> None:
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def make_trainer(**arguments: Any) -> GRPOTrainer:
+    """A `GRPOTrainer` whose vLLM, if it uses one, is a `PictureVllm`.
+
+    Args:
+        arguments: of `GRPOTrainer`.
+    """
+    # For a colocated vLLM, TRL sets what torchrun would, and vLLM seeds the process by its rank.
+    before = {name: os.environ.get(name) for name in _PROCESS}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        with (
+            patch.object(grpo_trainer, "VLLMGeneration", PictureVllm),
+            catch_warnings(action="ignore", category=FutureWarning),  # from torch, about vLLM's code
+        ):
+            trainer = GRPOTrainer(**arguments)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    if trainer.use_vllm:
+        trainer.vllm_generation.trainer = trainer
+        set_seed(trainer.args.seed, device_specific=True)
+    return trainer
 
 
 @contextmanager

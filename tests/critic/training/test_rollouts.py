@@ -1,7 +1,7 @@
 """What the rollouts of TRL's trainer read and write, and the rollout check and validation that use it."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from stages.grpo import arguments
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "assets/tiny-base"
 MODEL = Model(base=str(BASE), revision=None, attn_implementation="sdpa", dtype="float32")
+LIMITS = params.load(params.Grpo, ROOT / "params.yaml").rollout_check
+STRICT = params.RolloutCheck(prompts=4, mean_logprob_gap=0.001, max_logprob_gap=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,12 @@ def trainer(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> GRP
     )
     section = params.load(params.Grpo, ROOT / "params.yaml")
     section = section.model_copy(
-        update={"per_device_train_batch_size": 8, "num_generations": 8, "max_completion_length": 12}
+        update={
+            "per_device_train_batch_size": 8,
+            "num_generations": 8,
+            "max_completion_length": 12,
+            "use_vllm": False,
+        }
     )
     launch = params.load(params.Launch, ROOT / "params.yaml")
     processor = load_processor(BASE, contract)
@@ -111,7 +118,7 @@ def test_greedy_is_over_when_its_block_is(trainer: GRPOTrainer) -> None:
 def test_the_rollout_check_lets_transformers_rollouts_pass(
     trainer: GRPOTrainer, samples: list[dict[str, Any]], contract: Contract
 ) -> None:
-    rollout_check.check_rollouts(trainer, samples, contract, max_logprob_gap=0.01)
+    rollout_check.check_rollouts(trainer, samples, contract, STRICT)
 
 
 def test_the_rollout_check_looks_at_pictures_of_two_sizes(contract: Contract) -> None:
@@ -148,7 +155,7 @@ def hold_other_weights(samples: list[dict[str, Any]], trainer: GRPOTrainer) -> l
         (swap_pictures, r"sample train-0000\d: the engine('s pictures are| read)"),
         (lose_a_token, r"read \d+ prompt tokens where transformers has \d+.*grpo\.use_vllm"),
         (resize_otherwise, r"the engine's pictures are \[\[1, 4, 4\]"),
-        (hold_other_weights, r"token \d+ of the engine's greedy completion is .* nats less likely"),
+        (hold_other_weights, r"greedy completion are \d+\.\d+ nats less likely .* in the mean"),
     ],
 )
 def test_an_engine_that_sees_something_else_is_refused(
@@ -161,7 +168,29 @@ def test_an_engine_that_sees_something_else_is_refused(
 ) -> None:
     monkeypatch.setattr(rollout_check, "roll_out", lambda trainer, samples: engine(samples, trainer))
     with pytest.raises(RolloutMismatch, match=message):
-        rollout_check.check_rollouts(trainer, samples, contract, max_logprob_gap=0.5)
+        rollout_check.check_rollouts(trainer, samples, contract, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "refused"),
+    [
+        ([0.0] * 4095 + [1.2], False),  # a close call in bfloat16
+        ([0.0, 0.01] * 2000, False),
+        ([0.0] * 399 + [2.5], True),
+        ([0.0] * 380 + [0.6] * 20, True),  # the numbers of a critique that saw other pictures
+    ],
+)
+def test_one_close_call_of_thousands_passes_and_many_wide_gaps_do_not(
+    trainer: GRPOTrainer,
+    samples: list[dict[str, Any]],
+    contract: Contract,
+    monkeypatch: pytest.MonkeyPatch,
+    gaps: list[float],
+    refused: bool,
+) -> None:
+    monkeypatch.setattr(rollout_check, "_logprob_gaps", lambda *_: torch.tensor(gaps))
+    with pytest.raises(RolloutMismatch) if refused else nullcontext():
+        rollout_check.check_rollouts(trainer, samples[:1], contract, LIMITS)
 
 
 # --- validation
