@@ -29,10 +29,10 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro serve bento flows audit test lint lock
+.PHONY: help setup repro serve bento flows audit test rehearse gpu-check lint lock
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 11
 
 setup: $(READY)  ## install requirements/cpu.txt into .venv (LOCK=gpu: gpu.txt)
 
@@ -52,8 +52,11 @@ $(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.tom
 	@$(BIN)/python requirements/torchvision_cpu.py
 	@rm -f $(VENV)/.ready-* && touch $@
 
-# One thread, unless you set another number: outputs depend on it, and the record names it.
+# One thread, unless you set another number: outputs depend on it, and the record names it. Pictures for a GPU are
+# prepared by all cores; stages/launch.py divides them among the processes.
+ifeq ($(LOCK),cpu)
 repro flows: export OMP_NUM_THREADS ?= 1
+endif
 
 repro: $(READY)  ## run the changed stages of the pipeline
 	$(BIN)/dvc repro
@@ -78,6 +81,12 @@ audit: $(READY)  ## check the critic's record, then rebuild it in a clean clone 
 
 test: $(READY)  ## run the tests, including the pipeline at a small size
 	$(BIN)/python -m pytest
+
+rehearse: $(READY)  ## run profiles full and single-gpu on a CPU, small, with kills: about 25 minutes
+	$(BIN)/python tests/rehearse.py
+
+gpu-check: $(READY)  ## measure and check what only a GPU can tell, in ten minutes (LOCK=gpu)
+	$(BIN)/python benchmarks/gpu_check.py
 
 lint: $(READY)  ## check style, types and the direction of imports
 	$(BIN)/ruff check .

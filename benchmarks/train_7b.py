@@ -4,7 +4,7 @@
     python benchmarks/train_7b.py grpo
     torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
     python benchmarks/train_7b.py sft --set sft.lora=null model.attn_implementation=flash_attention_2
-    python benchmarks/train_7b.py grpo --set grpo.use_vllm=false grpo.gradient_accumulation_steps=4
+    python benchmarks/train_7b.py grpo --set grpo.use_vllm=false grpo.gradient_accumulation_steps=8
     python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
 
 Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
@@ -25,9 +25,9 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -56,10 +56,11 @@ from critic import params
 from critic.checkpoints import load_processor, save_checkpoint
 from critic.data.trl_datasets import load_samples, write_samples
 from critic.edits import Edit
-from critic.prompts import Contract, load_contract
+from critic.prompts import LEARNT, Contract, load_contract
+from critic.training import rollouts
 from critic.training.rewards import CriticReward, compute_score
-from critic.training.rollouts import let_vllm_place_pictures
-from critic.training.setup import adapters, join_processes, load_trainable
+from critic.training.rollout_check import RolloutMismatch, check_rollouts
+from critic.training.setup import adapters, forget_prompts, join_processes, load_trainable
 from stages import grpo, sft
 
 TINY_BASE = Path("assets/tiny-base")
@@ -343,32 +344,51 @@ def now() -> float:
     return time.perf_counter()
 
 
-class _Metered:
-    """A trainer that keeps the masks and grids of each micro-batch for the statistics."""
+class Meter:
+    """Times the parts of a trainer's steps, and keeps the masks and grids of its micro-batches.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Attributes:
+        spent: part, step and seconds of each call: "rollout" includes "sync", of the weights to vLLM; "logprob" is
+            the pass before the update that gives the trainer's own log-probabilities.
+    """
+
+    def __init__(self, trainer: SFTTrainer | GRPOTrainer) -> None:
         self.seen: list[dict[str, torch.Tensor]] = []
-        self.rollouts: list[float] = []
+        self.spent: list[tuple[str, int, float]] = []
+        self.trainer = trainer
+        trainer.compute_loss = self._keeping(trainer.compute_loss)
+        if isinstance(trainer, GRPOTrainer):
+            trainer._generate_single_turn = self._timed("rollout", trainer._generate_single_turn)
+            logprobs = trainer._get_per_token_logps_and_entropies
+            timed = self._timed("logprob", logprobs)
+            trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (
+                logprobs if torch.is_grad_enabled() else timed
+            )(*args, **kwargs)
+            if trainer.use_vllm:
+                trainer.vllm_generation.sync_weights = self._timed("sync", trainer.vllm_generation.sync_weights)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        names = ("attention_mask", "labels", "prompt_mask", "completion_mask", "image_grid_thw")
-        self.seen.append({name: inputs[name] for name in names if name in inputs})
-        return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+    def seconds(self, part: str, warmup: int) -> float:
+        """Of a part in all steps after the warm-up."""
+        return sum(seconds for name, step, seconds in self.spent if name == part and step >= warmup)
 
+    def _keeping(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(compute_loss)
+        def kept(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            names = ("attention_mask", "labels", "prompt_mask", "completion_mask", "image_grid_thw")
+            self.seen.append({name: inputs[name] for name in names if name in inputs})
+            return compute_loss(model, inputs, *args, **kwargs)
 
-class MeteredSft(_Metered, SFTTrainer):
-    """TRL's, metered."""
+        return kept
 
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            step, began = self.trainer.state.global_step, now()
+            result = call(*args, **kwargs)
+            self.spent.append((part, step, now() - began))
+            return result
 
-class MeteredGrpo(_Metered, GRPOTrainer):
-    """TRL's, metered, with the time of its rollouts, in seconds per step."""
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        began = now()
-        written = super()._generate_single_turn(*args, **kwargs)
-        self.rollouts.append(now() - began)
-        return written
+        return timed
 
 
 def batch_of(seen: dict[str, torch.Tensor]) -> Batch:
@@ -381,37 +401,44 @@ def batch_of(seen: dict[str, torch.Tensor]) -> Batch:
     return Batch(prompts.tolist(), completions.tolist(), seen["image_grid_thw"].tolist())
 
 
+def contract_of(sections: dict[type[params.Section], Any]) -> Contract:
+    """The profile's. A learnt one needs `download`; ie-critic, of the same pixel limits, takes its place."""
+    name = sections[params.Prompt].contract
+    return load_contract("ie-critic" if name == LEARNT else name)
+
+
 def make_trainer(
     training: str, sections: dict[type[params.Section], Any], base: Path, samples: Path, tokens: int, seed: int
-) -> MeteredSft | MeteredGrpo:
+) -> SFTTrainer | GRPOTrainer:
     """The trainer of a stage, on the random base."""
     section, launch = sections[params.Sft if training == "sft" else params.Grpo], sections[params.Launch]
-    contract = load_contract(sections[params.Prompt].contract)
+    contract = contract_of(sections)
     processor = load_processor(base, contract)
     folder = RUN / training
     args: Any
     if training == "sft":
         args = sft.arguments(section, launch, seed, folder)
-        kind, reward = MeteredSft, {}
+        make, reward, keep = SFTTrainer, dict[str, Any](), 0
     else:
         args = grpo.arguments(section, launch, seed, folder, processor)
         args.generation_kwargs["min_tokens" if args.use_vllm else "min_new_tokens"] = tokens
         settings = sections[params.Reward]
         score = partial(compute_score, **settings.model_dump())
-        kind, reward = MeteredGrpo, {"reward_funcs": CriticReward(score, contract.prefill, settings.r_min)}
+        make, keep = rollouts.make_trainer, grpo.pictures_of_a_batch(args)
+        reward = {"reward_funcs": CriticReward(score, contract.prefill, settings.r_min)}
     args.save_strategy = "no"
-    trainer = kind(
+    trainer = make(
         model=load_trainable(base, sections[params.Model], section),
         processing_class=processor,
         args=args,
-        train_dataset=load_samples(samples, contract),
+        train_dataset=load_samples(samples, contract, keep=keep),
         peft_config=adapters(section),
         **reward,
     )
     if training == "sft":
-        trainer.model_accepts_loss_kwargs = True  # as stages/sft.py
+        trainer.model_accepts_loss_kwargs = sections[params.Sft].token_mean == "update"  # as stages/sft.py
     else:
-        let_vllm_place_pictures(trainer)
+        forget_prompts(trainer)
     return trainer
 
 
@@ -442,7 +469,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         update = {"max_steps": steps, "max_completion_length": tokens}
         section = sections[params.Grpo] = sections[params.Grpo].model_copy(update=update)
         group = section.num_generations
-    contract = load_contract(sections[params.Prompt].contract)
+    contract = contract_of(sections)
     base = make_base(given.shape, model, contract, seed)
     number = (
         steps
@@ -459,9 +486,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     config = config_of(given.shape)
     weights = count_weights(config, section)
     trainer = make_trainer(given.training, sections, base, samples, tokens, seed)
-    clock = Clock()
+    clock, meter = Clock(), Meter(trainer)
     trainer.add_callback(clock)
     trainer.train()
+    measured = figures(meter, clock, config, weights, section, given.warmup, group, peak)
     return {
         "training": given.training,
         "command": shlex.join(["python", *sys.argv]),
@@ -470,12 +498,30 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "peak_tflops": None if peak is None else peak / 1e12,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "deepspeed", "peft")},
         "settings": {part.name: part.model_dump() for part in (model, launch, section)},
-        "measured": figures(trainer, clock, config, weights, section, given.warmup, group, peak),
+        "measured": measured,
+        "rollout_check": check(trainer, sections, contract, samples) if given.check_rollouts else None,
     }
 
 
+def check(
+    trainer: GRPOTrainer, sections: dict[type[params.Section], Any], contract: Contract, samples: Path
+) -> str:
+    """Compare rollouts with transformers after the steps, as GRPO does before the first; "" if they agree.
+
+    With `vllm_enable_sleep_mode` vLLM has slept during the update before, and wakes for them.
+    """
+    limits = sections[params.Grpo].rollout_check
+    chosen = load_samples(samples, contract)
+    number = min(limits.prompts, len(chosen))
+    try:
+        check_rollouts(trainer, [chosen[n] for n in range(number)], contract, limits)
+    except RolloutMismatch as error:
+        return str(error)
+    return ""
+
+
 def figures(
-    trainer: MeteredSft | MeteredGrpo,
+    meter: Meter,
     clock: Clock,
     config: Qwen2_5_VLConfig,
     weights: Weights,
@@ -485,7 +531,7 @@ def figures(
     peak: float | None,
 ) -> dict[str, Any]:
     """Figures of the steps after the warm-up, over all processes; memory is the largest of a process."""
-    batches = [batch_of(seen) for seen in trainer.seen[warmup * section.gradient_accumulation_steps :]]
+    batches = [batch_of(seen) for seen in meter.seen[warmup * section.gradient_accumulation_steps :]]
     mine = {
         "prompts": sum(sum(batch.prompts) for batch in batches),
         "completions": sum(sum(batch.completions) for batch in batches),
@@ -496,7 +542,8 @@ def figures(
     total = {name: sum(process[name] for process in everyone) for name in mine}
     steps = len(clock.ends) - warmup
     seconds = clock.ends[-1] - clock.ends[warmup - 1]
-    rolling = sum(trainer.rollouts[warmup:])
+    generating, syncing, scoring = (meter.seconds(part, warmup) for part in ("rollout", "sync", "logprob"))
+    rolling = generating - syncing
 
     def mfu(flops: float, seconds: float) -> float | None:
         return None if peak is None else flops / (seconds * len(everyone) * peak)
@@ -505,13 +552,16 @@ def figures(
         "steps": steps,
         "seconds_per_step": seconds / steps,
         "rollout_seconds_per_step": rolling / steps,
+        "logprob_seconds_per_step": scoring / steps,
+        "update_seconds_per_step": (seconds - generating - scoring) / steps,
+        "sync_seconds_per_step": syncing / steps,
         "prompt_tokens_per_step": total["prompts"] / steps,
         "completion_tokens_per_step": total["completions"] / steps,
         "tokens_per_second": (total["prompts"] + total["completions"]) / seconds,
         "rollout_tokens_per_second": total["completions"] / rolling if rolling else None,
         "model_tflops_per_step": (total["updates"] + total["rollouts"]) / steps / 1e12,
         "mfu": mfu(total["updates"] + total["rollouts"], seconds),
-        "mfu_of_updates": mfu(total["updates"], seconds - rolling),
+        "mfu_of_updates": mfu(total["updates"], seconds - generating),
         "peak_memory_gib": max(gather_object([peak_memory()])),
         "device_memory_gib": max(gather_object([clock.memory_in_use])) / 2**30 or None,
     }
@@ -549,6 +599,9 @@ def table(result: dict[str, Any]) -> str:
         ("---", "---:"),
         ("seconds per step", f"{measured['seconds_per_step']:.2f}"),
         ("of these, rollouts", f"{measured['rollout_seconds_per_step']:.2f}"),
+        ("log-probabilities before the update", f"{measured['logprob_seconds_per_step']:.2f}"),
+        ("updates", f"{measured['update_seconds_per_step']:.2f}"),
+        ("weights to vLLM", f"{measured['sync_seconds_per_step']:.2f}"),
         ("prompt tokens per step", f"{measured['prompt_tokens_per_step']:,.0f}"),
         ("completion tokens per step", f"{measured['completion_tokens_per_step']:,.0f}"),
         ("tokens per second", f"{measured['tokens_per_second']:,.0f}"),
@@ -593,9 +646,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "limits apply afterwards",
     )  # fmt: skip
     parser.add_argument(
+        "--check-rollouts", action="store_true", help="of grpo: compare rollouts with transformers after the steps"
+    )
+    parser.add_argument(
         "--peak-tflops", type=float, help="dense peak of one GPU (default: TRL's figure for its name)"
     )
     given = parser.parse_args(arguments)
+    if given.check_rollouts and given.training != "grpo":
+        parser.error("--check-rollouts goes with grpo")
     if min(given.steps, given.warmup) < 1:
         parser.error("--steps and --warmup are at least 1")
     given.completion_tokens = given.completion_tokens or {"7b": 512, "tiny": 48}[given.shape]

@@ -12,10 +12,16 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from critic.files import replacing_folder
+from critic.packed_attention import pack_windows
 from critic.params import Model
-from critic.prompts import Contract
+from critic.prompts import CONTRACT_FILE, Contract
 
-CONTRACT_FILE = "contract.yaml"
+_PACKAGES = {
+    "flash_attention_2": "flash-attn, which needs a CUDA compiler",
+    "flash_attention_4": "flash-attn-4",
+    "kernels-community/flash-attn2": "kernels>=0.16,<0.17",
+}
+"""The package of each implementation of flash attention."""
 
 
 class CheckpointError(ValueError):
@@ -54,24 +60,28 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
     """The checkpoint's model, with the dtype and the attention implementation of `model`.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or flash-attn isn't installed.
+        CheckpointError: there is no such checkpoint, or the attention implementation's package isn't installed.
     """
+    attention = model.attn_implementation
     try:
-        return AutoModelForImageTextToText.from_pretrained(
+        loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             revision=revision or "main",
             dtype=getattr(torch, model.dtype),
-            attn_implementation=model.attn_implementation,
+            attn_implementation=attention,
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
     except ImportError as error:
-        if "flash" not in model.attn_implementation:
+        if attention not in _PACKAGES:
             raise
         raise CheckpointError(
-            f"model.attn_implementation is {model.attn_implementation}, which can't be loaded: {error}. "
-            "Set it to sdpa, or install flash-attn"
+            f"model.attn_implementation is {attention}, which can't be loaded: {error}. Set it to sdpa, or "
+            f"install {_PACKAGES[attention]} (docs/full-run.md)"
         ) from error
+    if attention == "sdpa":
+        pack_windows(loaded)
+    return loaded
 
 
 def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, contract: Contract, folder: Path) -> None:

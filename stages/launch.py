@@ -51,19 +51,22 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         if given.dry_run:
             print(shlex.join(command))
-        elif launch.nnodes > 1 and os.environ.get("NODE_RANK", "0") != "0":
+            continue
+        if "torch.distributed.run" in command:
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads(launch)))
+        if launch.nnodes > 1 and os.environ.get("NODE_RANK", "0") != "0":
             os.execvp(command[0], command)  # the first machine writes the manifest
         else:
-            run(stage, command)
+            run(stage, command, stage_environment(stage, command, os.environ))
 
 
-def run(stage: str, command: Sequence[str]) -> None:
+def run(stage: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run a stage's command, write its manifest, or exit with the command's status if it fails."""
     try:
         stage_run = manifests.begin(stage, Path.cwd())
     except manifests.ManifestError as error:
         raise SystemExit(str(error)) from None
-    if code := process_tree.run(command):
+    if code := process_tree.run(command, env=environment):
         raise SystemExit(code)
     stage_run.finish()
 
@@ -89,6 +92,25 @@ def stage_command(stage: str, launch: params.Launch, environment: Mapping[str, s
     for option, name in names.items():
         command += [f"--{option}", environment[name]]
     return [*command, *module]
+
+
+def threads(launch: params.Launch) -> int:
+    """The threads of each process on this machine, at least 1. torchrun itself would take 1.
+
+    The processes of a training prepare their pictures on the CPU.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // launch.nproc_per_node)
+
+
+def stage_environment(stage: str, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a stage's command: a training without torchrun sees the first GPU alone.
+
+    TRL refuses several visible GPUs there, since `Trainer` would spread each batch over them.
+    """
+    if stage not in TRAININGS or "torch.distributed.run" in command:
+        return dict(environment)
+    first = environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return {**environment, "CUDA_VISIBLE_DEVICES": first}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from critic import params
 from critic.checkpoints import load_processor
 from critic.data.trl_datasets import load_samples
-from critic.prompts import load_contract
+from critic.prompts import stage_contract
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.setup import (
@@ -31,7 +31,7 @@ def main() -> None:
     section, model, launch = params.load(params.Sft), params.load(params.Model), params.load(params.Launch)
     join_processes(launch)
     prompt = params.load(params.Prompt)
-    contract = load_contract(prompt.contract)
+    contract = stage_contract(prompt.contract, "data/sft")
     processor = load_processor(model.base, contract, model.revision)
     seed, inputs = params.seed(), [Path(model.base), Path("data/sft")]
     run = open_run(Path("runs/sft"), inputs, [section, model, launch, prompt], seed=seed, contract=contract)
@@ -47,9 +47,9 @@ def main() -> None:
         peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint()],
     )
-    # Qwen2.5-VL's own loss doesn't accept the number of tokens in the batch, but TRL's does. With it, the loss is
-    # a mean over the tokens of the whole batch for any number of processes and accumulation steps.
-    trainer.model_accepts_loss_kwargs = True
+    # Qwen2.5-VL's own loss doesn't accept the number of tokens in the update, but TRL's does. With it, the loss is
+    # a mean over them for any number of processes and accumulation steps; without it, a mean of the micro-batches.
+    trainer.model_accepts_loss_kwargs = section.token_mean == "update"
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
     save_weights(trainer, run / "final")
@@ -62,7 +62,7 @@ def main() -> None:
 def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) -> SFTConfig:
     """TRL's arguments."""
     return SFTConfig(
-        **section.model_dump(exclude={"freeze_vision", "lora"}),
+        **section.model_dump(exclude={"freeze_vision", "lora", "token_mean"}),
         **common_arguments(launch, seed, run),
         per_device_eval_batch_size=section.per_device_train_batch_size,
         max_length=None,

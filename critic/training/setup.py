@@ -9,6 +9,7 @@ publish(run / "final", model.base, model, processor, contract, Path("models/sft"
 """
 
 import os
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import unset_hf_deepspeed_config
+from trl import GRPOTrainer
 
 from critic.checkpoints import load_model, save_checkpoint
 from critic.files import move_folder
@@ -79,7 +81,11 @@ class NoLastCheckpoint(TrainerCallback):
 
 
 def zero_config(stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for a ZeRO stage; "auto" values come from the trainer's arguments."""
+    """DeepSpeed's configuration for a ZeRO stage; "auto" values come from the trainer's arguments.
+
+    Gradients are reduced and accumulated in float32, as IE-Critic-R1's FSDP does; by default they have the dtype
+    of the weights.
+    """
     return {
         "zero_optimization": {
             "stage": stage,
@@ -87,6 +93,8 @@ def zero_config(stage: int) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "bf16": {"enabled": "auto"},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
         "gradient_clipping": "auto",
         "gradient_accumulation_steps": "auto",
         "train_batch_size": "auto",
@@ -104,6 +112,9 @@ def load_trainable(
 ) -> PreTrainedModel:
     """Load the model to train, with its vision tower frozen if `freeze_vision` is set.
 
+    No backward pass runs in a frozen tower: its embedding of patches is hidden from `enable_input_require_grads`,
+    which PEFT and TRL call for gradient checkpointing, and which would let the outputs require gradients.
+
     With a `checkpoint` to resume from, its weights are loaded here. `Trainer` (transformers 5.17) would load them
     later, but silently skips those of Qwen2.5-VL, whose names differ between files and modules. It does load
     adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start.
@@ -118,6 +129,7 @@ def load_trainable(
         trainable = load_model(folder, model, revision)
     if section.freeze_vision:
         trainable.model.visual.requires_grad_(False)
+        trainable.model.visual.get_input_embeddings = lambda: None
     return trainable
 
 
@@ -130,6 +142,15 @@ def adapters(section: Training) -> LoraConfig | None:
         target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="CAUSAL_LM",
     )
+
+
+def forget_prompts(trainer: GRPOTrainer) -> None:
+    """Keep no prompts, and so no pictures, of past steps.
+
+    TRL 1.16 keeps the prompts of the last generation batch of all processes for its log of completions, even if it
+    writes none.
+    """
+    trainer._logs["prompt"] = deque(maxlen=0)
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:

@@ -20,6 +20,7 @@ from benchmarks.train_7b import (
     BenchmarkError,
     Weights,
     config_of,
+    contract_of,
     count_weights,
     forward_flops,
     load_sections,
@@ -145,6 +146,11 @@ def test_values_of_the_profile_can_be_changed() -> None:
     assert (sections[params.Sft].lora, sections[params.Sft].per_device_train_batch_size) == (None, 2)
     assert sections[params.Model].attn_implementation == "flash_attention_2"
     assert sections[params.Grpo] == params.load(params.Grpo, profile="single-gpu")
+    paper = load_sections("paper", ["grpo.use_vllm=false"])
+    assert paper[params.Sft] == params.load(params.Sft, profile="paper")
+    assert (paper[params.Grpo].use_vllm, paper[params.Grpo].loss_type) == (False, "bnpo")
+    limits = [(c.min_pixels, c.max_pixels) for c in map(contract_of, (paper, load_sections("full", [])))]
+    assert limits == [(262144, 1048576)] * 2
     lora = load_sections("full", ["grpo.lora={r: 4, lora_alpha: 8, lora_dropout: 0.1}"])[params.Grpo].lora
     assert lora == Lora(r=4, lora_alpha=8, lora_dropout=0.1)
 
@@ -247,6 +253,7 @@ def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_pa
     command = [
         sys.executable, str(ROOT / "benchmarks/train_7b.py"), training, "--shape", "tiny", "--set", *SMALL,
         "--steps", "2", "--warmup", "1", "--completion-tokens", "24",
+        *(["--check-rollouts"] if training == "grpo" else []),
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -260,6 +267,9 @@ def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_pa
     assert 0 < measured["peak_memory_gib"] < 16
     assert (measured["rollout_tokens_per_second"] is None) == (training == "sft")
     assert measured["rollout_seconds_per_step"] < measured["seconds_per_step"]
+    assert 0 < measured["update_seconds_per_step"] <= measured["seconds_per_step"]
+    assert (measured["sync_seconds_per_step"] > 0) == (training == "grpo")  # vLLM gets the weights of each step
+    assert result["rollout_check"] == ("" if training == "grpo" else None)
     assert result["settings"][training]["gradient_accumulation_steps"] == (2 if training == "sft" else 1)
     assert f"| {training} on | 1 x CPU |" in run.stdout
 

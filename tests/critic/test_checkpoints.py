@@ -1,10 +1,12 @@
 """A checkpoint holds its contract, is saved with the same bytes twice, and its errors say what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
+from critic import packed_attention
 from critic.checkpoints import CheckpointError, load_model, load_processor, save_checkpoint
 from critic.params import Model
 from critic.prompts import Contract, load_contract
@@ -79,6 +81,35 @@ def test_prompts_are_padded_on_the_left(
     inputs = processor(text=["a", "a long prompt"], padding=True, return_tensors="pt")
     assert inputs["attention_mask"][0].tolist() == sorted(inputs["attention_mask"][0].tolist())
     assert inputs["attention_mask"][0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("attention", "package"),
+    [
+        ("flash_attention_2", "flash-attn, which needs a CUDA compiler"),
+        ("flash_attention_4", "flash-attn-4"),
+        ("kernels-community/flash-attn2", "kernels>=0.16,<0.17"),
+    ],
+)
+def test_attention_without_its_package_says_what_to_install(attention: str, package: str) -> None:
+    model = MODEL.model_copy(update={"attn_implementation": attention})
+    with pytest.raises(
+        CheckpointError, match=re.escape(f"attn_implementation is {attention}, which can't be")
+    ) as e:
+        load_model(BASE, model)
+    assert f"Set it to sdpa, or install {package} (docs/full-run.md)" in str(e.value)
+
+
+def test_sdpa_takes_all_windows_of_a_length_at_once_which_no_file_says(
+    base: tuple[PreTrainedModel, ProcessorMixin], contract: Contract, tmp_path: Path
+) -> None:
+    model, _ = base
+    assert model.config._attn_implementation == model.model.language_model.config._attn_implementation == "sdpa"
+    assert model.model.visual.config._attn_implementation == packed_attention.NAME
+    save_checkpoint(*base, contract, tmp_path / "model")
+    assert packed_attention.NAME not in (tmp_path / "model/config.json").read_text()
+    eager = load_model(BASE, MODEL.model_copy(update={"attn_implementation": "eager"}))
+    assert eager.model.visual.config._attn_implementation == "eager"
 
 
 def test_the_tiny_base_is_small_and_a_real_qwen(base: tuple[PreTrainedModel, ProcessorMixin]) -> None:

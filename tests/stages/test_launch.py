@@ -16,9 +16,10 @@ import yaml
 
 from critic import params
 from critic.audit import manifests
+from critic.audit.environment import describe
 from critic.params import Launch
 from stages import launch
-from stages.launch import STAGES, TRAININGS, LaunchError, stage_command
+from stages.launch import STAGES, TRAININGS, LaunchError, stage_command, stage_environment
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -77,7 +78,7 @@ def test_what_a_machine_doesnt_say_is_named(lacking: list[str]) -> None:
 # --- the command line
 
 
-@pytest.mark.parametrize("profile", ["tiny", "full", "single-gpu"])
+@pytest.mark.parametrize("profile", ["tiny", "full", "paper", "single-gpu"])
 def test_a_dry_run_prints_the_commands_of_all_stages_and_runs_none(
     profile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +88,28 @@ def test_a_dry_run_prints_the_commands_of_all_stages_and_runs_none(
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert printed == [stage_command(stage, section, {}) for stage in STAGES]
     assert [command[-1] for command in printed] == [f"stages.{stage}" for stage in STAGES]
-    assert [command[:3] == TORCHRUN for command in printed].count(True) == (2 if profile == "full" else 0)
+    assert [command[:3] == TORCHRUN for command in printed].count(True) == (
+        2 if profile in ("full", "paper") else 0
+    )
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, None), (2, "8"), (5, "3"), (32, "1")])
+def test_the_processes_of_a_training_share_the_cores_and_the_record_names_their_threads(
+    processes: int, threads: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recorded: list[str | None] = []
+    monkeypatch.setattr(
+        launch, "run", lambda *given: recorded.append(describe(tmp_path).variables.get("OMP_NUM_THREADS"))
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(16))
+    monkeypatch.setattr(os, "environ", {name: v for name, v in os.environ.items() if name != "OMP_NUM_THREADS"})
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["profiles"]["tiny"]["launch"]["nproc_per_node"] = processes
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch", "sft"])
+    launch.main()
+    assert recorded == [threads]
 
 
 def test_a_dry_run_of_one_stage_prints_one_command(
@@ -110,8 +132,24 @@ def test_on_machines_after_the_first_the_command_takes_the_place_of_the_launcher
     monkeypatch.setattr(sys, "argv", ["launch", "sft"])
     for name, value in SECOND.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     launch.main()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
     assert ran[:3] == TORCHRUN and ran[-1] == "stages.sft"
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "3,5"}, "3"), ({"CUDA_VISIBLE_DEVICES": ""}, "")],
+)
+def test_a_training_on_one_process_sees_the_first_gpu_alone(visible: dict[str, str], seen: str) -> None:
+    environment = {"HOME": "/root", **visible}
+    alone = Launch(nnodes=1, nproc_per_node=1, zero_stage=None)
+    command = stage_command("grpo", alone, environment)
+    assert stage_environment("grpo", command, environment) == {"HOME": "/root", "CUDA_VISIBLE_DEVICES": seen}
+    several = stage_command("grpo", alone.model_copy(update={"nproc_per_node": 8}), environment)
+    assert stage_environment("grpo", several, environment) == environment
+    assert stage_environment("evaluate", stage_command("evaluate", alone, environment), environment) == environment
 
 
 # --- a run
@@ -229,7 +267,7 @@ def test_an_unknown_stage_is_refused_with_those_that_there_are(
 
 
 def test_an_unknown_profile_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(params.ParamsError, match="profiles has no 'huge', only tiny, full, single-gpu"):
+    with pytest.raises(params.ParamsError, match="profiles has no 'huge', only tiny, full, paper, single-gpu"):
         run(monkeypatch, "--dry-run", "--profile", "huge")
 
 

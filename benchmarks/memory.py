@@ -1,0 +1,166 @@
+"""The memory of a GPU in the trainings of a Qwen2.5-VL of 7B, by arithmetic: the table of docs/full-run.md.
+
+    python benchmarks/memory.py                    # pictures of 768 x 768 pixels
+    python benchmarks/memory.py --side 1024        # the largest that the prompt contract lets through
+
+The sizes of batches are those of params.yaml. What autograd keeps in a layer is measured on a layer of an eighth
+of the width. Not counted: the CUDA context and NCCL, about 2 GB, the logits, which TRL's fused head computes in
+tiles, and what PyTorch's allocator can't use.
+"""
+
+import argparse
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import inject_adapter_in_model
+from PIL import Image
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
+
+from critic import params
+from critic.prompts import load_contract
+from critic.training.setup import adapters
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from train_7b import config_of
+
+GPU = 85.0
+"""GB of a GPU sold as "80 GB"."""
+TEXT, COMPLETION = 250, 400
+"""Tokens of a sample besides its two pictures."""
+COLUMNS = (("full", "sft"), ("full", "grpo"), ("single-gpu", "sft"), ("single-gpu", "grpo"))
+LIVE, BUCKET = 1e9, 5e8
+"""DeepSpeed's defaults: gathered weights (`stage3_max_live_parameters`) and gradients reduced at a time
+(`reduce_bucket_size`)."""
+PIXEL_COPIES = 3
+"""A generation batch's pixels in TRL 1.16: those of the batch before, and the new ones in order and shuffled."""
+ROWS = (
+    "weights in bfloat16: 2 bytes each, over all GPUs in `full`",
+    "gradients in float32: 4 bytes for each trained weight",
+    "float32 weights and two Adam states: 12 bytes for each trained weight",
+    "ZeRO-3: 1 G gathered weights in bfloat16, 0.5 G gradients in reduction, twice in float32",
+    "pixels in float32: 1,176 per patch, of a micro-batch; in GRPO of three generation batches",
+    "kept by checkpointing: 2 bytes x 3,584 x 28 layers per token, 2 bytes x 1,280 x 32 layers per patch",
+    "the layer that is recomputed",
+    "vLLM's share",
+    "**in the update**",
+    "**while vLLM generates**",
+)
+
+
+def column(profile: str, training: str, side: int) -> list[float | None]:
+    """GB of 10^9 bytes on one GPU, in the order of `ROWS`, None for what isn't there.
+
+    Args:
+        side: of the pictures before the contract resizes them, in pixels.
+
+    Raises:
+        ParamsError: as `critic.params.load`.
+    """
+    launch = params.load(params.Launch, profile=profile)
+    section = params.load(params.Sft if training == "sft" else params.Grpo, profile=profile)
+    config = config_of("7b")
+    vision, text = config.vision_config, config.text_config
+    contract = load_contract(params.load(params.Prompt, profile=profile).contract)
+    width, height = contract.resize(Image.new("RGB", (side, side))).size
+    patches = 2 * (width // vision.patch_size) * (height // vision.patch_size)
+    tokens = patches // vision.spatial_merge_size**2 + TEXT + COMPLETION
+    rows = section.per_device_train_batch_size
+    shards = launch.nnodes * launch.nproc_per_node if launch.zero_stage == 3 else 1
+
+    everything, trained = count(section)
+    pixels = rows * patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
+    vllm = None
+    if isinstance(section, params.Grpo):
+        pixels *= section.steps_per_generation or section.gradient_accumulation_steps
+        vllm = GPU * (section.vllm_gpu_memory_utilization or 0)
+    kept = tokens * 2 * text.hidden_size * text.num_hidden_layers
+    if not section.freeze_vision:
+        kept += patches * 2 * vision.hidden_size * vision.depth
+    weights, gradients, states = 2 * everything / shards, 4 * trained / shards, 12 * trained / shards
+    sharding = 2 * LIVE + 2 * 4 * BUCKET if launch.zero_stage == 3 else None
+    base = [weights, gradients, states, sharding]
+    update = [PIXEL_COPIES * pixels if vllm else pixels, rows * kept, rows * tokens * layer_bytes(config, section)]
+    gb = [None if size is None else size / 1e9 for size in [*base, *update]]
+    asleep = isinstance(section, params.Grpo) and section.vllm_enable_sleep_mode
+    in_update = sum(filter(None, gb)) + (0 if asleep else vllm or 0)
+    generating = None if vllm is None else sum(filter(None, gb[:4])) + pixels / 1e9 + vllm
+    return [*gb, vllm, in_update, generating]
+
+
+@cache
+def sizes() -> dict[str, torch.Size]:
+    """The shape of each weight of the 7B, by its module's name."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config_of("7b"))
+    return {name.removesuffix(".weight"): weight.shape for name, weight in model.named_parameters()}
+
+
+def count(section: params.Training) -> tuple[int, int]:
+    """All weights of the 7B, and those that are trained: of adapters, (inputs + outputs) x r for a matrix."""
+    everything = sum(shape.numel() for shape in sizes().values())
+    if (lora := adapters(section)) is None:
+        frozen = "model.visual." if section.freeze_vision else "nothing"
+        return everything, sum(s.numel() for name, s in sizes().items() if not name.startswith(frozen))
+    adapted = [shape for name, shape in sizes().items() if re.fullmatch(str(lora.target_modules), name)]
+    return everything, sum(sum(shape) * lora.r for shape in adapted)
+
+
+def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, parts: int = 8, tokens: int = 64) -> float:
+    """Bytes per token that autograd keeps for the backward pass of one layer of the language model, in bfloat16.
+
+    They are proportional to the width, so a layer of a part of it is measured, with its adapters.
+    """
+    text = type(config.text_config)(**config.text_config.to_dict())
+    text.hidden_size //= parts
+    text.intermediate_size //= parts
+    text._attn_implementation = "sdpa"
+    model = torch.nn.ModuleDict({"language_model": Qwen2_5_VLDecoderLayer(text, 0).to(torch.bfloat16)})
+    if (lora := adapters(section)) is not None:
+        inject_adapter_in_model(lora, model)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("lora_" in name)
+            weight.data = weight.data.float() if "lora_" in name else weight.data
+    ours = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in ours:
+            kept[storage._cdata] = storage
+        return tensor
+
+    hidden = torch.zeros(1, tokens, text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    turns = (torch.zeros(1, tokens, text.hidden_size // text.num_attention_heads, dtype=torch.bfloat16),) * 2
+    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
+        model["language_model"](hidden, attention_mask=mask, position_embeddings=turns)
+    return parts * sum(storage.nbytes() for storage in kept.values()) / tokens
+
+
+def table(side: int = 768) -> str:
+    """The table in Markdown."""
+    columns = [column(*place, side) for place in COLUMNS]
+    titles = [f"`{profile}`, {training.upper()}" for profile, training in COLUMNS]
+    lines = [["on one GPU, in GB", *titles], ["---", *["---:"] * len(titles)]]
+    for number, name in enumerate(ROWS):
+        lines.append([name, *("-" if part[number] is None else f"{part[number]:.1f}" for part in columns)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/memory.py", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--side", type=int, default=768, help="of a picture, in pixels (default: 768)")
+    given: Any = parser.parse_args()
+    print(table(given.side))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The memory table of docs/full-run.md is what params.yaml and the 7B's shape give; its terms are measured."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from benchmarks import memory
+from benchmarks.train_7b import config_of
+from critic import params
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/full-run.md").read_text()
+FULL, SINGLE = ("full", "grpo"), ("single-gpu", "grpo")
+GB = 1e9
+
+
+@pytest.fixture(autouse=True)
+def _from_the_top_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def gb(place: tuple[str, str], side: int = 768) -> dict[str, float]:
+    return dict(zip(memory.ROWS, (part or 0.0 for part in memory.column(*place, side)), strict=True))
+
+
+def row(start: str) -> str:
+    (name,) = (name for name in memory.ROWS if name.startswith(start))
+    return name
+
+
+def test_the_page_has_the_table() -> None:
+    assert memory.table() in PAGE
+
+
+def test_the_page_has_the_totals_for_the_largest_pictures() -> None:
+    found = re.search(
+        r"\(`--side 1024`\), `full` takes (\d+) in GRPO's\s+update and (\d+) while vLLM generates, "
+        r"`single-gpu` (\d+) and (\d+)",
+        PAGE,
+    )
+    assert found
+    totals = [gb(place, 1024)[row(start)] for place in (FULL, SINGLE) for start in ("**in", "**while")]
+    assert [int(number) for number in found.groups()] == [round(total) for total in totals]
+
+
+def test_the_page_says_what_the_pixels_of_a_whole_step_would_take() -> None:
+    found = re.search(r"it is (\d+) of (\d+): with all (\d+) completions, the pixels would take (\d+) GB", PAGE)
+    assert found
+    grpo = params.load(params.Grpo, profile="single-gpu")
+    step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+    parts = grpo.gradient_accumulation_steps // (grpo.steps_per_generation or 0)
+    all_at_once = parts * gb(SINGLE)[row("pixels")]
+    expected = [grpo.steps_per_generation, grpo.gradient_accumulation_steps, step, round(all_at_once)]
+    assert [int(number) for number in found.groups()] == expected
+
+
+@pytest.mark.parametrize("place", [FULL, SINGLE])
+@pytest.mark.parametrize("side", [768, 1024])
+def test_grpo_fits_a_gpu_with_cuda_and_nccl(place: tuple[str, str], side: int) -> None:
+    assert max(gb(place, side).values()) <= memory.GPU - 2
+
+
+def test_the_terms_are_those_that_the_rows_name() -> None:
+    """By hand: two pictures of 756 x 756 pixels, 54 x 54 patches each, in 8 completions."""
+    tokens, patches = 8 * (2 * 27 * 27 + 250 + 400), 8 * 2 * 54 * 54
+    full, single = gb(FULL), gb(SINGLE)
+    assert full[row("weights")] == pytest.approx(2 * 8_292_166_656 / 8 / GB)
+    assert full[row("gradients")] == pytest.approx(2 * full[row("weights")])
+    assert full[row("float32")] == pytest.approx(6 * full[row("weights")])
+    assert single[row("weights")] == pytest.approx(8 * full[row("weights")])
+    assert single[row("float32")] == pytest.approx(12 * 80_740_352 / GB)
+    assert full[row("pixels")] == pytest.approx(3 * 16 * patches * 1176 * 4 / GB)
+    assert single[row("pixels")] == pytest.approx(full[row("pixels")] / 2)
+    assert single[row("kept")] == pytest.approx(2 * 3584 * 28 * tokens / GB)
+    assert full[row("kept")] == pytest.approx(single[row("kept")] + 2 * 1280 * 32 * patches / GB)
+    assert single[row("vLLM")] == pytest.approx(0.45 * 85)
+    asleep = sum(full[name] for name in memory.ROWS[:7])
+    assert full[row("**in")] == pytest.approx(asleep)
+    assert single[row("**in")] == pytest.approx(sum(single[name] for name in memory.ROWS[:8]))
+    states = sum(full[name] for name in memory.ROWS[:4])
+    assert full[row("**while")] == pytest.approx(states + full[row("pixels")] / 3 + full[row("vLLM")])
+
+
+def test_checkpointing_keeps_the_input_of_each_layer() -> None:
+    """Measured on the tiny base's language model in bfloat16: 2 bytes x width x layers per token."""
+    text = copy.deepcopy(config_of("tiny").text_config)
+    model = AutoModel.from_config(text, dtype=torch.bfloat16).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    tokens, kept = 128, dict[int, int]()
+    ours = {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.shape == (1, tokens, text.hidden_size) and storage._cdata not in ours:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    embedded = torch.zeros(1, tokens, text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    layers = 2 * text.hidden_size * text.num_hidden_layers * tokens
+    final_norm = 4 * text.hidden_size * tokens
+    assert output.requires_grad and sum(kept.values()) <= layers + 3 * final_norm
+    assert sum(kept.values()) >= layers
+
+
+def test_a_layer_keeps_in_proportion_to_its_width_and_adapters_keep_more() -> None:
+    config = config_of("7b")
+    full, single = (params.load(params.Grpo, profile=profile) for profile in ("full", "single-gpu"))
+    eighth, quarter = (memory.layer_bytes(config, full, parts) for parts in (8, 4))
+    assert eighth == pytest.approx(quarter, rel=0.02)
+    assert memory.layer_bytes(config, single) > 1.3 * eighth
+    text = config.text_config
+    least = 2 * (4 * text.intermediate_size + 6 * text.hidden_size)
+    assert least < eighth < 1.3 * least
