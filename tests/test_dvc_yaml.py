@@ -23,6 +23,7 @@ RATINGS = "data/ratings"
 READ_BY_FLOWS = {"audit", "gate", "ratings", "release", "retrain"}
 DATA_BESIDE_CODE = {
     "critic.prompts": "critic/contracts",
+    "critic.evaluation.published": "critic/evaluation/published.yaml",
     "critic.evaluation.report": "critic/evaluation/templates",
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Set by a `make test` that runs these tests, or by the user for this checkout.
-OURS = ("CRITIC_MODEL", "LOCK", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "VENV")
+OURS = ("CRITIC_MODEL", "LOCK", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "OMP_NUM_THREADS", "PYTHON", "VENV")
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -54,7 +54,34 @@ def test_serve_takes_the_critic_of_the_pipeline_otherwise(installed: Path) -> No
     assert make(installed, "serve", CRITIC_MODEL="").stdout.endswith(": models/grpo\n")
 
 
+@pytest.mark.parametrize(
+    ("lock", "given", "threads"), [("cpu", {}, "1"), ("gpu", {}, ""), ("gpu", {"N": "4"}, "4")]
+)
+def test_one_thread_is_for_the_cpu_lock_alone(
+    lock: str, given: dict[str, str], threads: str, installed: Path
+) -> None:
+    for name in (f"requirements/{lock}.txt", f".venv/.ready-{lock}"):
+        (installed / name).touch()
+    dvc = installed / ".venv/bin/dvc"
+    dvc.write_text('#!/bin/sh\necho "threads: $OMP_NUM_THREADS"\n')
+    dvc.chmod(0o755)
+    environment = {"OMP_NUM_THREADS": given["N"]} if given else {}
+    assert f"threads: {threads}\n" in make(installed, "repro", f"LOCK={lock}", **environment).stdout
+
+
 def test_help_lists_each_target(tmp_path: Path) -> None:
     lines = make(tmp_path).stdout.splitlines()
-    targets = ["help", "setup", "repro", "serve", "bento", "flows", "audit", "test", "lint", "lock"]
-    assert [line.split()[0] for line in lines] == targets
+    targets = [
+        "help",
+        "setup",
+        "repro",
+        "serve",
+        "bento",
+        "flows",
+        "audit",
+        "test",
+        "rehearse",
+        "gpu-check",
+        "lint",
+    ]
+    assert [line.split()[0] for line in lines] == [*targets, "lock"]

@@ -39,6 +39,7 @@ from critic.client import Critic
 from critic.engines.http import data_url
 from critic.engines.load import contract_of
 from critic.pictures import decode_cell
+from critic.prompts import IMAGE_MARK
 from critic.ratings.store import Feedback
 from critic.service.page import WEB
 
@@ -189,7 +190,7 @@ def test_many_at_a_time_are_never_mixed_up(service: Service, edits: list[dict[st
 def test_openais_client_needs_no_change(project: Path, service: Service, edits: list[dict[str, Any]]) -> None:
     contract = contract_of(str(project / "models/sft"))
     asked = pair(edits[0])
-    text = contract.user_text.format(instruction=asked["instruction"], request=contract.requests["reasoning"])
+    text = contract.marked_text(asked["instruction"], "reasoning").replace(IMAGE_MARK, "")
     pictures = [{"type": "image_url", "image_url": {"url": asked[part]}} for part in ("source", "edited")]
     with openai.OpenAI(base_url=f"{service.address}/v1", api_key="none") as client:
         content: Any = [*pictures, {"type": "text", "text": text}]
