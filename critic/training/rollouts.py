@@ -56,8 +56,8 @@ class PictureVllm(VLLMGeneration):
     - Prompts have one placeholder per picture, as vLLM expects. TRL 1.16 sends one per patch, which vLLM 0.31
       expands again into a garbled prompt (TRL issue 6401). In server mode TRL sends features of pictures instead.
     - vLLM has the trainer's dtype. By itself it reads a float32 checkpoint as bfloat16.
-    - Each sampled completion has a seed of its own, from `seed`, the step and its place. So a resumed run samples
-      what an unbroken one does, and the processes of a tensor-parallel group agree.
+    - Each sampled completion has a seed of its own, from `seed`, the step and its place. So a run that resumes at
+      a step with new rollouts samples what an unbroken one does, and a tensor-parallel group agrees on it.
     - A sync also empties the cache of encoded pictures, which a trained vision tower makes stale.
     - Adapters are merged into copies of the weights, in float32, and rounded once. TRL adds them to the weights
       and subtracts them again, which moves a frozen bfloat16 base (TRL issue 6688).
@@ -75,8 +75,10 @@ class PictureVllm(VLLMGeneration):
             "use_tqdm_on_load": False,
         }
         if not torch.cuda.is_available():
-            # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks
+            # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks. So the
+            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens.
             settings |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            self.max_model_length = min(4096, self.model.config.get_text_config().max_position_embeddings)
         with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
             super()._init_vllm()
         if self.mode == "colocate":
