@@ -62,7 +62,7 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
         tables = reader.read(settings, seed, snapshots)
         hub_split = settings.split if isinstance(settings, HubSettings) else None
         if hub_split == "by_source":
-            tables = iter(split_by_source(dict(tables), phash_distance, seed).items())
+            tables = iter(split_by_source(dict(tables), phash_distance).items())
         counts: dict[str, dict[str, int]] = {}
         if increments := read_increments(ratings):
             merged, counts = merge(dict(tables), increments, phash_distance)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from critic import files, params
 from critic.data import rationale_sets
-from critic.data.expectations import Split, describe, validate_tables
+from critic.data.expectations import SplitName, describe, validate_tables
 from critic.data.near_duplicates import carve, group_sources
 from critic.edits import COLUMNS, GENERATED_COLUMNS, SPLITS, normalise
 from critic.prompts import CONTRACT_FILE, Contract, ContractError, stage_contract
@@ -98,10 +98,10 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     files.write_json(report, {"splits": summary, **counts, "checks": validation.checks})
 
 
-def _split(checksums: Path) -> Split:
+def _split(checksums: Path) -> SplitName:
     """How the benchmark was split, as `download` recorded it."""
     recorded = json.loads(checksums.read_text()) if checksums.exists() else {}
-    split: Split = recorded.get("split", "given")
+    split: SplitName = recorded.get("split", "given")
     return split
 
 

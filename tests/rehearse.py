@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,7 +195,8 @@ class Rehearsal:
             raise Failed(f"it ended with code {running.returncode} before it had a checkpoint:\n{self.tail()}")
         tree = [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]
         for process in tree:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # a parent's death has ended it
+                process.kill()
         running.wait()
         psutil.wait_procs(tree, timeout=60)
         if (self.folder / f"models/{stage}").exists():

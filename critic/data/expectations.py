@@ -32,7 +32,7 @@ from great_expectations.core import ExpectationSuiteValidationResult, Expectatio
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
-Split = Literal["given", "official", "by_source"]
+SplitName = Literal["given", "official", "by_source"]
 """How a benchmark is split: as its source gives it, or by `download.hub.split`."""
 
 MAX_ASPECT = 200
@@ -94,7 +94,7 @@ def validate_tables(
     rationales: pd.DataFrame | None = None,
     agiqa: pd.DataFrame | None = None,
     *,
-    split: Split = "given",
+    split: SplitName = "given",
     resize: Resize,
     phash_distance: int,
     min_side: int,
@@ -297,7 +297,7 @@ def describe(failures: Sequence[Failure], rows_a_check: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _drop_of_test(rationales: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, dict[str, int]]:
+def _drop_of_test(rationales: pd.DataFrame, split: SplitName) -> tuple[pd.DataFrame, dict[str, int]]:
     """The facts about a released set without its rows of the test split, and the number of these by reason."""
     dropped = {"test_sources": 0, "test_edits": 0}
     reason = {"by_source": ("test_sources", "in_test"), "official": ("test_edits", "same_edit")}.get(split)

@@ -13,10 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import yaml
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from jinja2 import TemplateError
 from transformers import AutoProcessor
@@ -54,6 +57,7 @@ class Template:
     """How a model reads a conversation.
 
     Attributes:
+        model: its folder, or its name on the hub and the commit.
         chat_template: Jinja, verbatim.
         prefill: the `<think>` with which the template begins the assistant's turn, or "".
         pixels: the limits of each picture's area in the model's files, or None.
@@ -87,10 +91,13 @@ def read_template(model: str, revision: str | None = None) -> Template:
     Raises:
         LearnError: there is no such model, or it has no chat template.
     """
+    revision = revision or "main"
     try:
-        processor = AutoProcessor.from_pretrained(model, revision=revision or "main")
-        config, _ = ImageProcessingMixin.get_image_processor_dict(model, revision=revision or "main")
-    except (OSError, ValueError, HfHubHTTPError) as error:
+        if not Path(model).exists():
+            revision = str(HfApi().model_info(model, revision=revision).sha)
+        processor = AutoProcessor.from_pretrained(model, revision=revision)
+        config, _ = ImageProcessingMixin.get_image_processor_dict(model, revision=revision)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         raise LearnError(
             f"the chat template of {model} can't be read: give the folder of a checkpoint, or the name of a model "
             f"on the hub ({str(error).splitlines()[0]})"
@@ -110,7 +117,8 @@ def read_template(model: str, revision: str | None = None) -> Template:
     except TemplateError as error:
         raise LearnError(f"the chat template of {model} can't be rendered: {error}") from None
     begun = re.search(r"<think>\s*\Z", rendered[0])
-    return Template(model, template, begun[0] if begun else "", (least, most) if least and most else None)
+    name = model if Path(model).exists() else f"{model} at {revision}"
+    return Template(name, template, begun[0] if begun else "", (least, most) if least and most else None)
 
 
 def learn(
@@ -129,15 +137,20 @@ def learn(
             around holds special tokens, or the chat template changes it.
     """
     rows = _rows(table)
-    system = Counter(row.system for row in rows).most_common(1)[0][0] if rows else None
-    texts = {mode: [row for row in rows if row.mode == mode and row.system == system] for mode in MODES}
-    for mode, found in texts.items():
-        if not found:
+    for mode in MODES:
+        if not any(row.mode == mode for row in rows):
             answer = "reasons in <think>" if mode == "reasoning" else "has no reasoning"
             raise LearnError(
                 f"{origin} has no row whose answer {answer}: a contract needs the text of both modes, so give a "
                 "set with both"
             )
+    system = Counter(row.system for row in rows).most_common(1)[0][0]
+    texts = {mode: [row for row in rows if row.mode == mode and row.system == system] for mode in MODES}
+    if not all(texts.values()):
+        raise LearnError(
+            f"the rows of {origin} have another system message in each mode, which a contract can't have: give a "
+            "set with one"
+        )
     around, notes = _find(texts, origin)
     for mode, (before, after) in around.items():
         if not re.search(r"\w", (before + after).replace(IMAGE_MARK, "")):

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from benchmarks import gpu_check
 from benchmarks.gpu_check import CHECKS, Row, line, parse, run, run_alone
+from critic import params
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu_check.py"
@@ -63,9 +64,26 @@ def test_what_is_found_before_a_check_breaks_off_is_kept(monkeypatch: pytest.Mon
     rows = Path("runs/gpu_check/device.jsonl")
     monkeypatch.setitem(CHECKS, "device", (crash, 10))
     if (child := os.fork()) == 0:
-        gpu_check.write_rows(parse(["device", "--rows", str(rows)]))
+        try:
+            gpu_check.write_rows(parse(["device", "--rows", str(rows)]))
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert json.loads(rows.read_text())["figures"] == {"step, s": 1.5}
+
+
+def test_a_kernel_is_skipped_only_if_its_package_is_not_installed() -> None:
+    def broken() -> Any:
+        raise ImportError("undefined symbol")
+
+    assert gpu_check._attempt("a", "no-such-package", broken).status == "skipped"
+    row = gpu_check._attempt("a", "torch", broken)
+    assert (row.status, row.note) == ("failed", "ImportError: undefined symbol")
+
+
+def test_each_attention_that_needs_a_package_is_checked() -> None:
+    choices = get_args(params.Model.model_fields["attn_implementation"].annotation)
+    assert [*gpu_check.ATTENTION] == [name for name in choices if name not in ("sdpa", "eager")]
 
 
 def test_checks_without_time_left_are_skipped() -> None:

@@ -4,7 +4,7 @@
     for split, table in read_benchmark(snapshot):
         ...
     snapshot.commit    # the commit of `main`
-    tables = split_by_source(dict(read_benchmark(snapshot)), phash_distance=24, seed=7)
+    tables = split_by_source(dict(read_benchmark(snapshot)), phash_distance=24)
 
 A snapshot is a commit's files in the hub's cache (HF_HOME). An interrupted download resumes with the missing
 files. HF_TOKEN in the environment gives access to private and gated data sets.
@@ -221,13 +221,13 @@ def add_named(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def split_by_source(tables: Mapping[str, pd.DataFrame], phash_distance: int, seed: int) -> dict[str, pd.DataFrame]:
+def split_by_source(tables: Mapping[str, pd.DataFrame], phash_distance: int) -> dict[str, pd.DataFrame]:
     """All rows of a benchmark, split again into train and test so that no source image is in both.
 
     Rows whose source images are the same, look alike or have the same source_id stay together
     (`critic.data.near_duplicates.group_sources`). The test split gets about the share of rows that it had. The
-    same rows and seed give the same splits on every machine. Rows keep their order; one whose source image can't
-    be decoded goes to train.
+    same rows always give the same splits, whatever the seed of a training. Rows keep their order; one whose source
+    image can't be decoded goes to train.
 
     Args:
         tables: raw tables by split, test among them.
@@ -242,7 +242,7 @@ def split_by_source(tables: Mapping[str, pd.DataFrame], phash_distance: int, see
     in_test = np.zeros(len(pooled), dtype=bool)
     try:
         groups = group_sources(facts[decoded], phash_distance)
-        in_test[decoded] = choose_rows(groups, len(tables["test"]) / len(pooled), seed)
+        in_test[decoded] = choose_rows(groups, len(tables["test"]) / len(pooled))
     except ValueError as error:
         raise HubError(
             f"the benchmark can't be split by source: {error}. Lower validate.phash_distance, or set "

@@ -74,7 +74,7 @@ def test_a_critic_without_a_contract_takes_two_commands(here: Path) -> None:
     *_, says, score = run("contract", "learn", "set.json", "-m", "critic").stdout.splitlines()
     assert says == "Score an edit with it:"
     scored = run(*shlex.split(score)[1:], "--engine", "transformers", "--max-tokens", "4")
-    assert scored.stdout.startswith("no score (truncated)")
+    assert scored.stdout.startswith("no score (")  # the untrained base answers, with nothing or without an end
 
 
 def test_a_file_needs_no_pictures_and_the_limits_can_be_chosen(here: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from critic.data.expectations import Failure, Split, Validation, describe, validate_tables
+from critic.data.expectations import Failure, SplitName, Validation, describe, validate_tables
 from critic.prompts import load_contract
 
 EDITS = 6
@@ -226,7 +226,7 @@ def leaky(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def check_split(
-    tables: dict[str, pd.DataFrame], docs: Path, split: Split, rationales: pd.DataFrame | None = None
+    tables: dict[str, pd.DataFrame], docs: Path, split: SplitName, rationales: pd.DataFrame | None = None
 ) -> Validation:
     return validate_tables(tables, rationales, split=split, **LIMITS, docs=docs)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
+from local_hub import COMMIT, Hub
 from transformers import AutoProcessor
 
 from critic.data.learnt_contract import UPSTREAM_PIXELS, LearnError, Learnt, Template, learn, read_template
@@ -353,6 +354,14 @@ def test_a_set_that_teaches_nothing_is_named(table: pd.DataFrame, message: str) 
         learnt(table)
 
 
+def test_modes_with_different_system_messages_are_refused() -> None:
+    table = rows(released(20))
+    for place, messages in enumerate(table["messages"]):
+        messages.insert(0, {"role": "system", "content": "A" if place < 10 else "B"})
+    with pytest.raises(LearnError, match="the rows of the set have another system message in each mode"):
+        learnt(table)
+
+
 def test_a_chat_template_that_changes_the_text_is_refused() -> None:
     trimming = CHAT.replace("part['text']", "part['text'] | trim")
     with pytest.raises(LearnError, match=r"org/critic changes the user's text ' Requested change: .*give another"):
@@ -378,6 +387,14 @@ def test_template_prefill_and_pixels_are_those_of_the_models_files(critic: Path)
     assert base.prefill == ""
     contract = learn(rows(released(20)), base, "learnt", "the set").contract
     assert (contract.prefill, contract.min_pixels, contract.max_pixels) == ("", 3136, 50176)
+
+
+def test_a_model_on_the_hub_is_named_with_its_commit(critic: Path, hub: Hub) -> None:
+    hub.files["org/critic"] = {file.name: file.read_bytes() for file in critic.iterdir()}
+    template = read_template("org/critic")
+    assert (template.model, template.chat_template) == (f"org/critic at {COMMIT}", CHAT)
+    contract = learn(rows(released(20)), template, "learnt", "the set").contract
+    assert contract.text.startswith(f"# Learnt from the set, with the chat template of org/critic at {COMMIT}, by")
 
 
 def test_pixels_are_chosen_or_the_models_or_upstreams() -> None:

@@ -155,27 +155,25 @@ def test_a_single_source_image_is_not_carved() -> None:
 
 def test_whole_groups_are_chosen_up_to_about_the_share() -> None:
     groups = [f"g{row % 20}" for row in range(200)] + ["large"] * 30
-    chosen = choose_rows(groups, 0.25, seed=7)
+    chosen = choose_rows(groups, 0.25)
     assert {*np.array(groups)[chosen]}.isdisjoint(np.array(groups)[~chosen])
     assert abs(chosen.mean() - 0.25) <= 15 / 230
-    assert (chosen == choose_rows(groups, 0.25, seed=7)).all()
-    assert (chosen != choose_rows(groups, 0.25, seed=8)).any()
 
 
 def test_the_choice_is_the_same_everywhere() -> None:
     """The order comes from SHA-256, not from a generator of random numbers or the hash of this process."""
-    assert [*choose_rows([*"abcdefgh"], 0.25, seed=7)] == [letter in "bh" for letter in "abcdefgh"]
+    assert [*choose_rows([*"abcdefgh"], 0.25)] == [letter in "ad" for letter in "abcdefgh"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0])
 def test_neither_part_is_empty(share: float) -> None:
-    chosen = choose_rows(["a", "a", "b", "c"], share, seed=0)
+    chosen = choose_rows(["a", "a", "b", "c"], share)
     assert chosen.any() and not chosen.all()
 
 
 def test_one_group_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="1 source images can't be split in two"):
-        choose_rows(["a", "a"], 0.5, seed=0)
+        choose_rows(["a", "a"], 0.5)
 
 
 def test_the_leak_of_a_test_split_is_counted_by_source_image() -> None:
