@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from critic.reward_kinds import require_kind
@@ -99,10 +107,27 @@ class LearnContract(Part):
         return self
 
 
+class Agiqa(Part):
+    """AGIQA-3k: the folder of its data.csv and images.
+
+    With `source: agiqa` it is the benchmark: `split` is one of ten (`critic.data.readers.agiqa.choose_test`), and
+    `mos` the opinion that is the score. With another source, `evaluate` measures the critics on all its pictures.
+    """
+
+    generated: ClassVar[bool] = True
+    folder: str
+    split: Annotated[int, Field(ge=0, le=9)] | None = None
+    mos: Literal["quality", "alignment"] = "quality"
+
+
+def _folder_of_agiqa(given: Any) -> Any:
+    return {"folder": given} if isinstance(given, str) else given
+
+
 class Download(Section):
     """Where the benchmark comes from: `source` names a module of critic/data/readers, and the part that it reads.
 
-    `rationales` is a published SFT set, `agiqa` the folder of AGIQA-3k's data.csv and images; both are optional.
+    `rationales` is a published SFT set, `agiqa` AGIQA-3k (its folder, or the keys of `Agiqa`); both are optional.
     With `learn_contract`, a prompt contract is learnt from `rationales`; `prompt.contract: learnt` uses it.
     The other parts have the names of readers.
     """
@@ -113,21 +138,23 @@ class Download(Section):
     source: str
     rationales: Rationales | None = None
     learn_contract: LearnContract | None = None
-    agiqa: str | None = None
+    agiqa: Annotated[Agiqa | None, BeforeValidator(_folder_of_agiqa)] = None
 
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> Self:
         modules = {file.stem for file in READERS.glob("[!_]*.py")}
-        sources = sorted(modules - {*type(self).model_fields})
+        sources = sorted(modules - ({*type(self).model_fields} - {"agiqa"}))
         if unknown := [name for name in self.__pydantic_extra__ if name not in sources]:
-            known = ", ".join([*type(self).model_fields, *sources])
+            known = ", ".join(dict.fromkeys([*type(self).model_fields, *sources]))
             raise ValueError(f"unknown key {', '.join(unknown)} (known: {known})")
         if self.source not in sources:
             raise ValueError(f"source must be one of {', '.join(sources)}, not {self.source!r}")
         if self.learn_contract is not None and self.rationales is None:
             raise ValueError("learn_contract needs rationales, the SFT set to learn from")
-        if self.__pydantic_extra__.get(self.source) is None:
+        if getattr(self, self.source, None) is None:
             raise ValueError(f"source {self.source} needs a part {self.source}")
+        if self.agiqa is not None and (self.source == "agiqa") != (self.agiqa.split is not None):
+            raise ValueError("agiqa.split, 0 to 9, goes with source: agiqa; other sources use all of its pictures")
         return self
 
     def settings(self, model: type[_Part]) -> _Part:
@@ -139,8 +166,11 @@ class Download(Section):
         Raises:
             ParamsError: the part has an unknown key, a missing one or a wrong type.
         """
+        part = getattr(self, self.source)
+        if isinstance(part, model):
+            return part
         try:
-            return model(**(self.__pydantic_extra__[self.source] or {}))
+            return model(**part)
         except ValidationError as error:
             problems = [
                 f"{'.'.join(['download', self.source, *map(str, found['loc'])])}: {_message(model, found)}"

@@ -8,7 +8,7 @@ fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, wh
 With `build.rationales: teacher` a large model writes the rationales. Its answers are kept in runs/teacher, so that
 none is paid for twice; an edit without an accepted rationale gets samples without reasoning. With `released` the
 SFT samples are the rows of a released set: with a contract that was learnt from the set, prompts are to the byte
-those of the rows.
+those of the rows. Both are about edits: generated pictures get rationales from scores, or none.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,12 +21,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from critic import files, params
+from critic.data.generated import as_edits, is_generated
 from critic.data.rationale_templates import AXES, write_rationale
 from critic.data.teacher.client import TeacherError
 from critic.data.teacher.journal import JournalError
 from critic.data.teacher.rationales import write_rationales
 from critic.data.trl_datasets import write_samples
-from critic.edits import Edit, edits_from_table
+from critic.edits import GENERATED_AXES, Edit, edits_from_table
 from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, Mode, stage_contract
 from critic.tables import read_parquet
 
@@ -48,6 +49,11 @@ def main() -> None:
         with files.replacing_folder("data/sft") as sft, files.replacing_folder("data/rl") as rl:
             for split in ("train", "validation"):
                 table = read_parquet(f"data/validated/{split}.parquet")
+                if is_generated(table) and build.rationales != "scores":
+                    raise NoRationales(
+                        f"build.rationales: {build.rationales} is for edits, and data/validated has pictures "
+                        "without a source image: set build.rationales to scores"
+                    )
                 if build.rationales == "released":
                     samples = released_samples(RELEASED, split, contract)
                 else:
@@ -84,13 +90,14 @@ def sft_samples(
     """`each` samples per edit; a `direct_fraction` of all samples has no reasoning.
 
     `teach` gives the reasoning; it gets the edits that need some. Without `teach` the reasoning is written from
-    the MOS of each axis. An edit without either gets samples without reasoning. The answer is always the MOS.
+    the MOS of each axis; a generated picture has no fidelity. A row without either gets samples without reasoning.
+    The answer is always the MOS.
 
     Raises:
         NoRationales: reasoning is needed, there is no `teach`, and the table lacks a column with the MOS of an
             axis.
     """
-    axes = {axis: f"mos_{axis}" for axis in AXES}
+    axes = {axis: f"mos_{axis}" for axis in AXES if axis in GENERATED_AXES or not is_generated(table)}
     missing = [name for name in axes.values() if name not in table]
     if missing and teach is None and direct_fraction < 1:
         raise NoRationales(
@@ -101,7 +108,7 @@ def sft_samples(
     table = table.loc[table.index.repeat(each)]
     direct = rng.permutation(len(table)) < round(direct_fraction * len(table))
     taught = teach(table[~direct].drop_duplicates("id")) if teach else {}
-    rows = tqdm(table.to_dict("records"), desc="SFT samples", mininterval=2)
+    rows = tqdm(as_edits(table).to_dict("records"), desc="SFT samples", mininterval=2)
     for row, edit, is_direct in zip(rows, edits_from_table(table), direct, strict=True):
         reasoning = ""
         if teach and not is_direct:
@@ -148,15 +155,16 @@ def released_samples(path: Path, split: str, contract: Contract) -> list[dict[st
 
 
 def rl_samples(table: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
-    """One sample per edit: a prompt that asks for reasoning, and the MOS."""
+    """One sample per edit or generated picture: a prompt that asks for reasoning, and the MOS."""
+    rows = as_edits(table)
     return [
         {
             "id": edit.id,
             "prompt": contract.messages(edit, "reasoning"),
             "images": list(images),
-            "mos": edit.mos,
+            "mos": float(mos),
         }
-        for edit, images in zip(edits_from_table(table), table["images"], strict=True)
+        for edit, images, mos in zip(edits_from_table(table), rows["images"], rows["mos"], strict=True)
     ]
 
 

@@ -2,11 +2,11 @@
 
     python -m stages.download
 
-`download.source` names a module of critic/data/readers: `minibench` (generated), `hub` (a revision of a data set)
-or `local` (a folder or file). The hub's rows are split again by source image unless `download.hub.split` is
-`official`. A released SFT set and AGIQA-3k are read if params.yaml names them, see
-docs/data.md. Ratings in data/ratings are added to the splits, see docs/ratings.md. The exit code is 75
-(EX_TEMPFAIL) if the hub can't be reached, and 1 after any other error.
+`download.source` names a module of critic/data/readers: `minibench` (generated), `hub` (a revision of a data set),
+`local` (a folder or file) or `agiqa` (pictures without a source image). The hub's rows are split again by source
+image unless `download.hub.split` is `official`. A released SFT set and AGIQA-3k are read if params.yaml names
+them, see docs/data.md. Ratings in data/ratings are added to splits of edits, see docs/ratings.md. The exit code is
+75 (EX_TEMPFAIL) if the hub can't be reached, and 1 after any other error.
 """
 
 import os
@@ -18,12 +18,13 @@ import pandas as pd
 
 from critic import files, params
 from critic.data import readers
+from critic.data.generated import ALL_TYPES
 from critic.data.learnt_contract import LearnError, learn, read_template
 from critic.data.readers import rationales as rationale_sets
 from critic.data.readers.agiqa import read_agiqa
 from critic.data.readers.hub import HubError, HubUnreachable, Snapshot, fetch, split_by_source
 from critic.data.readers.hub import Settings as HubSettings
-from critic.edits import GENERATED_COLUMNS, TYPES
+from critic.edits import GENERATED_COLUMNS
 from critic.prompts import CONTRACT_FILE, LEARNT
 from critic.ratings.increments import FOLDER, IncrementError, read_increments
 from critic.ratings.merge import merge
@@ -59,16 +60,22 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
         snapshots: dict[str, Snapshot] = {}
         reader = import_module(f"{readers.__name__}.{section.source}")
         settings = section.settings(reader.Settings)
+        generated = getattr(settings, "generated", False)
+        if generated and section.rationales is not None:
+            raise params.ParamsError(
+                f"{params.FILE}: download.rationales is a set about edits, and the pictures of "
+                f"download.{section.source} have no source image: set it to null"
+            )
         tables = reader.read(settings, seed, snapshots)
         hub_split = settings.split if isinstance(settings, HubSettings) else None
         if hub_split == "by_source":
             tables = iter(split_by_source(dict(tables), phash_distance).items())
         counts: dict[str, dict[str, int]] = {}
-        if increments := read_increments(ratings):
+        if not generated and (increments := read_increments(ratings)):
             merged, counts = merge(dict(tables), increments, phash_distance)
             tables = iter(merged.items())
         for split, table in tables:
-            write_parquet(table, partial / f"{split}.parquet", TYPES)
+            write_parquet(table, partial / f"{split}.parquet", ALL_TYPES)
         if (given := section.rationales) is not None:
             if given.dataset is not None and given.revision is not None:
                 snapshots["rationales"] = fetch(given.dataset, given.revision)
@@ -80,8 +87,8 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
                 commit = snapshots["rationales"].commit if given.dataset else None
                 origin = f"{given.dataset} at {commit}" if commit else str(given.path)
                 files.write_text(partial / CONTRACT_FILE, learn_contract(table, section.learn_contract, origin))
-        if section.agiqa is not None:
-            write_parquet(read_agiqa(Path(section.agiqa)), partial / "agiqa.parquet", GENERATED_COLUMNS)
+        if section.agiqa is not None and section.source != "agiqa":
+            write_parquet(read_agiqa(Path(section.agiqa.folder)), partial / "agiqa.parquet", GENERATED_COLUMNS)
         hub = {
             part: {"dataset": one.dataset, "revision": one.revision, "commit": one.commit}
             for part, one in snapshots.items()

@@ -2,9 +2,9 @@
 
     python -m stages.evaluate
 
-Only this stage scores the test split. If that leaks source images, all that it writes and prints says so. If
-data/validated has AGIQA-3k, it measures the critics on that too: reports/benchmarks.json has the figures, and is
-empty otherwise. Where others have published figures of a benchmark, the report has them too.
+Only this stage scores the test split. If that leaks source images or prompts, all that it writes and prints says
+so. If data/validated has all of AGIQA-3k, it measures the critics on that too: reports/benchmarks.json has the
+figures, and is empty otherwise. Where others have published figures of a benchmark, the report has them too.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ import pandas as pd
 
 from critic import params
 from critic.checkpoints import load_model, load_processor
+from critic.data.generated import as_edits, words
 from critic.edits import Edit, edits_from_table
 from critic.engines.base import Engine
 from critic.engines.transformers import TransformersEngine
@@ -28,6 +29,7 @@ from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.leak import Split, SplitError, read_split
 from critic.evaluation.published import (
     AGIQA_SETTING,
+    IN_DOMAIN,
     UPSTREAM,
     Comparison,
     Setting,
@@ -53,14 +55,15 @@ def main() -> None:
         split = read_split()
     except SplitError as error:
         raise SystemExit(str(error)) from None
-    edits = read_parquet("data/validated/test.parquet")
+    test = read_parquet("data/validated/test.parquet")
+    edits = as_edits(test)
     train_mean = float(read_parquet("data/validated/train.parquet", ["mos"])["mos"].mean())
     checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
     pictures = read_parquet(AGIQA) if AGIQA.exists() else None
     predictions, on_pictures = {}, {}
     for name, checkpoint in checkpoints.items():
         with closing(engine(checkpoint, name)) as critic:
-            predictions[name] = score(critic, name, edits_from_table(edits), len(edits))
+            predictions[name] = score(critic, name, edits_from_table(test), len(test))
             if pictures is not None:
                 on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
     how: dict[str, Any] = {
@@ -72,10 +75,17 @@ def main() -> None:
     evaluation = compute_metrics(predictions, baseline_scores(edits), edits, **how)
     generated = {} if pictures is None else measure_generated(on_pictures, pictures, **how)
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
-    shown: dict[str, Any] = {"training": training_curve(CURVES), "validation": validation, "meta": facts(edits)}
-    published = beside_published(predictions, edits, split, generated)
+    shown: dict[str, Any] = {"training": training_curve(CURVES), "validation": validation, "meta": facts(test)}
+    published = beside_published(predictions, test, split, generated)
     page = build_report(
-        evaluation, predictions, edits, generated=generated, split=split, published=published, **shown
+        evaluation,
+        predictions,
+        edits,
+        generated=generated,
+        split=split,
+        published=published,
+        words=words(test),
+        **shown,
     )
     write(predictions, evaluation, edits, split, validation, page, on_pictures, generated)
     show(evaluation, split)
@@ -125,16 +135,27 @@ def engine(checkpoint: str, name: str) -> TransformersEngine | VllmEngine:
 
 def beside_published(
     predictions: dict[str, pd.DataFrame],
-    edits: pd.DataFrame,
+    test: pd.DataFrame,
     split: Split,
     generated: dict[str, dict[str, Scores]],
 ) -> list[Comparison]:
-    """Our figures beside published ones, of the benchmark if it has any, and of AGIQA-3k if it was scored."""
+    """Our figures beside published ones, of the benchmark if it has any, and of AGIQA-3k if it was scored.
+
+    Figures on a test split of AGIQA-3k are in-domain; those on all its pictures, of a critic trained on another
+    benchmark, are not.
+    """
     download = params.load(params.Download)
     hub = (download.model_extra or {}).get("hub") if download.source == "hub" else None
     found = []
+    mos = test.set_index("id")["mos"]
+    if download.source == "agiqa" and download.agiqa is not None and download.agiqa.mos == "quality":
+        measured = {
+            LABELS[name]: measure(table["score"].to_numpy(float, na_value=np.nan), mos[table["id"]])
+            for name, table in predictions.items()
+        }
+        setting = Setting(AGIQA_SETTING.benchmark, IN_DOMAIN, f"{download.agiqa.split} of IE-Critic-R1's ten")
+        found.append(compare_published(measured, setting))
     if (benchmark := benchmark_of(hub and hub["dataset"])) is not None:
-        mos = edits.set_index("id")["mos"]
         ours = {
             LABELS[name]: of_upstream(upstream([*table["response"]], table["score"], mos[table["id"]]))
             for name, table in predictions.items()
@@ -176,15 +197,15 @@ def validation_curve(path: Path, train_mean: float, section: params.Evaluate) ->
     return pd.DataFrame(rows)
 
 
-def facts(edits: pd.DataFrame) -> dict[str, str]:
+def facts(test: pd.DataFrame) -> dict[str, str]:
     """What the report says on how it was made."""
-    contract = used_contract()
+    contract, what = used_contract(), words(test)
     return {
         "Profile": params.profile(),
         "Base model": params.load(params.Model).base,
         "Prompt contract": f"{contract.name} version {contract.version}, SHA-256 {contract.hash[:12]}",
         "Engine": f"{params.load(params.Evaluate).engine}, greedy",
-        "Test split": f"{len(edits)} edits of {edits['source_id'].nunique()} source images",
+        "Test split": f"{len(test)} {what.items} of {test['source_id'].nunique()} {what.sources}",
         "Seed": str(params.seed()),
     }
 

@@ -2,11 +2,11 @@
 
     python -m stages.validate
 
-A benchmark without a validation split gets one, carved from its train split by source image. With
-`download.hub.split: official`, test may share source images with the other splits, and the report counts them. A
-released SFT set and AGIQA-3k are checked too, if they are there. Data Docs are written to runs/data_docs in any
-case. If an expectation fails, the stage names the rows, exits with status 1 and leaves no outputs, not even
-earlier ones.
+A benchmark without a validation split gets one, carved from its train split by source image, or by prompt if it
+has generated pictures. With `download.hub.split: official`, test may share source images with the other splits,
+and the report counts them. A released SFT set and AGIQA-3k are checked too, if they are there. Data Docs are
+written to runs/data_docs in any case. If an expectation fails, the stage names the rows, exits with status 1 and
+leaves no outputs, not even earlier ones.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from critic import files, params
-from critic.data import rationale_sets
+from critic.data import generated, rationale_sets
 from critic.data.expectations import SplitName, describe, validate_tables
 from critic.data.near_duplicates import carve, group_sources
 from critic.edits import COLUMNS, GENERATED_COLUMNS, SPLITS, normalise
@@ -51,8 +51,9 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     report.unlink(missing_ok=True)
 
     names = [name for name in SPLITS if name != "validation" or (raw / "validation.parquet").exists()]
-    tables = {split: normalise(read_parquet(raw / f"{split}.parquet"), split) for split in names}
+    tables = {split: _normalised(read_parquet(raw / f"{split}.parquet"), split) for split in names}
     rationales, agiqa = (_read_extra(raw / f"{name}.parquet") for name in ("rationales", "agiqa"))
+    has_pictures = generated.is_generated(tables["train"])
     split = _split(raw / "checksums.json")
     validation = validate_tables(
         tables,
@@ -71,12 +72,16 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
             f"The same as web pages: {docs / 'index.html'}\n{describe(validation.failures)}"
         )
     if "validation" not in tables:
-        facts = validation.facts
-        groups = group_sources(facts[facts["split"] == "train"], section.phash_distance)
+        groups = [*tables["train"]["source_id"]]
+        if not has_pictures:
+            facts = validation.facts
+            groups = group_sources(facts[facts["split"] == "train"], section.phash_distance)
         tables["train"], tables["validation"] = carve(tables["train"], groups, section.validation_fraction)
-    types = dict.fromkeys(tables, COLUMNS)
+    types = dict.fromkeys(tables, generated.COLUMNS if has_pictures else COLUMNS)
     summary = {name: _summary(tables[name]) for name in SPLITS}
     counts: dict[str, dict[str, Any]] = {"split": {"name": split, "leak": validation.leak}}
+    if has_pictures:
+        counts["split"]["of"] = generated.words(tables["test"]).sources
     if rationales is not None:
         table = rationale_sets.finish(
             rationales, validation.rationales, validation.facts, tables["validation"], section.phash_distance
@@ -96,6 +101,10 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
         if (raw / CONTRACT_FILE).exists():
             shutil.copyfile(raw / CONTRACT_FILE, partial / CONTRACT_FILE)
     files.write_json(report, {"splits": summary, **counts, "checks": validation.checks})
+
+
+def _normalised(raw: pd.DataFrame, split: str) -> pd.DataFrame:
+    return (generated.normalise_generated if generated.is_generated(raw) else normalise)(raw, split)
 
 
 def _split(checksums: Path) -> SplitName:

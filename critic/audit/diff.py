@@ -12,6 +12,7 @@ import pandas as pd
 from critic.audit.records import Record, differing, flatten
 from critic.audit.rerun import environment_changes
 from critic.audit.resolve import Subject
+from critic.data.generated import as_edits
 from critic.tables import read_parquet
 
 PREDICTIONS = "reports/predictions/{model}.parquet"
@@ -102,6 +103,7 @@ def _values(kind: str, stage: str, old: Mapping[str, object], new: Mapping[str, 
 def _row_hashes(record: Record, table: str) -> "pd.Series[int]":
     with record.file_system().open(table) as file:
         rows = read_parquet(table, file=file)
+    rows = as_edits(rows)
     pictures = rows["images"].map(lambda images: b"".join(image["bytes"] for image in images))
     plain = rows[["instruction", "mos"]].astype(str).assign(pictures=pictures)
     return pd.util.hash_pandas_object(plain, index=False).set_axis(rows["id"])

@@ -7,7 +7,8 @@
 There is one suite per kind of table: `table_suite` for the columns of each split, `edits_suite` for the facts
 about all rows (`critic.data.features`), `sources_suite` for source images that are in two splits
 (`critic.data.near_duplicates`), and, if there are such tables, `rationales_suite`
-(`critic.data.rationale_sets`) and `generated_suite`. Each run writes its results as web pages, the Data Docs.
+(`critic.data.rationale_sets`) and `generated_suite`. A benchmark of generated pictures has `pictures_suite`
+instead of those about edits. Each run writes its results as web pages, the Data Docs.
 """
 
 import os
@@ -19,8 +20,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from critic.data.features import SCALE, SCORES, Resize, edit_facts, generated_facts
-from critic.data.near_duplicates import count_leak, find_same_edits, find_shared
+from critic.data.features import SCALE, SCORES, Resize, edit_facts, generated_facts, picture_facts
+from critic.data.generated import is_generated
+from critic.data.near_duplicates import count_leak, count_shared_prompts, find_same_edits, find_shared
 from critic.data.rationale_sets import rationale_facts
 from critic.edits import GENERATED_AXES, GENERATED_SCALE, RAW_NAMES
 
@@ -75,10 +77,11 @@ class Validation:
     """The checks of the data, {table, column, expected} each, and all failures.
 
     `checks` leaves out the limits of the prompt contract, which isn't part of the data. `facts` come from
-    `critic.data.features.edit_facts`, `rationales` from `critic.data.rationale_sets.rationale_facts` (empty if
-    there is no such set) without the rows that are dropped: `dropped` is their number, by reason, and the index
-    has the places of the others. `leak` comes from `critic.data.near_duplicates.count_leak`, and is empty if there
-    are failures. If a table lacks columns or rows, no row is checked and all these are empty.
+    `critic.data.features.edit_facts`, or `picture_facts` of generated pictures, `rationales` from
+    `critic.data.rationale_sets.rationale_facts` (empty if there is no such set) without the rows that are
+    dropped: `dropped` is their number, by reason, and the index has the places of the others. `leak` comes
+    from `critic.data.near_duplicates`: `count_leak`, or `count_shared_prompts` of generated pictures; it is
+    empty if there are failures. If a table lacks columns or rows, no row is checked and all these are empty.
     """
 
     checks: list[dict[str, str]]
@@ -108,7 +111,8 @@ def validate_tables(
     drops those with the two pictures of an edit of test.
 
     Args:
-        tables: normalised tables by split (`critic.edits.normalise`).
+        tables: normalised tables by split (`critic.edits.normalise`, or
+            `critic.data.generated.normalise_generated`, without rationales).
         rationales: the raw table of a released SFT set.
         agiqa: the raw table of AGIQA-3k.
         split: how the benchmark is split.
@@ -121,15 +125,19 @@ def validate_tables(
     context = _context(docs)
     facts, rationale_table = pd.DataFrame(), pd.DataFrame()
     leak, dropped = dict[str, int](), dict[str, int]()
-    results = {split: _run(context, table_suite(split), tables[split]) for split in tables}
-    if all(result.success for result in results.values()):
+    generated = any(is_generated(table) for table in tables.values())
+    results = {split: _run(context, table_suite(split, generated=generated), tables[split]) for split in tables}
+    valid = all(result.success for result in results.values())
+    limits: dict[str, Any] = {"min_side": min_side, "max_instruction_chars": max_instruction_chars}
+    if valid and generated:
+        facts = picture_facts(tables, resize)
+        suite = pictures_suite(**limits, raters=_usual_raters(facts))
+        results["pictures"] = _run(context, suite, facts)
+        if results["pictures"].success:
+            leak = count_shared_prompts(facts)
+    elif valid:
         facts = edit_facts(tables, resize)
-        suite = edits_suite(
-            min_side=min_side,
-            max_instruction_chars=max_instruction_chars,
-            raters={int(count) for count in facts["raters"].mode()[:1]},
-        )
-        results["edits"] = _run(context, suite, facts)
+        results["edits"] = _run(context, edits_suite(**limits, raters=_usual_raters(facts)), facts)
         official = split == "official"
         apart = facts[facts["split"] != "test"].reset_index(drop=True) if official else facts
         suite = sources_suite(phash_distance, but_test=official)
@@ -144,8 +152,8 @@ def validate_tables(
             results["rationales"] = _run(context, suite, rationale_table)
         if all(result.success for result in results.values()):
             leak = count_leak(pd.concat([facts, rationale_table], ignore_index=True), phash_distance)
-        if agiqa is not None:
-            results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa, resize))
+    if valid and agiqa is not None:
+        results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa, resize))
     outcomes = [(table, one) for table, result in results.items() for one in _sorted(result)]
     return Validation(
         checks=[
@@ -162,13 +170,13 @@ def validate_tables(
     )
 
 
-def table_suite(split: str) -> gx.ExpectationSuite:
-    """A split's table: the required columns, and at least one row."""
+def table_suite(split: str, *, generated: bool = False) -> gx.ExpectationSuite:
+    """A split's table, of edits or of generated pictures: the required columns, and at least one row."""
     like_bench = "name the columns as in IE-Bench-4k: images, edit_inst, answer"
-    columns = [
-        _expect(gxe.ExpectColumnToExist, name, "the column is there", like_bench)
-        for name in ("images", "instruction", "mos")
-    ]
+    names, fix = (("images", "instruction", "mos"), like_bench)
+    if generated:
+        names, fix = (("image", "prompt", "mos"), "name the columns image, prompt and answer in each split")
+    columns = [_expect(gxe.ExpectColumnToExist, name, "the column is there", fix) for name in names]
     meta = {"column": "all columns", "fix": "add edits to the split"}
     rows = gxe.ExpectTableRowCountToBeBetween(min_value=1, description="the table has rows", meta=meta)
     return gx.ExpectationSuite(name=split, expectations=[*columns, rows])
@@ -182,23 +190,22 @@ def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection
         max_instruction_chars: the longest instruction, in characters.
         raters: the numbers of ratings that a row can have.
     """
-    low, high = SCALE
-    one_id = "no other row of any split has the same id"
-    longest = f"the instruction has at most {max_instruction_chars} characters"
-    shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
-    ratings, as_many = f"every rating is a number from {low} to {high}", "the row has as many ratings as most rows"
     return gx.ExpectationSuite(
         name="edits",
         expectations=[
-            _expect(_UNIQUE, "id", one_id, "give each row a different id, or remove the column"),
+            *_row_expectations("instruction", max_instruction_chars, raters),
             *_pair_expectations(min_side),
-            _expect(_LENGTHS, "instruction", "the instruction is not empty", _CORRECT, min_value=1),
-            _expect(_LENGTHS, "instruction", longest, shorten, max_value=max_instruction_chars),
-            _expect(_NOT_NULL, "mos", "there is a MOS", _CORRECT),
-            *(_expect(_NULL, f"{name}_text", "the score is a number", _CORRECT, of=name) for name in SCORES),
-            *(_on_scale(name, low, high) for name in SCORES),
-            _expect(_NULL, "odd_ratings", ratings, _CORRECT, of="ratings"),
-            _expect(_IN_SET, "raters", as_many, _CORRECT, of="ratings", value_set=[*raters]),
+        ],
+    )
+
+
+def pictures_suite(*, min_side: int, max_instruction_chars: int, raters: Collection[int]) -> gx.ExpectationSuite:
+    """The facts about all rows of a benchmark of generated pictures: as `edits_suite`, with one image."""
+    return gx.ExpectationSuite(
+        name="pictures",
+        expectations=[
+            *_row_expectations("prompt", max_instruction_chars, raters),
+            *_image_expectations("image", min_side, of="image"),
         ],
     )
 
@@ -314,6 +321,29 @@ def _place(failure: Failure) -> str:
     found = failure.found or "nothing"
     end = "..." if len(found) > _LONGEST_FOUND else ""
     return f"{failure.split} row {failure.row}, id {failure.id!r}: {found[:_LONGEST_FOUND]}{end}"
+
+
+def _usual_raters(facts: pd.DataFrame) -> set[int]:
+    """The number of ratings that most rows have; empty if none has ratings."""
+    return {int(count) for count in facts["raters"].mode()[:1]}
+
+
+def _row_expectations(text: str, most_chars: int, raters: Collection[int]) -> list[gxe.Expectation]:
+    """An id, an instruction or prompt, and scores on the scale."""
+    low, high = SCALE
+    one_id = "no other row of any split has the same id"
+    shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
+    ratings, as_many = f"every rating is a number from {low} to {high}", "the row has as many ratings as most rows"
+    return [
+        _expect(_UNIQUE, "id", one_id, "give each row a different id, or remove the column"),
+        _expect(_LENGTHS, text, f"the {text} is not empty", _CORRECT, min_value=1),
+        _expect(_LENGTHS, text, f"the {text} has at most {most_chars} characters", shorten, max_value=most_chars),
+        _expect(_NOT_NULL, "mos", "there is a MOS", _CORRECT),
+        *(_expect(_NULL, f"{name}_text", "the score is a number", _CORRECT, of=name) for name in SCORES),
+        *(_on_scale(name, low, high) for name in SCORES),
+        _expect(_NULL, "odd_ratings", ratings, _CORRECT, of="ratings"),
+        _expect(_IN_SET, "raters", as_many, _CORRECT, of="ratings", value_set=[*raters]),
+    ]
 
 
 def _pair_expectations(min_side: int) -> list[gxe.Expectation]:

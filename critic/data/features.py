@@ -34,6 +34,11 @@ COLUMNS = (
     *("edited_error", "edited_side", "edited_aspect", "edited_limits", "edited_pixels"),
     *(*SCORES, *(f"{name}_text" for name in SCORES), "raters", "odd_ratings"),
 )
+PICTURE_COLUMNS = (
+    *("split", "row", "id", "source_id", "prompt"),
+    *("image_error", "image_side", "image_aspect", "image_limits", "pixels"),
+    *(*SCORES, *(f"{name}_text" for name in SCORES), "raters", "odd_ratings"),
+)
 GENERATED_COLUMNS = (
     *("split", "row", "id", "prompt", *GENERATED_AXES.values()),
     *("image_error", "image_side", "image_aspect", "image_limits"),
@@ -69,7 +74,7 @@ def edit_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFra
             "row": number,
             "id": row["id"],
             "source_id": row["source_id"],
-            "instruction": "" if pd.isna(row["instruction"]) else row["instruction"].strip(),
+            "instruction": _stripped(row["instruction"]),
             "images": count_images(row["images"]),
         }
         | look("source", image_file(row["images"], 0))
@@ -81,6 +86,30 @@ def edit_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFra
     ]
     numbers = [*SCORES, "raters", "source_side", "source_aspect", "edited_side", "edited_aspect"]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(numbers, float))
+
+
+def picture_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFrame:
+    """The facts about each row of normalised tables of generated pictures (split: table), in their order.
+
+    Args:
+        resize: the prompt contract's.
+
+    Returns:
+        split, row, id, source_id, the scores and their texts, raters, odd_ratings: as in `edit_facts`.
+        prompt, image_error, image_side, image_aspect, image_limits: as in `generated_facts`.
+        pixels: SHA-256 of the decoded image, missing if not decoded.
+    """
+    rows = [
+        {"split": split, "row": number, "id": row["id"], "source_id": row["source_id"]}
+        | {"prompt": _stripped(row["prompt"])}
+        | _image_facts(resize, "image", image_file([row["image"]], 0))
+        | {key: fact for name in SCORES for key, fact in _score_facts(name, row.get(name)).items()}
+        | _rating_facts(row.get("ratings"))
+        for split, table in tables.items()
+        for number, row in enumerate(table.to_dict("records"), 1)
+    ]
+    numbers = [*SCORES, "raters", "image_side", "image_aspect"]
+    return pd.DataFrame(rows, columns=PICTURE_COLUMNS).astype(dict.fromkeys(numbers, float))
 
 
 def source_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -114,7 +143,7 @@ def generated_facts(table: pd.DataFrame, resize: Resize) -> pd.DataFrame:
     """
     rows = [
         {"split": "agiqa", "row": number, **{name: row[name] for name in ("id", *GENERATED_AXES.values())}}
-        | {"prompt": "" if pd.isna(row["prompt"]) else row["prompt"].strip()}
+        | {"prompt": _stripped(row["prompt"])}
         | _image_facts(resize, "image", image_file([row["image"]], 0))
         for number, row in enumerate(table.to_dict("records"), 1)
     ]
@@ -135,11 +164,17 @@ def _image_facts(resize: Resize | None, role: str, file: bytes | None) -> dict[s
     except ValueError as error:
         facts[f"{role}_limits"] = str(error)
     match role:
+        case "image":
+            return facts | {"pixels": _digest(image)}
         case "source":
             return facts | {"pixels": _digest(image), "phash": str(imagehash.phash(image, HASH_SIZE))}
         case "edited":
             return facts | {"edited_pixels": _digest(image)}
     return facts
+
+
+def _stripped(text: Any) -> str:
+    return "" if pd.isna(text) else text.strip()
 
 
 def _digest(image: Image.Image) -> str:

@@ -130,6 +130,20 @@ def count_leak(facts: pd.DataFrame, phash_distance: int) -> dict[str, int]:
     return {"edits": len(leaked), "sources": len(sources)}
 
 
+def count_shared_prompts(facts: pd.DataFrame) -> dict[str, int]:
+    """The generated pictures of the test split that share their source_id or pixels with one of another split.
+
+    Args:
+        facts: of `critic.data.features.picture_facts`, all splits; every picture is decoded.
+
+    Returns:
+        {"edits": the number of these pictures, "sources": that of their source_ids}.
+    """
+    test, others = facts[facts["split"] == "test"], facts[facts["split"] != "test"]
+    shared = test[test["source_id"].isin(others["source_id"]) | test["pixels"].isin(others["pixels"])]
+    return {"edits": len(shared), "sources": shared["source_id"].nunique()}
+
+
 def _named(facts: pd.DataFrame) -> pd.DataFrame:
     """The facts, and the name of each row."""
     return facts.assign(name=[f"{row.split} row {row.row}, id {row.id!r}" for row in facts.itertuples()])

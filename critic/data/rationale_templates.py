@@ -1,7 +1,8 @@
 """Write a rationale from sub-scores, for chain-of-thought samples without a released set or a teacher.
 
 Each axis of IE-Critic-R1 (arXiv 2511.18055: text alignment, fidelity, perceptual quality) gets one clause: a
-wording for the band of its score, then the score. The axes are in the paper's order.
+wording for the band of its score, then the score. The axes are in the paper's order. A generated picture has no
+fidelity, since there is no source image.
 """
 
 import numpy as np
@@ -36,13 +37,14 @@ def write_rationale(scores: dict[str, float], rng: np.random.Generator) -> str:
     """Write a rationale with a clause for each sub-score.
 
     Args:
-        scores: "alignment", "fidelity" and "quality", each 1 to 5.
+        scores: some of "alignment", "fidelity" and "quality", each 1 to 5.
         rng: chooses one of the wordings.
 
     Raises:
         ValueError: a score is outside 1..5.
     """
-    return " ".join(f"{word(axis, scores[axis], rng)}, {axis} {scores[axis]:.1f}." for axis in AXES)
+    axes = [axis for axis in AXES if axis in scores]
+    return " ".join(f"{word(axis, scores[axis], rng)}, {axis} {scores[axis]:.1f}." for axis in axes)
 
 
 def word(axis: str, score: float, rng: np.random.Generator) -> str:

@@ -191,7 +191,7 @@ def compute_metrics(
         if (found := study.figures(pred, at, ("main_score",)))
     ]
     classic = match(baselines, edits, "baselines", "the edits")
-    standardised = {name: _standardised(classic, name) for name in BASELINES}
+    standardised = {name: _standardised(classic, name) for name in BASELINES if name in classic}
     return Evaluation(
         models={name: study.measure(pred) for name, pred in answers.items()},
         policies={name: study.policies(pred) for name, pred in answers.items()},

@@ -4,8 +4,8 @@
     split.leak    # "leaks source images: 370 of 970 test edits share one of 120 sources with train or validation"
 
 A published split may share source images (IE-Bench-4k's does). A critic has then seen the pictures that it is
-tested on, and its figures are too high. Whatever prints a figure of the test split prints `Split.leak` beside it,
-unless it is "".
+tested on, and its figures are too high. Pictures that were made from text may share prompts. Whatever prints a
+figure of the test split prints `Split.leak` beside it, unless it is "".
 """
 
 import json
@@ -31,21 +31,24 @@ class Split:
         edits: number of its edits.
         leaked: how many of them have a source image that is, or looks, the same as one of train or validation.
         sources: the number of such source images.
+        of: "source images", or "prompts" if the edits are pictures that were made from these.
     """
 
     name: str
     edits: int
     leaked: int = 0
     sources: int = 0
+    of: str = "source images"
 
     @property
     def leak(self) -> str:
         """What must be said of the test split beside each of its figures, as a predicate; "" if nothing."""
         if self.leaked:
             share = "shares" if self.leaked == 1 else "share"
-            of = "one source" if self.sources == 1 else f"one of {self.sources:,} sources"
+            items, source = ("pictures", "prompt") if self.of == "prompts" else ("edits", "source")
+            one = f"one {source}" if self.sources == 1 else f"one of {self.sources:,} {source}s"
             return (
-                f"leaks source images: {self.leaked:,} of {self.edits:,} test edits {share} {of} with train or "
+                f"leaks {self.of}: {self.leaked:,} of {self.edits:,} test {items} {share} {one} with train or "
                 "validation"
             )
         if self.name == OFFICIAL:
@@ -72,7 +75,8 @@ def parse_split(report: Mapping[str, Any], path: Path | str = VALIDATION) -> Spl
     """
     try:
         name, leak, test = report["split"]["name"], report["split"]["leak"], report["splits"]["test"]
-        return Split(str(name), int(test["edits"]), int(leak["edits"]), int(leak["sources"]))
+        of = str(report["split"].get("of", Split.of))
+        return Split(str(name), int(test["edits"]), int(leak["edits"]), int(leak["sources"]), of)
     except (KeyError, TypeError, ValueError):
         raise SplitError(
             f"{path} doesn't say how the test split was made and what it leaks: run `dvc repro validate`"

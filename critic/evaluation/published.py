@@ -112,6 +112,9 @@ class Setting:
     split: str | None
 
 
+IN_DOMAIN = "in-domain"
+"""The protocol of a critic that was trained on a part of the benchmark."""
+
 AGIQA_SETTING = Setting("agiqa-3k", "cross-dataset", "all")
 """The table of AGIQA-3k, all of it, scored by a critic that wasn't trained on it."""
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from critic.answers import Status
+from critic.data.generated import EDITS, Words
 from critic.edits import GENERATED_AXES
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, Estimate
 from critic.evaluation.evaluate import Evaluation, Scores, match
@@ -51,6 +52,7 @@ def build_report(
     generated: Mapping[str, Mapping[str, Scores]] | None = None,
     split: Split | None = None,
     published: Sequence[Comparison] = (),
+    words: Words = EDITS,
     origin: str = BY_STAGE,
 ) -> str:
     """The report as one HTML page.
@@ -59,7 +61,8 @@ def build_report(
         evaluation: of the same predictions and edits.
         predictions: one to three models in the order of training, the last being the reported one: id, score (null
             if failed), status, reasoning, response.
-        edits: the validated table that was scored: id, source_id, images, instruction, mos.
+        edits: the validated table that was scored: id, source_id, images, instruction, mos; of generated pictures
+            that of `critic.data.generated.as_edits`.
         training: GRPO by step: step, reward, reward_std, completion_length, format_rate, floor_share,
             score_entropy, truncated_share.
         validation: GRPO on the validation split: step, main_score. Empty tables draw no curve.
@@ -67,6 +70,7 @@ def build_report(
         generated: of `critic.evaluation.evaluate.measure_generated`, for the same models, if AGIQA-3k was scored.
         split: how the edits were split off; None if unknown. Its leak stands beside each figure.
         published: these models' figures beside published ones, a table each.
+        words: what to call the rows of `edits`.
         origin: a sentence on what made the report.
 
     Raises:
@@ -77,8 +81,9 @@ def build_report(
     drawn = {*evaluation.groups["model"][evaluation.groups["value"] != 0]}
     leak = split.leak if split else ""
     context = {
-        **_headline(evaluation, edits, labels, leak),
+        **_headline(evaluation, edits, labels, leak, words),
         "leak": leak,
+        "words": words,
         "evaluation": evaluation,
         "labels": list(labels.values()),
         "metrics": [*SHOWN.values()],
@@ -90,7 +95,7 @@ def build_report(
         ],
         "failures_are": FAILURE_POLICIES[evaluation.failure_policy],
         "outcome": evaluation.difference and _outcome(evaluation.difference),
-        "scatters": _scatters(tables, edits, labels, leak),
+        "scatters": _scatters(tables, edits, labels, leak, words),
         "groups": _groups(evaluation, labels),
         "bars": [(series, label) for series, (name, label) in enumerate(labels.items()) if name in drawn],
         "smallest_group": SMALLEST_GROUP,
@@ -122,17 +127,19 @@ def _interval(estimate: Estimate) -> str:
     return "n/a" if isnan(estimate.low) else f"{_number(estimate.low)} to {_number(estimate.high)}"
 
 
-def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], leak: str) -> dict[str, Any]:
+def _headline(
+    evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], leak: str, words: Words
+) -> dict[str, Any]:
     """The title with the main finding, the sentence below it and the most important numbers."""
     *_, (name, label) = labels.items()
     main, coverage = (evaluation.models[name][metric] for metric in ("main_score", "coverage"))
-    title = f"{label} judges edits with a main score of {_number(main.value, 2)}"
+    title = f"{label} judges {words.items} with a main score of {_number(main.value, 2)}"
     facts = [(f"{label} main score", _number(main.value), f"95% interval {_interval(main)}")]
     if gain := evaluation.difference:
         before, label_before = list(labels.items())[-2]
         finding = {
-            "better": f"{label} judges edits better than {label_before}",
-            "worse": f"{label} judges edits worse than {label_before}",
+            "better": f"{label} judges {words.items} better than {label_before}",
+            "worse": f"{label} judges {words.items} worse than {label_before}",
             "level": f"No significant difference between {label} and {label_before}",
         }[_outcome(gain)]
         scores = [_number(evaluation.models[n]["main_score"].value, 2) for n in (name, before)]
@@ -144,7 +151,7 @@ def _headline(evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str
     )
     known = "test" if leak else "unseen"
     lead = (
-        f"On {len(edits):,} {known} edits of {edits['source_id'].nunique():,} source images, "
+        f"On {len(edits):,} {known} {words.items} of {edits['source_id'].nunique():,} {words.sources}, "
         f"{label} agrees with people at a main score of {_number(main.value)}, where 1 is perfect "
         f"and 0 is chance. The best classic metric, {classic}, reaches {_number(best)}"
     )
@@ -177,7 +184,9 @@ def _sections(evaluation: Evaluation, labels: dict[str, str]) -> Rows:
     return [{"title": title, "rows": rows} for title, rows in sections if rows]
 
 
-def _scatters(tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict[str, str], leak: str) -> Rows:
+def _scatters(
+    tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict[str, str], leak: str, words: Words
+) -> Rows:
     mos = edits["mos"].to_numpy(float)
     plots = []
     for series, (name, label) in enumerate(labels.items()):
@@ -185,7 +194,8 @@ def _scatters(tables: dict[str, pd.DataFrame], edits: pd.DataFrame, labels: dict
         failed = int(np.isnan(predicted).sum())
         fitted = None if failed == len(predicted) else fit_logistic(predicted, mos)
         svg = scatter(predicted, mos, fitted, series=series, title=f"Predicted against MOS: {label}")
-        caption = f"{len(predicted) - failed:,} edits" + (f"; {failed:,} failed and have no dot" if failed else "")
+        caption = f"{len(predicted) - failed:,} {words.items}"
+        caption += f"; {failed:,} failed and have no dot" if failed else ""
         caption += f". This test split {leak}." if leak else ""
         plots.append({"label": label, "svg": Markup(svg), "caption": caption})
     return plots
@@ -241,8 +251,10 @@ def _examples(predictions: pd.DataFrame, edits: pd.DataFrame) -> Rows:
 
 def _example(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     failed = not isfinite(row["error"])
+    pictures = [data_uri(decode_cell(image), PICTURE_SIDE) for image in row["images"]]
+    roles = ("source", "edited") if len(pictures) == 2 else ("generated",)
     return {
-        "pictures": [data_uri(decode_cell(image), PICTURE_SIDE) for image in row["images"]],
+        "pictures": dict(zip(roles, pictures, strict=True)),
         "instruction": row["instruction"],
         "mos": row["mos"],
         "predicted": None if failed else row["score"],

@@ -21,6 +21,7 @@ import httpx
 
 from critic import loopback, process_tree
 from critic.client import Critic, CriticError
+from critic.data.generated import is_generated
 from critic.edits import Edit, edits_from_table
 from critic.tables import read_parquet
 
@@ -56,6 +57,11 @@ def smoke_edits(repository: Path, number: int) -> list[tuple[Edit, float]]:
     if scores.empty:
         raise SmokeError("reports/predictions/grpo.parquet has no scores to compare a Bento's with")
     test = read_parquet(repository / "data/validated/test.parquet")
+    if is_generated(test):
+        raise SmokeError(
+            "data/validated has pictures without a source image, and the service judges edits alone: this critic "
+            "can't be served"
+        )
     edits = edits_from_table(test[test["id"].isin(scores.index)])
     return [(edit, float(scores[edit.id])) for edit in edits]
 

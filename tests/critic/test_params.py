@@ -20,7 +20,7 @@ from critic.training import rewards
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "params.yaml"
-PROFILES = ("tiny", "full", "paper", "single-gpu")
+PROFILES = ("tiny", "full", "paper", "single-gpu", "agiqa")
 
 
 @pytest.fixture
@@ -82,7 +82,28 @@ def test_single_gpu_is_full_but_for_what_one_gpu_takes() -> None:
     assert sft.per_device_train_batch_size * sft.gradient_accumulation_steps == 64
 
 
+def test_agiqa_is_full_but_for_its_benchmark_and_the_number_of_updates() -> None:
+    differ = {}
+    for section in SECTIONS:
+        full, own = (params.load(section, OWN, profile=name).model_dump() for name in ("full", "agiqa"))
+        differ[section.name] = {key for key in full if full[key] != own.get(key)}
+    assert {name: keys for name, keys in differ.items() if keys and name != "download"} == {
+        "build": {"rationales", "direct_fraction"},
+        "grpo": {"max_steps"},
+    }
+
+
 # --- loading
+
+
+@pytest.mark.parametrize("given", ["AGIQA-3K", {"folder": "AGIQA-3K"}])
+def test_a_second_benchmark_is_a_folder_or_a_part_with_one(
+    given: Any, content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    content["profiles"]["tiny"]["download"]["agiqa"] = given
+    write(content)
+    found = params.load(params.Download).agiqa
+    assert found == params.Agiqa(folder="AGIQA-3K")
 
 
 def test_every_kind_of_reward_loads_and_no_other(
@@ -208,8 +229,32 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"profiles\.tiny\.download: .*source must be one of .*minibench, not 'rows'",
     ),
     "source that is not the benchmark": (
+        change("profiles.tiny.download.source", "rationales"),
+        r"profiles\.tiny\.download: .*source must be one of agiqa, .*minibench, not 'rationales'",
+    ),
+    "AGIQA-3k without a folder": (
         change("profiles.tiny.download.source", "agiqa"),
-        r"profiles\.tiny\.download: .*source must be one of .*minibench, not 'agiqa'",
+        r"profiles\.tiny\.download: .*source agiqa needs a part agiqa",
+    ),
+    "AGIQA-3k without a split": (
+        lambda content: content["profiles"]["tiny"]["download"].update(source="agiqa", agiqa="AGIQA-3K"),
+        r"profiles\.tiny\.download: .*agiqa\.split, 0 to 9, goes with source: agiqa",
+    ),
+    "split of AGIQA-3k, which is not the benchmark": (
+        change("profiles.full.download.agiqa", {"folder": "AGIQA-3K", "split": 1}),
+        r"profiles\.full\.download: .*agiqa\.split, 0 to 9, goes with source: agiqa; other sources use all",
+    ),
+    "eleventh split of AGIQA-3k": (
+        change("profiles.agiqa.download.agiqa.split", 10),
+        r"profiles\.agiqa\.download\.agiqa\.split: .*less than or equal to 9, not 10",
+    ),
+    "unknown key of AGIQA-3k": (
+        change("profiles.agiqa.download.agiqa.fold", 1),
+        r"profiles\.agiqa\.download\.agiqa\.fold: unknown key \(known: folder, split, mos\)",
+    ),
+    "folder of AGIQA-3k that is a number": (
+        change("profiles.full.download.agiqa", 3),
+        r"profiles\.full\.download\.agiqa: .*dictionary.*, not 3",
     ),
     "part of no reader": (
         change("profiles.tiny.download.mini", {"side": 112}),
@@ -447,19 +492,23 @@ def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
 # --- profiles that extend another
 
 
-def everywhere(*stages: str) -> dict[str, set[str]]:
-    """The stages in `full` and in the profiles that extend it."""
-    return {profile: {*stages} for profile in PROFILES if profile != "tiny"}
+def everywhere(*stages: str, but: str = "") -> dict[str, set[str]]:
+    """The stages in `full` and in the profiles that extend it, but one."""
+    return {profile: {*stages} for profile in PROFILES if profile not in ("tiny", but)}
 
 
 EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
     # in params.yaml, what it becomes, and the stages that run again under a profile
     ("diff_at_rmin: 1.0", "diff_at_rmin: 1.5", everywhere("grpo")),
     ("save_steps: 50", "save_steps: 60", everywhere("sft")),
-    ("learning_rate: 1.0e-5  # [d]", "learning_rate: 3.0e-5", {"full": {"sft"}, "paper": {"sft"}}),
+    (
+        "learning_rate: 1.0e-5  # [d]",
+        "learning_rate: 3.0e-5",
+        {"full": {"sft"}, "paper": {"sft"}, "agiqa": {"sft"}},
+    ),
     ("learning_rate: 1.0e-4", "learning_rate: 3.0e-4", {"single-gpu": {"sft"}}),
     ("r: 32", "r: 16", {"single-gpu": {"sft", "grpo"}}),
-    ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", everywhere("download", "evaluate")),
+    ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", everywhere("download", "evaluate", but="agiqa")),
     ("split: official", "split: by_source", {"paper": {"download", "evaluate"}}),
     ("loss_type: bnpo", "loss_type: grpo", {"paper": {"grpo"}}),
     ("kind: l2", "kind: laplace", {"tiny": {"grpo"}}),
@@ -509,6 +558,7 @@ def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
         "paper.download.hub.split",
         "full.download.hub.revision",
         "single-gpu.sft.lora.r",
+        "agiqa.download.agiqa.split",
     ],
 )
 def test_dvc_exp_run_s_changes_the_value_it_names_and_no_other(

@@ -70,7 +70,7 @@ def test_a_source_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     ("part", "message"),
     [
         ({**MINIBENCH, "side": "x"}, r"minibench\.side: .* integer, not 'x'"),
-        ({**MINIBENCH, "sides": 112}, r"minibench\.sides: unknown key \(known: .*side\)"),
+        ({**MINIBENCH, "sides": 112}, r"minibench\.sides: unknown key \(known: .*side, generated\)"),
         ({"train_sources": 2, "validation_sources": 1, "test_sources": 1}, r"minibench\.side: Field required"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_slip_in_the_settings_of_a_source_is_named(part: dict[str, Any], messa
     assert not (tmp_path / "raw").exists()
 
 
-@pytest.mark.parametrize("profile", ["tiny", "full", "paper", "single-gpu"])
+@pytest.mark.parametrize("profile", ["tiny", "full", "paper", "single-gpu", "agiqa"])
 def test_the_sources_of_the_projects_own_params_load(profile: str) -> None:
     own = params.load(params.Download, ROOT / "params.yaml", profile=profile)
     reader = import_module(f"critic.data.readers.{own.source}")

@@ -6,6 +6,7 @@ Their metadata follow the Hugging Face hub's documentation, "Model Cards" and "D
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from critic.audit.manifests import Manifest
+from critic.data.generated import EDITS, Words
 from critic.evaluation.leak import Split, parse_split
 from critic.evaluation.metrics import SHOWN
 
@@ -59,10 +61,23 @@ class Facts:
         return parse_split(self.checks)
 
     @property
+    def words(self) -> Words:
+        """What the rows of the benchmark are called."""
+        download = self.section("download", "download")
+        source = download["source"]
+        if source == "agiqa":
+            return Words("picture", "pictures", "prompts")
+        made = (download.get(source) or {}).get("generated", False)
+        return Words("picture", "pictures", EDITS.sources) if made else EDITS
+
+    @property
     def source(self) -> str:
         """The name of the benchmark."""
         download = self.section("download", "download")
         source = str(download["source"])
+        if source == "agiqa":
+            part = download["agiqa"]
+            return f"AGIQA-3k ({part.get('mos', 'quality')}, split {part['split']} of 0 to 9)"
         return str(download["hub"]["dataset"]) if source == "hub" else _SOURCES.get(source, source)
 
 
@@ -82,7 +97,7 @@ def model_card(facts: Facts) -> ModelCard:
         results = [
             EvalResult(
                 task_type="image-text-to-text",
-                task_name="Scoring of text-driven image edits",
+                task_name=f"Scoring of {_kind(facts)}",
                 dataset_type=facts.source if source == "hub" else source,
                 dataset_name=facts.source,
                 dataset_split="test",
@@ -104,7 +119,7 @@ def model_card(facts: Facts) -> ModelCard:
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        tags=["image-editing", "reward-model", "image-quality-assessment", "grpo", "trl"],
+        tags=[_tag(facts), "reward-model", "image-quality-assessment", "grpo", "trl"],
         base_model=base if is_hub else None,
         datasets=[facts.source] if source == "hub" else None,
         metrics=[*SHOWN],
@@ -126,31 +141,40 @@ def data_card(facts: Facts) -> DatasetCard:
     data = DatasetCardData(
         language="en",
         task_categories=["image-text-to-text"],
-        pretty_name=f"Text-driven image edits with mean opinion scores: {facts.source}",
+        pretty_name=f"{_kind(facts).capitalize()} with mean opinion scores: {facts.source}",
         size_categories=next((name for limit, name in _SIZES if number < limit), "100K<n<1M"),
-        tags=["image-editing", "mean-opinion-score"],
+        tags=[_tag(facts), "mean-opinion-score"],
         configs=[{"config_name": "default", "data_files": files}],
     )
     return _card(DatasetCard, "data.md", facts, data)
 
 
-def summary(table: pd.DataFrame) -> dict[str, str]:
-    """A split in numbers: edits, source images and MOS (mean ± std, lowest, highest)."""
+def summary(table: pd.DataFrame, words: Words = EDITS) -> dict[str, str]:
+    """A split in numbers: edits and source images, as `words` has them, and MOS (mean ± std, lowest, highest)."""
     mos = table["mos"]
     return {
-        "edits": f"{len(table):,}",
-        "source images": f"{table['source_id'].nunique():,}",
+        words.items: f"{len(table):,}",
+        words.sources: f"{table['source_id'].nunique():,}",
         "MOS": f"{mos.mean():.2f} ± {mos.std():.2f}",
         "lowest": f"{mos.min():.2f}",
         "highest": f"{mos.max():.2f}",
     }
 
 
+def _kind(facts: Facts) -> str:
+    return "text-driven image edits" if facts.words == EDITS else "generated pictures"
+
+
+def _tag(facts: Facts) -> str:
+    return "image-editing" if facts.words == EDITS else "text-to-image"
+
+
 def _card(kind: type[_Card], template: str, facts: Facts, data: CardData) -> _Card:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    values = {"facts": facts, "metadata": data.to_yaml().strip(), "metrics": SHOWN, "summary": summary}
+    values = {"facts": facts, "metadata": data.to_yaml().strip(), "metrics": SHOWN}
+    values |= {"summary": partial(summary, words=facts.words), "edits": facts.words == EDITS, "words": facts.words}
     card = kind(environment.get_template(template).render(values))
     if card.data.to_yaml() != data.to_yaml():
         raise CardError(f"the hub's reader gets other metadata from the {kind.__name__} than were written")

@@ -111,6 +111,8 @@ BASELINES: dict[str, Baseline] = {
 def baseline_scores(edits: "pd.DataFrame") -> "pd.DataFrame":
     """Score every edit of a validated table (`id`, `images`) with every baseline.
 
+    Pictures without a source (`critic.data.generated.as_edits`) get those that look at the edited picture alone.
+
     Returns:
         `id`, then a float column for each of `BASELINES`, in its own unit and direction.
 
@@ -122,14 +124,16 @@ def baseline_scores(edits: "pd.DataFrame") -> "pd.DataFrame":
     from critic.pictures import decode_cell
 
     rows = []
+    has_sources = all(len(images) == 2 for images in edits["images"])
+    used = {name: baseline for name, baseline in BASELINES.items() if has_sources or baseline.pictures == _EDITED}
     for edit_id, images in zip(edits["id"], edits["images"], strict=True):
         try:
-            source, edited = map(decode_cell, images)
-            scores = {name: baseline.score(source, edited) for name, baseline in BASELINES.items()}
+            *_, edited = pictures = [decode_cell(image) for image in images]
+            scores = {name: baseline.score(pictures[0], edited) for name, baseline in used.items()}
         except ValueError as error:
             raise ValueError(f"edit {edit_id}: the classic metrics can't score it: {error}") from error
         rows.append({"id": edit_id, **scores})
-    return pd.DataFrame(rows, columns=["id", *BASELINES])
+    return pd.DataFrame(rows, columns=["id", *used])
 
 
 class MetricJudge(Judge):

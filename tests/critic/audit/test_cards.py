@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -74,3 +75,28 @@ def test_a_report_without_the_split_is_an_error_with_the_stage_to_run(facts: Fac
     for card in (model_card, data_card):
         with pytest.raises(SplitError, match="run `dvc repro validate`"):
             card(old)
+
+
+@pytest.mark.parametrize(
+    ("download", "source"),
+    [
+        ({"source": "agiqa", "agiqa": {"folder": "A", "split": 7}}, "AGIQA-3k (quality, split 7 of 0 to 9)"),
+        ({"source": "minibench", "minibench": {"generated": True}}, "minibench, which the pipeline generates"),
+    ],
+)
+def test_cards_of_a_critic_of_generated_pictures_name_no_edits(
+    facts: Facts, download: dict[str, Any], source: str
+) -> None:
+    manifest = facts.manifests["download"]
+    content = {"profiles": {facts.profile: {"download": download}}}
+    pictures = replace(
+        facts, manifests=facts.manifests | {"download": manifest.model_copy(update={"params": content})}
+    )
+    model, data = str(model_card(pictures)), str(data_card(pictures))
+    assert "# A critic of generated pictures" in model and "# Generated pictures with mean opinion" in data
+    assert f"It was trained on {source}" in model and f"Source: {source}." in data
+    assert "--image picture.png --prompt" in model and "source.png" not in model
+    assert "pictures of" in model and "edits of" not in model
+    leaking = replace(pictures, checks=facts.checks | {"split": LEAK | {"of": "prompts"}})
+    assert "leaks prompts: 6 of" in (text := str(model_card(leaking)))
+    assert "higher than those on new prompts" in text

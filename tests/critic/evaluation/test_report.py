@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from critic.data.generated import Words
 from critic.evaluation.evaluate import Evaluation, compute_metrics
+from critic.evaluation.leak import Split
 from critic.evaluation.report import build_report
 from critic.scoring.judges.image_metrics import BASELINES
 
@@ -260,3 +262,28 @@ def test_data_without_extras_still_makes_a_report(
     parsed = Page(html)
     assert "By group" not in parsed.text and "GRPO training" not in parsed.text
     assert sum(tag == "svg" for tag, _ in parsed.tags) == 1
+
+
+def test_pictures_without_a_source_are_called_pictures_and_shown_alone(
+    predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, edits: pd.DataFrame
+) -> None:
+    pictures = edits.assign(images=[images[1:] for images in edits["images"]])
+    found = compute_metrics(predictions, baselines[["id", "blur"]], pictures, train_mean=3, n_boot=20)
+    assert {*found.baselines} == {"blur"}
+    leak = Split("given", EDITS, 30, 12, "prompts")
+    html = build_report(
+        found,
+        predictions,
+        pictures,
+        training=pd.DataFrame(),
+        validation=pd.DataFrame(),
+        meta={},
+        split=leak,
+        words=Words("picture", "pictures", "prompts"),
+    )
+    text = " ".join(Page(html).text.split())
+    assert f"On {EDITS} test pictures of {EDITS // 2} prompts" in text
+    assert "leaks prompts: 30 of 40 test pictures share one of 12 prompts with train or validation" in text
+    assert "from resampling prompts" in text and "A dot is a picture" in text
+    assert "judges edits" not in text and "over all pictures" in text
+    assert 'alt="generated image"' in html and 'alt="source image"' not in html

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from critic.data.readers.agiqa import read_agiqa
+from critic.data.readers.agiqa import choose_test, read_agiqa, rescale
 from critic.edits import GENERATED_COLUMNS, edits_from_table
 from critic.tables import TableError, read_parquet, write_parquet
 
@@ -80,3 +82,48 @@ def test_an_image_that_is_nowhere_or_twice_is_named(folder: Path) -> None:
         path.unlink()
     with pytest.raises(TableError, match=r"line 3: the image sdXL_normal_001\.jpg isn't in .* below: add it"):
         read_agiqa(folder)
+
+
+# --- the ten splits
+
+GENERATORS = ("AttnGAN_normal", "glide_normal")
+PLACES = [911, 1691, 1105, 2902, 1673, 132, 926, 2743, 670, 563, 1940, 2768]
+NAMES = [f"{generator}_{number:03d}.jpg" for generator in GENERATORS for number in range(300)]
+
+
+def test_the_first_splits_hold_out_the_prompts_that_upstream_holds_out() -> None:
+    """Of its annos_idx0/test.jsonl, whose first pictures have these numbers."""
+    held = np.array(NAMES)[choose_test(NAMES, 0)]
+    assert len(held) == 2 * 60
+    first = [int(name[-7:-4]) for name in held[:17]]
+    assert first == [1, 3, 13, 20, 21, 34, 43, 48, 49, 50, 52, 53, 54, 58, 71, 80, 87]
+    for split in range(5):
+        in_test = choose_test(NAMES, split)
+        assert (in_test[:300] == in_test[300:]).all()
+
+
+def test_the_last_splits_hold_out_a_fifth_of_the_pictures_by_their_place() -> None:
+    """The places of the first pictures of annos_idx7/test.jsonl in upstream's data_jsonl.jsonl, of 2,982."""
+    in_test = choose_test([str(place) for place in range(2982)], 7)
+    assert in_test.sum() == 597
+    assert in_test[PLACES].all()
+
+
+def test_the_ten_splits_differ_and_are_the_same_each_time() -> None:
+    found = [choose_test(NAMES, split) for split in range(10)]
+    assert len({one.tobytes() for one in found}) == 10
+    assert all((one == choose_test(NAMES, split)).all() for split, one in enumerate(found))
+    assert [int(one.sum()) for one in found] == [120] * 10
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "AttnGAN_normal_300.jpg"])
+def test_a_split_by_prompt_needs_the_prompts_numbers(name: str) -> None:
+    with pytest.raises(TableError, match=rf"the name {name} doesn't end in the number of a prompt"):
+        choose_test([name], 4)
+    assert choose_test([name], 5).tolist() == [True]
+
+
+def test_scores_are_scaled_by_the_lowest_and_the_highest() -> None:
+    assert rescale(pd.Series([0.5, 4.5, 2.5])).tolist() == [1, 5, 3]
+    with pytest.raises(TableError, match=r"all mos_quality in data\.csv are 2\.0"):
+        rescale(pd.Series([2.0, 2.0], name="mos_quality"))

@@ -101,3 +101,11 @@ def test_transparency_is_put_on_white() -> None:
     on_white = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     pair = [{"bytes": file.read_bytes(), "path": None}, encoded(on_white)]
     assert baseline_scores(pd.DataFrame({"id": ["a"], "images": [pair]}))["psnr"][0] == PSNR_LIMIT
+
+
+def test_pictures_without_a_source_get_the_metrics_of_one_picture(photo: Image.Image) -> None:
+    pair = pd.DataFrame({"id": ["a"], "images": [[encoded(photo), encoded(noisy(photo, 9))]]})
+    alone = pair.assign(images=[images[1:] for images in pair["images"]])
+    scores = baseline_scores(alone)
+    assert list(scores.columns) == ["id", "noise", "blur"]
+    assert scores.equals(baseline_scores(pair)[["id", "noise", "blur"]])
