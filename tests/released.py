@@ -147,7 +147,8 @@ def _sft_set(rows: list[dict[Any, Any]], rng: np.random.Generator) -> dict[str, 
     samples = []
     for row in rows:
         score = f"{row['answer']:.2f}"
-        thoughts = write_rationale({axis: row[f"mos_{axis}"] for axis in AXES}, rng)
+        # Without the full stop: ".</" is a token that the tiny base has never seen, and adapters don't teach it.
+        thoughts = write_rationale({axis: row[f"mos_{axis}"] for axis in AXES}, rng).rstrip(".")
         answers = {"direct": score, "reasoning": f"<think>{thoughts}</think>\n<answer>{score}</answer>"}
         for mode in ("direct", "reasoning"):
             user = {"role": "user", "content": user_text(row["edit_inst"], mode)}

@@ -333,7 +333,7 @@ def test_a_killed_engine_costs_its_requests_a_503_and_comes_back(
         assert any(reply.status_code == 503 for _, reply in replies)
         began = time.monotonic()
         while service.ready():
-            assert time.monotonic() - began < 5  # lost once the whole process tree has ended
+            assert time.monotonic() - began < 30  # lost once the whole process tree has ended
         assert client.post("/score", **upload(edits[0])).status_code == 503
         while not service.ready():
             assert time.monotonic() - began < 300
