@@ -220,6 +220,8 @@ class Rehearsal:
         seen = f"from {Path(rest.split()[0]).name} to step {len(loss)}"
         if stage == "grpo":
             reward = pd.read_csv(folder / "reward.tsv", sep="\t")["reward"]
+            if not reward.any():
+                raise Failed("all rewards are 0, so no update changed anything")
             seen += f", reward {reward.iloc[0]:.2f} to {reward.iloc[-1]:.2f}"
             grpo = params.load(params.Grpo, self.folder / "params.yaml")
             engine = (
