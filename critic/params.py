@@ -247,9 +247,12 @@ class Launch(Section):
 
 
 class Training(Section):
-    """What both trainings have. `transformers.TrainingArguments` gets all keys except `freeze_vision` and `lora`.
+    """What both trainings have. `transformers.TrainingArguments` gets all keys except `share_prompts`,
+    `freeze_vision` and `lora`.
 
     `warmup_steps` below 1 is a share of all steps. A checkpoint to resume from is kept every `save_steps` steps.
+    With `share_prompts`, what samples of one edit, or completions of one prompt, have in common is read once
+    (`critic.training.shared_prompts`).
     """
 
     learning_rate: Positive
@@ -262,6 +265,7 @@ class Training(Section):
     gradient_checkpointing: bool
     bf16: bool
     use_liger_kernel: bool
+    share_prompts: bool
     freeze_vision: bool
     lora: Lora | None
     save_steps: Count
@@ -634,6 +638,18 @@ def _mismatches(*sections: Section) -> list[str]:
             f"grpo: {completions} completions are generated at a time (per_device_train_batch_size "
             f"{grpo.per_device_train_batch_size} x {key} {getattr(grpo, key)} x {processes} processes of launch), "
             f"which must be a multiple of num_generations, {grpo.num_generations}"
+        )
+    elif grpo.share_prompts and grpo.per_device_train_batch_size % grpo.num_generations:
+        problems.append(
+            f"grpo.per_device_train_batch_size: {grpo.per_device_train_batch_size} is not a multiple of "
+            f"num_generations, {grpo.num_generations}, as share_prompts: true needs"
+        )
+    model = next(section for section in sections if isinstance(section, Model))
+    sharing = [one.name for one in sections if isinstance(one, Training) and one.share_prompts]
+    if sharing and model.attn_implementation not in ("sdpa", "eager"):
+        problems.append(
+            f"model.attn_implementation: {model.attn_implementation} can't share prompts: choose sdpa, "
+            f"or set share_prompts to false in {' and '.join(sharing)}"
         )
     if grpo.gradient_accumulation_steps % (grpo.steps_per_generation or 1):
         problems.append(

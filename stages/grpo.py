@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import ProcessorMixin
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from critic import params
 from critic.checkpoints import load_processor
@@ -35,6 +35,7 @@ from critic.training.setup import (
     load_trainable,
     publish,
 )
+from critic.training.shared_prompts import SharedPromptGRPO
 
 
 def main() -> None:
@@ -52,6 +53,7 @@ def main() -> None:
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=seed)
     validation = validation.select(range(min(section.max_eval_samples, len(validation))))
     trainer = make_trainer(
+        SharedPromptGRPO if section.share_prompts else GRPOTrainer,
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
         reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
@@ -83,7 +85,7 @@ def arguments(
         generation: dict[str, Any] = {"logit_bias": dict.fromkeys(suppressed, -100.0)}
     else:
         generation = {"suppress_tokens": suppressed}
-    ours = {"freeze_vision", "lora", "max_eval_samples", "rollout_check", "collapse"}
+    ours = {"share_prompts", "freeze_vision", "lora", "max_eval_samples", "rollout_check", "collapse"}
     return GRPOConfig(
         **section.model_dump(exclude=ours, exclude_none=True),
         **common_arguments(launch, seed, run),

@@ -25,6 +25,7 @@ from critic.training.setup import (
     publish,
     save_weights,
 )
+from critic.training.shared_prompts import SharedPromptSFT
 
 
 def main() -> None:
@@ -38,11 +39,11 @@ def main() -> None:
     checkpoint = last_checkpoint(run)
     args = arguments(section, launch, seed, run)
     curves = Curves(run / "curves")
-    trainer = SFTTrainer(
+    trainer = (SharedPromptSFT if section.share_prompts else SFTTrainer)(
         model=load_trainable(model.base, model, section, revision=model.revision, checkpoint=checkpoint),
         processing_class=processor,
         args=args,
-        train_dataset=load_samples("data/sft/train.parquet", contract),
+        train_dataset=load_samples("data/sft/train.parquet", contract, keep=args.per_device_train_batch_size),
         eval_dataset=load_samples("data/sft/validation.parquet", contract),
         peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint()],
@@ -62,7 +63,7 @@ def main() -> None:
 def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) -> SFTConfig:
     """TRL's arguments."""
     return SFTConfig(
-        **section.model_dump(exclude={"freeze_vision", "lora", "token_mean"}),
+        **section.model_dump(exclude={"share_prompts", "freeze_vision", "lora", "token_mean"}),
         **common_arguments(launch, seed, run),
         per_device_eval_batch_size=section.per_device_train_batch_size,
         max_length=None,

@@ -6,6 +6,7 @@ dataset[0]["images"]    # two pictures, resized to the contract's pixel limits
 
 import os
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -43,7 +44,11 @@ def load_samples(path: str | os.PathLike[str], contract: Contract, *, keep: int 
     Args:
         keep: how many of the pictures used last stay in memory, decoded and resized. TRL reads each generation
             batch of GRPO `steps_per_generation` times, and a prompt once for each of its completions.
+
+    Returns:
+        The file's columns, and `group`: samples with the same pictures have the same number.
     """
+    dataset = Dataset.from_parquet(os.fspath(path))
 
     @lru_cache(maxsize=keep)
     def picture(file: bytes | None) -> Image.Image:
@@ -55,4 +60,14 @@ def load_samples(path: str | os.PathLike[str], contract: Contract, *, keep: int 
         pictures = [[picture(image["bytes"]) for image in images] for images in batch["images"]]
         return {**batch, "images": pictures}
 
-    return Dataset.from_parquet(os.fspath(path)).with_transform(with_pictures)
+    return dataset.add_column("group", _groups(dataset)).with_transform(with_pictures)
+
+
+def _groups(dataset: Dataset) -> list[int]:
+    numbers: dict[bytes, int] = {}
+    groups = []
+    for batch in dataset.select_columns(["images"]).with_format("arrow").iter(batch_size=64):
+        for images in batch["images"].to_pylist():
+            digest = b"".join(sha256(image["bytes"]).digest() for image in images)
+            groups.append(numbers.setdefault(digest, len(numbers)))
+    return groups

@@ -6,6 +6,7 @@ async with ScoringQueue(settings, "models/grpo", version) as scoring:     # star
 
 import asyncio
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from critic.service.supervisor import State, Supervisor
 ADDRESS = "http://vllm"
 """The URL of vLLM behind its Unix socket; the host name has no effect."""
 _MAX_FETCHES = 8
+log = logging.getLogger("critic.service")
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,11 @@ class ScoringQueue:
         )
         engine = _LoopEngine(await anyio.to_thread.run_sync(open_engine), self.model)
         (result,) = await self._score(engine, [example()], Options(mode="greedy"))
-        if not result.ok:
+        if result.status in [*Failure]:
             await engine.client.close()
-            raise RuntimeError(f"no score for the example: {result.status}: {result.detail}")
+            raise RuntimeError(f"no answer to the example: {result.status}: {result.detail}")
+        if not result.ok:
+            log.warning("The answer to the example has no score: %s: %s", result.status, result.raw)
         before, self._engine = self._engine, engine
         if before is not None:
             with suppress(openai.OpenAIError):

@@ -149,11 +149,12 @@ def _pack_output_layer(model: torch.nn.Module) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
-def make_trainer(**arguments: Any) -> GRPOTrainer:
+def make_trainer(kind: type[GRPOTrainer] = GRPOTrainer, **arguments: Any) -> GRPOTrainer:
     """A `GRPOTrainer` whose vLLM, if it uses one, is a `PictureVllm`.
 
     Args:
-        arguments: of `GRPOTrainer`.
+        kind: the class, `GRPOTrainer` or one that inherits from it.
+        arguments: of `kind`.
     """
     # For a colocated vLLM, TRL sets what torchrun would, and vLLM seeds the process by its rank.
     before = {name: os.environ.get(name) for name in _PROCESS}
@@ -164,7 +165,7 @@ def make_trainer(**arguments: Any) -> GRPOTrainer:
             patch.object(grpo_trainer, "VLLMGeneration", PictureVllm),
             catch_warnings(action="ignore", category=FutureWarning),  # from torch, about vLLM's code
         ):
-            trainer = GRPOTrainer(**arguments)
+            trainer = kind(**arguments)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

@@ -408,6 +408,21 @@ def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
     return content
 
 
+def test_sharing_prompts_needs_an_attention_that_takes_a_mask(
+    content: dict[str, Any], write: Callable[[dict[str, Any]], None]
+) -> None:
+    content["profiles"]["full"]["model"]["attn_implementation"] = "flash_attention_4"
+    write(content)
+    with pytest.raises(
+        ParamsError, match=r"profiles\.full\.model\.attn_implementation: flash_attention_4 can't share"
+    ):
+        params.load(params.Grpo)
+    for name in ("sft", "grpo"):
+        content[name]["share_prompts"] = False
+    write(content)
+    params.load(params.Grpo)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -421,6 +436,10 @@ def grpo(content: dict[str, Any], **values: Any) -> dict[str, Any]:
             {"steps_per_generation": 2, "num_generations": 256},
             r"profiles\.full\.grpo: 128 completions are generated at a time \(per_device_train_batch_size 8 x "
             r"steps_per_generation 2 x 8 processes of launch\), which must be a multiple of num_generations, 256",
+        ),
+        (
+            {"per_device_train_batch_size": 12},
+            r"profiles\.full\.grpo\.per_device_train_batch_size: 12 is not a multiple of num_generations, 8",
         ),
         (
             {"steps_per_generation": 5},

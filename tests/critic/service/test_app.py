@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain, repeat
@@ -34,6 +34,7 @@ from critic.pictures import decode
 from critic.prompts import load_contract
 from critic.ratings.store import Feedback, FeedbackError
 from critic.service import app as module
+from critic.service import scoring_queue
 from critic.service.app import create_app
 from critic.service.errors import Refused
 from critic.service.middleware import RequestMiddleware
@@ -99,6 +100,16 @@ def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_a_critic_that_gives_the_example_no_score_serves_other_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = scoring_queue.example()
+    monkeypatch.setattr(scoring_queue, "example", lambda: replace(first, instruction="answer=none"))
+    with serve(tmp_path) as service:
+        service.until_ready()
+    assert "The answer to the example has no score: not_a_number: " in caplog.text
 
 
 @pytest.fixture(scope="module")

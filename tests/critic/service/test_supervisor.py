@@ -197,20 +197,20 @@ def test_one_that_fails_at_start_is_tried_again_and_again(
     assert "it ended with code 3 before it was ready\nthe stand-in starts\n" in caplog.text
 
 
-def test_one_that_gives_no_score_isnt_ready(run: Callable[[Scenario], None], tmp_path: Path) -> None:
+def test_one_that_gives_no_answer_isnt_ready(run: Callable[[Scenario], None], tmp_path: Path) -> None:
     tries = 0
 
     async def probe() -> None:
         nonlocal tries
         tries += 1
         if tries < 3:
-            raise RuntimeError("no score for the example: no_answer")
+            raise RuntimeError("no answer to the example: refused")
 
     async def scenario() -> None:
         async with Watched(tmp_path, probe=probe) as supervisor:
             await supervisor.until("ready")
             assert supervisor.states == ["lost", "starting", "lost", "starting", "ready"]
-            assert "failed to start: RuntimeError: no score for the example: no_answer" in supervisor.reason
+            assert "failed to start: RuntimeError: no answer to the example: refused" in supervisor.reason
 
     run(scenario)
 
