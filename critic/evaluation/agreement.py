@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critic.evaluation import bootstrap
-from critic.evaluation.bootstrap import Array, Difference, Estimate, estimate
+from critic.evaluation.bootstrap import Array, Difference, Estimate, draw, estimate, pearson, resampled
 from critic.evaluation.logistic_fit import aligned
-from critic.evaluation.metrics import METRICS, FailurePolicy, Sample, main_score
+from critic.evaluation.metrics import METRICS, FailurePolicy, Rows, Sample, main_score
+from critic.evaluation.rank_correlations import Buffers, Ranks
 
 
 def measure(
@@ -66,8 +66,14 @@ def correlations(
     """
     counted = apply_failure_policy(pred, mos, failure_policy, train_mean)
     pred, mos = aligned(pred, mos)
-    sample = Sample(counted, mos, bootstrap.draw(groups, len(mos), n_boot, seed), np.isfinite(pred))
-    return {name: estimate(getattr(sample, name)) for name in metrics}
+    rows = Rows(counted, mos, np.isfinite(pred))
+
+    def figures(w: Array) -> list[Array]:
+        sample = Sample(rows, w)
+        return [getattr(sample, name) for name in metrics]
+
+    samples = resampled(figures, draw(groups, len(mos), n_boot, seed))
+    return {name: estimate(values) for name, values in zip(metrics, samples, strict=True)}
 
 
 def paired_bootstrap(
@@ -102,11 +108,14 @@ def paired_bootstrap(
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         raise ValueError("no row has a score of both critics: apply a failure policy first")
-    weights = bootstrap.draw(groups, len(both), n_boot, seed)[:, both]
-    of_a, of_b = (getattr(Sample(pred[both], targets[both], weights), metric) for pred in (a, b))
-    differences = of_a - of_b
-    resampled = differences[1:]
-    smaller_side = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
+    buffers = Buffers()
+    rows_a, rows_b = (Rows(pred[both], targets[both], buffers=buffers) for pred in (a, b))
+
+    def difference(w: Array) -> Array:
+        return getattr(Sample(rows_a, w), metric) - getattr(Sample(rows_b, w), metric)
+
+    differences = resampled(difference, draw(groups, len(both), n_boot, seed, both))
+    smaller_side = min(np.sum(differences[1:] <= 0), np.sum(differences[1:] >= 0))
     p = min(1.0, float(2 * (1 + smaller_side) / (1 + n_boot))) if n_boot else np.nan
     return Difference(**vars(estimate(differences, confidence)), p=p)
 
@@ -143,21 +152,35 @@ def noise_ceiling(
     rng = np.random.default_rng(seed)
     halves = [np.array_split(rng.permutation(raters), 2) for _ in range(n_splits)]
     singles = [np.split(np.roll(np.arange(raters), shift), [1]) for shift in range(raters)]
-    weights = bootstrap.draw(groups, rows, n_boot, seed)
-    half, single = (_agreement(ratings, splits, weights) for splits in (halves, singles))
+    buffers = Buffers()
+    half_sides, single_sides = (
+        [_sides(ratings, split, buffers) for split in splits] for splits in (halves, singles)
+    )
+
+    def figures(w: Array) -> Array:
+        half, single = _agreement(half_sides, w), _agreement(single_sides, w)
+        return np.array([np.mean(r, axis=0) for r in (2 * half / (1 + np.abs(half)), single)])
+
     ceilings = {}
-    for name, r in (("panel", 2 * half / (1 + np.abs(half))), ("rater", single)):
-        plcc, srcc = r.mean(axis=1)
-        samples = {"plcc": plcc, "srcc": srcc, "main_score": main_score(plcc, srcc)}
-        ceilings[name] = {metric: estimate(values) for metric, values in samples.items()}
+    samples = resampled(figures, draw(groups, rows, n_boot, seed))
+    for name, (plcc, srcc) in zip(("panel", "rater"), samples, strict=True):
+        both = {"plcc": plcc, "srcc": srcc, "main_score": main_score(plcc, srcc)}
+        ceilings[name] = {metric: estimate(values) for metric, values in both.items()}
     return ceilings
 
 
-def _agreement(ratings: Array, splits: list[list[NDArray[np.intp]]], weights: Array) -> Array:
-    """plcc and srcc between the means of two sides, [2, splits, samples]."""
-    sides = [[ratings[:, side].mean(axis=1) for side in split] for split in splits]
-    correlations = (bootstrap.pearson, bootstrap.spearman)
-    return np.array([[correlation(one, other, weights) for one, other in sides] for correlation in correlations])
+Sides = tuple[Array, Array, Ranks]
+"""The mean ratings of both sides of a split of the raters, [rows] each, and their order."""
+
+
+def _sides(ratings: Array, split: list[NDArray[np.intp]], buffers: Buffers) -> Sides:
+    one, other = (ratings[:, side].mean(axis=1) for side in split)
+    return one, other, Ranks(one, other, buffers)
+
+
+def _agreement(splits: list[Sides], w: Array) -> Array:
+    """plcc and srcc between the sides, [splits, 2, samples]."""
+    return np.array([[pearson(one, other, w), ranks.spearman(w)] for one, other, ranks in splits])
 
 
 def apply_failure_policy(

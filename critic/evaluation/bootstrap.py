@@ -1,14 +1,16 @@
-"""Statistics of a sample and of all its bootstrap resamples at once, and their confidence intervals.
+"""Statistics of a sample and of its bootstrap resamples, and their confidence intervals.
 
-    w = draw(sources, len(sources), n_boot=1000, seed=0)
-    estimate(pearson(scores, mos, w))    # Estimate(value=0.71, low=0.68, high=0.74)
+    draws = draw(sources, len(sources), n_boot=1000, seed=0)
+    estimate(resampled(lambda w: pearson(scores, mos, w), draws))    # Estimate(value=0.71, low=0.68, high=0.74)
 
 A sample is a row of weights: how many times each row of the data was drawn. So `w` is an array [samples, rows] of
 whole numbers. A statistic has one value a sample, [samples]: that of the rows repeated that many times. Data `x`
 and `y` are [rows].
+
+Samples come in blocks of `BLOCK` weights, so that memory doesn't grow with their number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from math import isfinite
 from typing import Any
@@ -17,6 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+BLOCK = 2**17
+"""The most weights in a block: 1 MiB. With more rows than that, a block is one sample."""
 
 SMALLEST_GROUP = 10
 """Figures of fewer source images have no interval: resamples draw these, and so few are too much alike."""
@@ -68,14 +73,17 @@ def enough(sources: ArrayLike) -> bool:
     return len(np.unique(sources)) >= SMALLEST_GROUP
 
 
-def draw(groups: ArrayLike | None, rows: int, n_boot: int, seed: int) -> Array:
-    """Weights [1 + n_boot, rows]: the sample itself, then `n_boot` resamples.
+def draw(
+    groups: ArrayLike | None, rows: int, n_boot: int, seed: int, counted: NDArray[np.bool_] | None = None
+) -> Iterator[Array]:
+    """Weights in blocks [samples, counted rows]: the sample itself, then `n_boot` resamples.
 
     Each resample draws as many groups as there are, with replacement, and takes all of their rows (the cluster
-    bootstrap).
+    bootstrap). The draws depend on the seed, the number of groups and the order of their labels.
 
     Args:
         groups: one label a row, as the source image; None makes each row a group of its own.
+        counted: the rows to return, [rows]; the others are drawn all the same. None: all.
 
     Raises:
         ValueError: not one label a row.
@@ -84,68 +92,67 @@ def draw(groups: ArrayLike | None, rows: int, n_boot: int, seed: int) -> Array:
     if labels.shape != (rows,):
         raise ValueError(f"groups must be one label for each of {rows} rows, not {[*labels.shape]}")
     distinct, group_of_row = np.unique(labels, return_inverse=True)
-    shares = np.full(len(distinct), 1 / len(distinct))
-    drawn = np.random.default_rng(seed).multinomial(len(distinct), shares, size=n_boot)
-    return np.vstack([np.ones(rows), drawn[:, group_of_row]])
+    return _blocks(len(distinct), group_of_row if counted is None else group_of_row[counted], n_boot, seed)
 
 
-def draw_counted(sources: ArrayLike | None, counted: NDArray[np.bool_], n_boot: int, seed: int) -> Array:
-    """The columns of `draw` for the `counted` rows; without resamples if their source images are not `enough`."""
+def _blocks(groups: int, group_of_row: NDArray[np.intp], n_boot: int, seed: int) -> Iterator[Array]:
+    yield np.ones((1, len(group_of_row)))
+    rng, shares = np.random.default_rng(seed), np.full(groups, 1 / groups)
+    samples = max(1, BLOCK // max(groups, len(group_of_row)))
+    for done in range(0, n_boot, samples):
+        drawn = rng.multinomial(groups, shares, size=min(samples, n_boot - done))
+        yield np.take(drawn.astype(np.float64), group_of_row, axis=1)
+
+
+def draw_counted(sources: ArrayLike | None, counted: NDArray[np.bool_], n_boot: int, seed: int) -> Iterator[Array]:
+    """`draw` of the `counted` rows; without resamples if their source images are not `enough`."""
     labels = np.arange(len(counted)) if sources is None else np.asarray(sources)
-    return draw(labels, len(counted), n_boot if enough(labels[counted]) else 0, seed)[:, counted]
+    return draw(labels, len(counted), n_boot if enough(labels[counted]) else 0, seed, counted)
+
+
+def resampled(statistic: Callable[[Array], ArrayLike | Sequence[Array]], draws: Iterator[Array]) -> Array:
+    """The values of a statistic in all samples of `draw`, [..., 1 + n_boot].
+
+    Args:
+        statistic: takes weights [samples, rows] and returns [..., samples], such as several statistics.
+    """
+    return np.concatenate([np.asarray(statistic(w)) for w in draws], axis=-1)
 
 
 def mean(x: Array, w: Array) -> Array:
     """The mean, NaN for a sample without rows. x may differ between samples: [samples, rows]."""
     with np.errstate(invalid="ignore"):
-        means: Array = np.sum(w * x, axis=-1) / np.sum(w, axis=-1)
+        means: Array = np.einsum("...r,...r->...", w, x) / np.sum(w, axis=-1)
     return means
 
 
 def std(x: Array, w: Array) -> Array:
     """The standard deviation (divided by n), exactly 0 for a constant, NaN without rows."""
-    return np.sqrt(mean(_centred(x, w) ** 2, w))
+    variance, _, _ = _moments(x, x, w)
+    return np.sqrt(variance)
 
 
 def pearson(x: Array, y: Array, w: Array) -> Array:
-    """Pearson's r, 0 where x or y is constant. x and y may differ between samples."""
-    dx, dy = _centred(x, w), _centred(y, w)
-    norm = np.sqrt(np.sum(w * dx**2, axis=-1)) * np.sqrt(np.sum(w * dy**2, axis=-1))
-    return _ratio(np.sum(w * dx * dy, axis=-1), norm)
+    """Pearson's r, 0 where x or y is constant."""
+    of_x, of_y, of_both = _moments(x, y, w)
+    return ratio(of_both, np.sqrt(of_x) * np.sqrt(of_y))
 
 
-def spearman(x: Array, y: Array, w: Array) -> Array:
-    """Spearman's rho, 0 where x or y is constant: Pearson's r of the ranks."""
-    return pearson(_ranks(x, w), _ranks(y, w), w)
+def _moments(x: Array, y: Array, w: Array) -> Array:
+    """The variances of x and of y and their covariance, [3, samples], from sums over the rows.
 
-
-def kendall(x: Array, y: Array, w: Array) -> Array:
-    """Kendall's tau-b, 0 where x or y is constant. Takes arrays of [rows, rows]."""
-    concord = np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y))
-    norm = np.sqrt(_untied_pairs(x, w)) * np.sqrt(_untied_pairs(y, w))
-    return _ratio(np.sum(w @ concord * w, axis=-1), norm)
-
-
-def _untied_pairs(x: Array, w: Array) -> Array:
-    """The number of pairs of rows whose x differ, each pair in both orders, [samples]."""
-    drawn, _ = _levels(x, w)
-    pairs: Array = np.sum(drawn, axis=-1) ** 2 - np.sum(drawn**2, axis=-1)
-    return pairs
-
-
-def _ranks(x: Array, w: Array) -> Array:
-    """Ranks within each sample, [samples, rows], ties sharing their mean; all are 1/2 lower than usual."""
-    drawn, level_of_row = _levels(x, w)
-    ranks: Array = (np.cumsum(drawn, axis=-1) - drawn / 2)[:, level_of_row]
-    return ranks
-
-
-def _levels(x: Array, w: Array) -> tuple[Array, NDArray[np.intp]]:
-    """How often each distinct x, in order, was drawn, [samples, levels], and each row's level."""
-    _, level_of_row, rows_of_level = np.unique(x, return_inverse=True, return_counts=True)
-    by_level = w[:, np.argsort(level_of_row, kind="stable")]
-    drawn = np.add.reduceat(by_level, np.cumsum(rows_of_level) - rows_of_level, axis=-1)
-    return drawn, level_of_row
+    Where such a variance would be mostly rounding, all three are computed from the deviations.
+    """
+    dx, dy = (values - np.sum(values) / max(1, len(values)) for values in (x, y))
+    mean_x, mean_y, of_x, of_y, of_both = (mean(values, w) for values in (dx, dy, dx * dx, dy * dy, dx * dy))
+    moments = np.array([of_x - mean_x**2, of_y - mean_y**2, of_both - mean_x * mean_y])
+    squares = ((of_x, x), (of_y, y))
+    smallest = [np.maximum(1e-4 * about, 1e-20 * np.max(values**2, initial=0)) for about, values in squares]
+    rounding = ~np.all(moments[:2] > smallest, axis=0)  # also without rows
+    if rounding.any():
+        dx, dy = (_centred(values, w[rounding]) for values in (x, y))
+        moments[:, rounding] = [mean(products, w[rounding]) for products in (dx * dx, dy * dy, dx * dy)]
+    return moments
 
 
 def _centred(x: Array, w: Array) -> Array:
@@ -160,7 +167,7 @@ def _centred(x: Array, w: Array) -> Array:
     return np.where(varies[:, None], values - mean(x, w)[:, None], 0.0)
 
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
+def ratio(numerator: Array, denominator: Array) -> Array:
     """The quotient within -1..1, 0 where it is not defined."""
     zero = np.zeros_like(denominator)
     return np.clip(np.divide(numerator, denominator, out=zero, where=denominator > 0), -1, 1)

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from critic.answers import HIGHEST, LOWEST
 from critic.evaluation import bootstrap
-from critic.evaluation.bootstrap import draw_counted, enough, estimate
+from critic.evaluation.bootstrap import Array, draw_counted, enough, estimate, resampled
+from critic.evaluation.rank_correlations import Ranks
 
 BIN = 0.5
 """Width of a bin of scores, in points."""
@@ -40,28 +41,32 @@ def calibration(
     """
     pred, mos = np.asarray(pred, dtype=np.float64), np.asarray(mos, dtype=np.float64)
     scored = np.isfinite(pred)
-    x, y, w = pred[scored], mos[scored], draw_counted(sources, scored, n_boot, seed)
+    x, y = pred[scored], mos[scored]
     source_of = (np.arange(len(mos)) if sources is None else np.asarray(sources))[scored]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = bootstrap.pearson(x, y, w) * bootstrap.std(y, w) / bootstrap.std(x, w)
     last = round((HIGHEST - LOWEST) / BIN) - 1
     bin_of = np.minimum(np.floor((x - LOWEST) / BIN), last).astype(int)
-    gaps = np.zeros(len(w))
+    insides = [bin_of == number for number in np.unique(bin_of)]
+
+    def figures(w: Array) -> list[Array]:
+        bias, mean_x, mean_y = (bootstrap.mean(values, w) for values in (x - y, x, y))
+        gaps = sum((np.abs(w[:, inside] @ (x - y)[inside]) for inside in insides), np.zeros(len(w)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = bootstrap.pearson(x, y, w) * bootstrap.std(y, w) / bootstrap.std(x, w)
+            ece = gaps / w.sum(axis=1)
+        of_bins = [bootstrap.mean(y[inside], w[:, inside]) for inside in insides]
+        return [bias, slope, mean_y - slope * mean_x, ece, *of_bins]
+
+    bias, slope, intercept, ece, *of_bins = resampled(figures, draw_counted(sources, scored, n_boot, seed))
     bins = []
-    for number in np.unique(bin_of):
-        inside = bin_of == number
-        gaps += np.abs(w[:, inside] @ (x - y)[inside])
-        low = LOWEST + BIN * float(number)
+    for inside, mean_mos in zip(insides, of_bins, strict=True):
+        low = LOWEST + BIN * float(bin_of[inside][0])
         n, score = int(inside.sum()), float(x[inside].mean())
-        drawn = w if enough(source_of[inside]) else w[:1]
-        mean_mos = estimate(bootstrap.mean(y[inside], drawn[:, inside]))
-        bins.append({"low": low, "high": low + BIN, "n": n, "score": score, "mos": mean_mos})
-    with np.errstate(invalid="ignore"):
-        ece = gaps / w.sum(axis=1)
+        known = estimate(mean_mos if enough(source_of[inside]) else mean_mos[:1])
+        bins.append({"low": low, "high": low + BIN, "n": n, "score": score, "mos": known})
     return {
-        "bias": estimate(bootstrap.mean(x - y, w)),
+        "bias": estimate(bias),
         "slope": estimate(slope),
-        "intercept": estimate(bootstrap.mean(y, w) - slope * bootstrap.mean(x, w)),
+        "intercept": estimate(intercept),
         "ece": estimate(ece),
         "bins": bins,
     }
@@ -90,8 +95,8 @@ def spread_quality(
     """
     spread, pred, mos = (np.asarray(values, dtype=np.float64) for values in (spread, pred, mos))
     known = np.isfinite(spread) & np.isfinite(pred)
-    w = draw_counted(sources, known, n_boot, seed)
     stated, error = spread[known], np.abs(pred - mos)[known]
-    within = (error <= 2 * stated).astype(np.float64)
-    srcc, covered = bootstrap.spearman(stated, error, w), bootstrap.mean(within, w)
+    within, ranks = (error <= 2 * stated).astype(np.float64), Ranks(stated, error)
+    draws = draw_counted(sources, known, n_boot, seed)
+    srcc, covered = resampled(lambda w: [ranks.spearman(w), bootstrap.mean(within, w)], draws)
     return {"n": len(error), "srcc": estimate(srcc), "covered": estimate(covered)}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from critic.edits import GENERATED_AXES
 from critic.evaluation import bootstrap
 from critic.evaluation.agreement import apply_failure_policy, correlations, noise_ceiling, paired_bootstrap
-from critic.evaluation.bootstrap import Array, Difference, Estimate, draw_counted, enough, estimate
+from critic.evaluation.bootstrap import Array, Difference, Estimate, draw_counted, enough, estimate, resampled
 from critic.evaluation.calibration import calibration, spread_quality
 from critic.evaluation.icc import retest
 from critic.evaluation.ie_critic_r1 import upstream
@@ -343,8 +343,8 @@ class Study:
             return {}
         found = self.measure(pred, metrics, at)
         if "mae" in metrics:
-            drawn = draw_counted(sources, known, self.n_boot, self.seed)
-            found["bias"] = estimate(bootstrap.mean((counted - self.mos[at])[known], drawn))
+            errors, draws = (counted - self.mos[at])[known], draw_counted(sources, known, self.n_boot, self.seed)
+            found["bias"] = estimate(resampled(lambda w: bootstrap.mean(errors, w), draws))
         return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from critic.evaluation import bootstrap
-from critic.evaluation.bootstrap import draw_counted, estimate
+from critic.evaluation.bootstrap import Array, draw_counted, estimate, resampled
 
 
 def retest(
@@ -41,8 +41,22 @@ def retest(
     n, k = int(whole.sum()), runs.shape[1]
     if n < 2:
         raise ValueError(f"{n} edits have a score in all {k} runs: reliability needs 2")
-    x, w = runs[whole], draw_counted(sources, whole, n_boot, seed)
-    x = x - x.mean()  # for the precision of the sums of squares
+    x = runs[whole] - runs[whole].mean()  # for the precision of the sums of squares
+    apart = np.mean([np.abs(x[:, i] - x[:, j]) for i, j in combinations(range(k), 2)], axis=0)
+    draws = draw_counted(sources, whole, n_boot, seed)
+    icc, icc_mean, difference = resampled(lambda w: [*_icc(x, w), bootstrap.mean(apart, w)], draws)
+    return {
+        "n": n,
+        "k": k,
+        "icc": estimate(icc),
+        "icc_mean": estimate(icc_mean),
+        "difference": estimate(difference),
+    }
+
+
+def _icc(x: Array, w: Array) -> tuple[Array, Array]:
+    """ICC(2,1) and ICC(2,k) of runs x, [n, k] about 0, [samples] each."""
+    k = x.shape[1]
     rows = w.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_run = w @ x / rows[:, None]
@@ -54,11 +68,4 @@ def retest(
         rest = (total - between_edits - between_runs) / ((rows - 1) * (k - 1))
         icc = (edits - rest) / (edits + (k - 1) * rest + k * (judges - rest) / rows)
         icc_mean = (edits - rest) / (edits + (judges - rest) / rows)
-    apart = np.mean([np.abs(x[:, i] - x[:, j]) for i, j in combinations(range(k), 2)], axis=0)
-    return {
-        "n": n,
-        "k": k,
-        "icc": estimate(icc),
-        "icc_mean": estimate(icc_mean),
-        "difference": estimate(bootstrap.mean(apart, w)),
-    }
+    return icc, icc_mean

@@ -10,7 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from critic.evaluation.bootstrap import Array
+    from critic.evaluation.rank_correlations import Buffers, Ranks
 
 FailurePolicy = Literal["dropped", "worst", "train_mean"]
 """What a failed answer counts as, see `critic.evaluation.agreement.apply_failure_policy`."""
@@ -61,8 +65,53 @@ def metric(label: str, description: str, **shown: Any) -> "Callable[[Callable[[S
     return register
 
 
+class Rows:
+    """The rows with a finite score, and what is computed once for all samples of them.
+
+    Attributes:
+        x, y: scores and MOS, [rows].
+        scored: which of all rows these are, [all rows].
+        answered: all rows that count for the coverage, [all rows].
+    """
+
+    def __init__(
+        self,
+        pred: "Array",
+        mos: "Array",
+        answered: "NDArray[np.bool_] | None" = None,
+        buffers: "Buffers | None" = None,
+    ):
+        """Take the rows with a finite score.
+
+        Args:
+            pred, mos: scores and MOS, [all rows].
+            answered: None for the rows with a finite score.
+            buffers: see `critic.evaluation.rank_correlations.Ranks`.
+        """
+        import numpy as np
+
+        self.scored = np.isfinite(pred)
+        self.x, self.y = pred[self.scored], mos[self.scored]
+        self.answered = self.scored if answered is None else answered
+        self._buffers = buffers
+
+    @cached_property
+    def ranks(self) -> "Ranks":
+        """The rows in order."""
+        from critic.evaluation.rank_correlations import Ranks
+
+        return Ranks(self.x, self.y, self._buffers)
+
+    @cached_property
+    def fitted(self) -> "Array":
+        """The scores after the logistic fit, [rows]."""
+        from critic.evaluation.logistic_fit import fit_logistic
+
+        return fit_logistic(self.x, self.y)(self.x) if len(self.x) else self.x
+
+
 class Sample:
-    """Scores and MOS in a sample and its resamples; each metric is an attribute, [samples].
+    """A block of samples of the same rows; each metric is an attribute, [samples].
 
     A correlation is 0 where it is not defined, because the scores or the MOS are all the same or there are none:
     such a critic can't order edits. rmse, mae and spread of no scores are NaN.
@@ -73,21 +122,18 @@ class Sample:
         statistics: the module of weighted statistics, `critic.evaluation.bootstrap`.
     """
 
-    def __init__(self, pred: "Array", mos: "Array", weights: "Array", answered: "Array | None" = None):
-        """Take the rows with a finite score.
+    def __init__(self, rows: Rows, weights: "Array"):
+        """Weigh the rows.
 
         Args:
-            weights: of `critic.evaluation.bootstrap.draw`, [samples, rows].
-            answered: rows that count for the coverage, [rows]; None for those with a finite score.
+            weights: a block of `critic.evaluation.bootstrap.draw`, [samples, all rows].
         """
-        import numpy as np
-
         from critic.evaluation import bootstrap
 
         self.statistics = bootstrap
-        scored = np.isfinite(pred)
-        self.x, self.y, self.w = pred[scored], mos[scored], weights[:, scored]
-        self._answered, self._weights = scored if answered is None else answered, weights
+        self.x, self.y = rows.x, rows.y
+        self.w = weights if rows.scored.all() else weights[:, rows.scored]
+        self._rows, self._weights = rows, weights
 
     @metric("PLCC", "linear correlation (Pearson)")
     def plcc(self) -> "Array":
@@ -97,12 +143,12 @@ class Sample:
     @metric("SRCC", "rank correlation (Spearman)")
     def srcc(self) -> "Array":
         """Spearman's rho, -1..1."""
-        return self.statistics.spearman(self.x, self.y, self.w)
+        return self._rows.ranks.spearman(self.w)
 
     @metric("KRCC", "rank correlation (Kendall)")
     def krcc(self) -> "Array":
         """Kendall's tau-b, -1..1."""
-        return self.statistics.kendall(self.x, self.y, self.w)
+        return self._rows.ranks.kendall(self.w)
 
     @metric("fitted PLCC", "PLCC after the logistic fit")
     def plcc_fitted(self) -> "Array":
@@ -110,11 +156,7 @@ class Sample:
 
         The curve may fall, so a critic with a reversed scale looks good here: compare it with plcc.
         """
-        from critic.evaluation.logistic_fit import fit_logistic
-
-        if not len(self.x):
-            return self.plcc
-        return self.statistics.pearson(fit_logistic(self.x, self.y)(self.x), self.y, self.w)
+        return self.statistics.pearson(self._rows.fitted, self.y, self.w)
 
     @metric("main score", "mean of PLCC and SRCC")
     def main_score(self) -> "Array":
@@ -146,7 +188,7 @@ class Sample:
     @metric("coverage", "share of edits with a score")
     def coverage(self) -> "Array":
         """The share of rows with an answer, 0..1."""
-        return self.statistics.mean(self._answered.astype(float), self._weights)
+        return self.statistics.mean(self._rows.answered.astype(float), self._weights)
 
 
 SHOWN = {"main_score": METRICS["main_score"]} | METRICS

@@ -4,7 +4,7 @@ pairwise_accuracy(pred, mos, sources).accuracy    # Estimate(value=0.81, low=0.7
 rank(pred, editors, sources).leads                # every two editors, on the pictures that both have edited
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -14,7 +14,16 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from critic.evaluation import bootstrap
-from critic.evaluation.bootstrap import SMALLEST_GROUP, Array, Difference, Estimate, draw_counted, enough, estimate
+from critic.evaluation.bootstrap import (
+    SMALLEST_GROUP,
+    Array,
+    Difference,
+    Estimate,
+    draw_counted,
+    enough,
+    estimate,
+    resampled,
+)
 
 _FLIPS = 10_000
 
@@ -52,9 +61,9 @@ def pairwise_accuracy(
         tallies.append((agreed[counted].sum(), counted.sum()))
     right, pairs = np.array(tallies, dtype=np.float64).T
     with_pairs = int(np.sum(pairs > 0))
-    drawn = bootstrap.draw(None, len(pairs), n_boot if with_pairs >= SMALLEST_GROUP else 0, seed)
+    draws = bootstrap.draw(None, len(pairs), n_boot if with_pairs >= SMALLEST_GROUP else 0, seed)
     with np.errstate(invalid="ignore"):
-        shares: Array = drawn @ right / (drawn @ pairs)
+        shares = resampled(lambda w: w @ right / (w @ pairs), draws)
     return Pairs(int(pairs.sum()), with_pairs, estimate(shares))
 
 
@@ -109,13 +118,17 @@ def rank(
     for group, rows in table.groupby("group"):
         score = rows["score"].to_numpy(float)
         scored = np.isfinite(score)
-        mean = estimate(bootstrap.mean(score[scored], draw_counted(rows["source"], scored, n_boot, seed)))
+        mean = _mean(score[scored], draw_counted(rows["source"], scored, n_boot, seed))
         ranked.append(Ranked(str(group), len(rows), int(scored.sum()), mean))
     ranked.sort(key=lambda found: (np.isnan(found.mean.value), -found.mean.value))
     means = table.pivot_table(index="source", columns="group", values="score", aggfunc="mean")
     two = [*combinations([found.group for found in ranked], 2)]
     flips = max(_FLIPS, 100 * len(two))  # so that the smallest possible p stays small after Holm's method
     return Ranking(ranked, _with_holm([_lead(means, a, b, n_boot, flips, seed) for a, b in two]))
+
+
+def _mean(x: Array, draws: Iterator[Array]) -> Estimate:
+    return estimate(resampled(lambda w: bootstrap.mean(x, w), draws))
 
 
 def _lead(means: pd.DataFrame, a: str, b: str, n_boot: int, flips: int, seed: int) -> Lead:
@@ -126,7 +139,7 @@ def _lead(means: pd.DataFrame, a: str, b: str, n_boot: int, flips: int, seed: in
     gaps = (shared[a] - shared[b]).to_numpy(float)
     if gaps.sum() < 0:  # the order on shared sources may differ from that on all
         a, b, gaps = b, a, -gaps
-    mean = estimate(bootstrap.mean(gaps, draw_counted(None, np.full(len(gaps), True), n_boot, seed)))
+    mean = _mean(gaps, draw_counted(None, np.full(len(gaps), True), n_boot, seed))
     p = np.nan
     if enough(shared.index):
         how = {"n_resamples": flips, "batch": 1000, "vectorized": True, "rng": np.random.default_rng(seed)}

@@ -1,6 +1,7 @@
 """Weighted statistics equal those of scipy on repeated rows; and from resamples to an interval and JSON."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 from critic.evaluation import bootstrap
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Array, Estimate, draw_counted, enough, estimate, jsonable
+from critic.evaluation.rank_correlations import Ranks
 
 
 @st.composite
@@ -23,6 +25,10 @@ def samples(draw: st.DrawFn) -> tuple[Array, Array, Array]:
     return x, y, w
 
 
+def all_of(draws: Iterator[Array]) -> Array:
+    return np.concatenate([*draws])
+
+
 def written_out(values: Array, counts: Array) -> Array:
     return np.repeat(values, counts.astype(int))
 
@@ -32,8 +38,8 @@ def test_correlations_equal_scipy_on_the_rows_written_out(
     sample: tuple[Array, Array, Array],
 ) -> None:
     x, y, w = sample
-    pearson, spearman = bootstrap.pearson(x, y, w), bootstrap.spearman(x, y, w)
-    kendall = bootstrap.kendall(x, y, w)
+    ranks = Ranks(x, y)
+    pearson, spearman, kendall = bootstrap.pearson(x, y, w), ranks.spearman(w), ranks.kendall(w)
     for i, counts in enumerate(w):
         a, b = written_out(x, counts), written_out(y, counts)
         if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
@@ -70,7 +76,7 @@ def test_a_constant_has_no_spread_at_all_though_its_mean_is_rounded() -> None:
 
 def test_a_draw_takes_whole_groups_as_many_as_there_are() -> None:
     groups = ["sky", "dog", "sky", "car", "sky"]
-    w = bootstrap.draw(groups, rows=5, n_boot=200, seed=0)
+    w = all_of(bootstrap.draw(groups, rows=5, n_boot=200, seed=0))
     assert (w[0] == 1).all()
     assert (w[:, 0] == w[:, 2]).all() and (w[:, 0] == w[:, 4]).all()
     assert (w[:, 0] + w[:, 1] + w[:, 3] == 3).all()
@@ -78,7 +84,7 @@ def test_a_draw_takes_whole_groups_as_many_as_there_are() -> None:
 
 
 def test_draws_depend_on_the_seed_and_on_nothing_else() -> None:
-    one, same, other = (bootstrap.draw(None, 20, 10, seed) for seed in (1, 1, 2))
+    one, same, other = (all_of(bootstrap.draw(None, 20, 10, seed)) for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
 
@@ -110,14 +116,12 @@ def test_resamples_are_of_the_counted_rows_and_none_of_those_of_few_sources() ->
     sources = np.repeat(np.arange(SMALLEST_GROUP), 2)
     counted = np.full(len(sources), True)
     counted[0] = False
-    whole = bootstrap.draw(sources, len(sources), 5, seed=3)
-    assert np.array_equal(draw_counted(sources, counted, 5, seed=3), whole[:, 1:])
+    whole = all_of(bootstrap.draw(sources, len(sources), 5, seed=3))
+    assert np.array_equal(all_of(draw_counted(sources, counted, 5, seed=3)), whole[:, 1:])
     counted[1] = False
-    assert draw_counted(sources, counted, 5, seed=3).tolist() == [[1.0] * (len(sources) - 2)]
-    assert draw_counted(None, counted, 5, seed=3).shape == (
-        6,
-        len(sources) - 2,
-    )  # each edit is a source of its own
+    assert all_of(draw_counted(sources, counted, 5, seed=3)).tolist() == [[1.0] * (len(sources) - 2)]
+    each = all_of(draw_counted(None, counted, 5, seed=3))
+    assert each.shape == (6, len(sources) - 2)  # each edit is a source of its own
 
 
 def test_json_gets_no_number_that_it_lacks() -> None:

@@ -49,7 +49,7 @@ def test_noise_has_none_and_half_noise_half() -> None:
 def test_a_resample_equals_its_rows_written_out() -> None:
     runs = np.vstack([SHROUT_FLEISS + shift for shift in range(4)])
     pictures = np.repeat([*"abcdefghijkl"], 2)
-    _, drawn = bootstrap.draw(pictures, 24, n_boot=1, seed=3)
+    _, (drawn,) = bootstrap.draw(pictures, 24, n_boot=1, seed=3)
     assert drawn.max() > 1
     written_out = retest(np.repeat(runs, drawn.astype(int), axis=0), n_boot=0)
     resampled = retest(runs, pictures, n_boot=1, seed=3)  # the interval is this one's value
