@@ -120,10 +120,8 @@ def resampled(statistic: Callable[[Array], ArrayLike | Sequence[Array]], draws: 
 
 
 def mean(x: Array, w: Array) -> Array:
-    """The mean, NaN for a sample without rows. x may differ between samples: [samples, rows]."""
-    with np.errstate(invalid="ignore"):
-        means: Array = np.einsum("...r,...r->...", w, x) / np.sum(w, axis=-1)
-    return means
+    """The mean, NaN for a sample without rows."""
+    return _means([x], w)[0]
 
 
 def std(x: Array, w: Array) -> Array:
@@ -144,14 +142,14 @@ def _moments(x: Array, y: Array, w: Array) -> Array:
     Where such a variance would be mostly rounding, all three are computed from the deviations.
     """
     dx, dy = (values - np.sum(values) / max(1, len(values)) for values in (x, y))
-    mean_x, mean_y, of_x, of_y, of_both = (mean(values, w) for values in (dx, dy, dx * dx, dy * dy, dx * dy))
+    mean_x, mean_y, of_x, of_y, of_both = _means([dx, dy, dx * dx, dy * dy, dx * dy], w)
     moments = np.array([of_x - mean_x**2, of_y - mean_y**2, of_both - mean_x * mean_y])
     squares = ((of_x, x), (of_y, y))
     smallest = [np.maximum(1e-4 * about, 1e-20 * np.max(values**2, initial=0)) for about, values in squares]
     rounding = ~np.all(moments[:2] > smallest, axis=0)  # also without rows
     if rounding.any():
         dx, dy = (_centred(values, w[rounding]) for values in (x, y))
-        moments[:, rounding] = [mean(products, w[rounding]) for products in (dx * dx, dy * dy, dx * dy)]
+        moments[:, rounding] = _means([dx * dx, dy * dy, dx * dy], w[rounding])
     return moments
 
 
@@ -165,6 +163,16 @@ def _centred(x: Array, w: Array) -> Array:
     highest = values.max(axis=-1, where=w > 0, initial=-np.inf)
     varies = highest - lowest > 1e-12 * np.maximum(np.abs(lowest), np.abs(highest))
     return np.where(varies[:, None], values - mean(x, w)[:, None], 0.0)
+
+
+def _means(columns: Sequence[Array], w: Array) -> Array:
+    """The mean of each column, [columns, samples]. A column may differ between samples: [samples, rows]."""
+    sums = [
+        np.einsum("...r,...r->...", w, column) for column in columns
+    ]  # the same bits with any number of threads
+    with np.errstate(invalid="ignore"):
+        means: Array = np.array(sums) / np.sum(w, axis=-1)
+    return means
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
