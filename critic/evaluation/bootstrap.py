@@ -141,12 +141,13 @@ def _moments(x: Array, y: Array, w: Array) -> Array:
 
     Where such a variance would be mostly rounding, all three are computed from the deviations.
     """
-    dx, dy = (values - np.sum(values) / max(1, len(values)) for values in (x, y))
+    dx, dy = (_centred(values, np.ones((1, len(values))))[0] for values in (x, y))
     mean_x, mean_y, of_x, of_y, of_both = _means([dx, dy, dx * dx, dy * dy, dx * dy], w)
     moments = np.array([of_x - mean_x**2, of_y - mean_y**2, of_both - mean_x * mean_y])
-    squares = ((of_x, x), (of_y, y))
-    smallest = [np.maximum(1e-4 * about, 1e-20 * np.max(values**2, initial=0)) for about, values in squares]
-    rounding = ~np.all(moments[:2] > smallest, axis=0)  # also without rows
+    rounding = np.full(len(w), False)
+    for values, deviations, squares, variance in ((x, dx, of_x, moments[0]), (y, dy, of_y, moments[1])):
+        if deviations.any():  # not constant, which has moments of exactly 0
+            rounding |= ~(variance > np.maximum(1e-4 * squares, 1e-20 * np.max(values**2)))
     if rounding.any():
         dx, dy = (_centred(values, w[rounding]) for values in (x, y))
         moments[:, rounding] = _means([dx * dx, dy * dy, dx * dy], w[rounding])
