@@ -65,9 +65,10 @@ class Ranks:
             w: weights [samples, rows], whole numbers.
         """
         pairs = np.sum(w, axis=1) ** 2  # with each row itself, and each two in both orders
-        tied_x, tied_both = self._x.tied(w, self._x.ends, self._ends_of_both)
-        (tied_y,) = self._y.tied(w, self._y.ends)
-        difference = pairs - tied_x - tied_y + tied_both - 4 * self._swaps.count(w)
+        (tied_y,) = self._y.tied(self._y.arrange(w), self._y.ends)
+        in_order = self._x.arrange(w)
+        tied_x, tied_both = self._x.tied(in_order, self._x.ends, self._ends_of_both)
+        difference = pairs - tied_x - tied_y + tied_both - 4 * self._swaps.count(in_order)
         return ratio(difference, np.sqrt(pairs - tied_x) * np.sqrt(pairs - tied_y))
 
     @cached_property
@@ -102,7 +103,7 @@ class _Sorted:
     """Rows in an ascending order.
 
     Attributes:
-        level: the number of smaller values of each row, [rows].
+        level: each row's place among the distinct values, from 0, [rows].
         order: the rows in order, [rows].
         ends: where each level ends in `order`, [levels].
     """
@@ -111,10 +112,14 @@ class _Sorted:
         self.level, self.order, self.ends = level, order, _ends(level[order])
         self._buffers = buffers
 
-    def tied(self, w: Array, *ends: Indices) -> list[Whole]:
+    def arrange(self, w: Array) -> Array:
+        """The weights in `order`, [samples, rows]."""
+        return self._buffers.take("arranged", w, self.order)
+
+    def tied(self, arranged: Array, *ends: Indices) -> list[Whole]:
         """The pairs of drawn rows in the same group, for each way to end groups in `order`, [samples] each."""
-        drawn = self._drawn_up_to(w)
-        sizes = (self._differences(self._buffers.take("up to ends", drawn, at)) for at in ends)
+        drawn = self._drawn_up_to(arranged)
+        sizes = (self._differences(self._up_to_ends(drawn, at)) for at in ends)
         return [np.einsum("sg,sg->s", size, size) for size in sizes]
 
     def ranks(self, name: str, w: Array) -> tuple[Array, Array]:
@@ -122,7 +127,7 @@ class _Sorted:
 
         Tied rows share their mean rank. The first array is the buffer `name`.
         """
-        up_to = self._buffers.take("up to ends", self._drawn_up_to(w), self.ends)
+        up_to = self._up_to_ends(self._drawn_up_to(self.arrange(w)), self.ends)
         drawn = self._differences(up_to)
         ranks = self._buffers.get("ranks", up_to.shape, np.float64)
         np.multiply(up_to, 2, out=ranks)
@@ -130,11 +135,14 @@ class _Sorted:
         ranks -= np.sum(w, axis=1, keepdims=True)
         return self._buffers.take(name, ranks, self.level), np.einsum("sl,sl,sl->s", drawn, ranks, ranks)
 
-    def _drawn_up_to(self, w: Array) -> Whole:
+    def _drawn_up_to(self, arranged: Array) -> Whole:
         """How many rows were drawn up to each in `order`, [samples, rows]."""
-        whole = self._buffers.get("drawn up to", w.shape)  # sums of floats take five times as long
-        np.copyto(whole, self._buffers.take("drawn", w, self.order), casting="unsafe")
+        whole = self._buffers.get("drawn up to", arranged.shape)  # sums of floats take five times as long
+        np.copyto(whole, arranged, casting="unsafe")
         return np.cumsum(whole, axis=1, out=whole)
+
+    def _up_to_ends(self, drawn: Whole, ends: Indices) -> Whole:
+        return drawn if len(ends) == len(self.order) else self._buffers.take("up to ends", drawn, ends)
 
     def _differences(self, up_to: Whole) -> Whole:
         differences = self._buffers.get("differences", up_to.shape)
@@ -163,20 +171,20 @@ class _Swaps:
         ranks = np.full(size << halvings, rows)
         ranks[:rows] = rank[order]
         parts = ranks.reshape(-1, size)
-        self._order, self._size, self._buffers = order, size, buffers
+        self._size, self._buffers = size, buffers
         self._swapped = np.triu(parts[:, :, None] > parts[:, None, :]).astype(np.float64)
         self._halves = [_between_halves(ranks.reshape(-1, 2, size << level)) for level in range(halvings)]
 
-    def count(self, w: Array) -> Whole:
+    def count(self, arranged: Array) -> Whole:
         """The number of such pairs in each sample, [samples].
 
         Args:
-            w: weights [samples, rows], whole numbers.
+            arranged: weights in the first order, [samples, rows].
         """
-        samples, rows = w.shape
+        samples, rows = arranged.shape
         parts = self._buffers.get("parts", (samples, len(self._swapped), self._size), np.float64)
         flat = parts.reshape(samples, -1)
-        flat[:, :rows], flat[:, rows:] = self._buffers.take("drawn", w, self._order), 0
+        flat[:, :rows], flat[:, rows:] = arranged, 0
         of_part = parts.transpose(1, 0, 2)
         later = np.matmul(of_part, self._swapped, out=self._buffers.get("later", of_part.shape, np.float64))
         found: Whole = np.einsum("psr,psr->s", later, of_part).astype(np.int64)
