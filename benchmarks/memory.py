@@ -69,12 +69,15 @@ def column(profile: str, training: str, side: int) -> list[float | None]:
     contract = load_contract(params.load(params.Prompt, profile=profile).contract)
     width, height = contract.resize(Image.new("RGB", (side, side))).size
     patches = 2 * (width // vision.patch_size) * (height // vision.patch_size)
-    tokens = patches // vision.spatial_merge_size**2 + TEXT + COMPLETION
-    rows = section.per_device_train_batch_size
+    rows = reads = section.per_device_train_batch_size
+    if isinstance(section, params.Grpo) and section.share_prompts:
+        reads //= section.num_generations
+    patches *= reads
+    tokens = patches // vision.spatial_merge_size**2 + reads * TEXT + rows * COMPLETION
     shards = launch.nnodes * launch.nproc_per_node if launch.zero_stage == 3 else 1
 
     everything, trained = count(section)
-    pixels = rows * patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
+    pixels = patches * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
     vllm = None
     if isinstance(section, params.Grpo):
         pixels *= section.steps_per_generation or section.gradient_accumulation_steps
@@ -85,7 +88,7 @@ def column(profile: str, training: str, side: int) -> list[float | None]:
     weights, gradients, states = 2 * everything / shards, 4 * trained / shards, 12 * trained / shards
     sharding = 2 * LIVE + 2 * 4 * BUCKET if launch.zero_stage == 3 else None
     base = [weights, gradients, states, sharding]
-    update = [PIXEL_COPIES * pixels if vllm else pixels, rows * kept, rows * tokens * layer_bytes(config, section)]
+    update = [PIXEL_COPIES * pixels if vllm else pixels, kept, tokens * layer_bytes(config, section)]
     gb = [None if size is None else size / 1e9 for size in [*base, *update]]
     asleep = isinstance(section, params.Grpo) and section.vllm_enable_sleep_mode
     in_update = sum(filter(None, gb)) + (0 if asleep else vllm or 0)

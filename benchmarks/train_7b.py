@@ -4,7 +4,7 @@
     python benchmarks/train_7b.py grpo
     torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
     python benchmarks/train_7b.py sft --set sft.lora=null model.attn_implementation=flash_attention_2
-    python benchmarks/train_7b.py grpo --set grpo.use_vllm=false grpo.gradient_accumulation_steps=8
+    python benchmarks/train_7b.py grpo --set grpo.share_prompts=false        # each completion reads its prompt
     python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
 
 Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
@@ -57,10 +57,8 @@ from critic.checkpoints import load_processor, save_checkpoint
 from critic.data.trl_datasets import load_samples, write_samples
 from critic.edits import Edit
 from critic.prompts import LEARNT, Contract, load_contract
-from critic.training import rollouts
-from critic.training.rewards import CriticReward, compute_score
 from critic.training.rollout_check import RolloutMismatch, check_rollouts
-from critic.training.setup import adapters, forget_prompts, join_processes, load_trainable
+from critic.training.setup import adapters, join_processes, load_trainable
 from stages import grpo, sft
 
 TINY_BASE = Path("assets/tiny-base")
@@ -121,11 +119,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples without their padding: `prompts` and `completions` in tokens, `grids` in patches, [pictures, 3]."""
+    """Samples without their padding.
+
+    Attributes:
+        prompts, completions: tokens of each sample.
+        grids: [pictures, 3], in patches, of the pictures that the update reads.
+        group: how many samples in a row have the same prompt and pictures, which the update reads once.
+    """
 
     prompts: list[int]
     completions: list[int]
     grids: list[list[int]]
+    group: int = 1
 
 
 class Flops(NamedTuple):
@@ -207,14 +212,15 @@ def _squares(length: int, part: int) -> int:
 
 
 def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, section: params.Training) -> float:
-    """Forward and backward over a batch.
+    """Forward and backward over a batch. As in `forward_flops`, pairs that the causal mask hides count.
 
     Backward costs a forward pass for the gradients of the inputs, and another for the gradients of the weights. A
     frozen language model needs no second one, a frozen vision tower neither; LoRA freezes both.
     """
-    lengths = [sum(pair) for pair in zip(batch.prompts, batch.completions, strict=True)]
-    pairs = sum(length**2 for length in lengths)
-    passes = forward_flops(config, weights, sum(lengths), pairs, sum(batch.completions), batch.grids)
+    prompts, written = batch.prompts[:: batch.group], sum(batch.completions)
+    pairs = sum(length**2 for length in prompts)
+    pairs += sum(new * (2 * old + new) for old, new in zip(batch.prompts, batch.completions, strict=True))
+    passes = forward_flops(config, weights, sum(prompts) + written, pairs, written, batch.grids)
     return (
         (3 if section.lora is None else 2) * passes.weights
         + 3 * passes.attention
@@ -225,12 +231,14 @@ def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, secti
 
 def rollout_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, group: int) -> float:
     """Generation of a batch's completions: a pass over each prompt, once per group, and over each completion."""
-    prompts = forward_flops(
-        config, weights, sum(batch.prompts), sum(length**2 for length in batch.prompts), 0, batch.grids
+    lengths = batch.prompts
+    *prompts, vision = forward_flops(
+        config, weights, sum(lengths), sum(length**2 for length in lengths), 0, batch.grids
     )
     written = sum(batch.completions)
     pairs = sum(new * (old + new) for old, new in zip(batch.prompts, batch.completions, strict=True))
-    return sum(prompts) / group + sum(forward_flops(config, weights, written, pairs, written, []))
+    reading = (sum(prompts) + batch.group * vision) / group
+    return reading + sum(forward_flops(config, weights, written, pairs, written, []))
 
 
 # --- what is trained, and on what
@@ -391,14 +399,14 @@ class Meter:
         return timed
 
 
-def batch_of(seen: dict[str, torch.Tensor]) -> Batch:
-    """What a micro-batch of either training held."""
+def batch_of(seen: dict[str, torch.Tensor], group: int) -> Batch:
+    """What a micro-batch of either training held; `group` as in `Batch`."""
     if "labels" in seen:
         completions = (seen["labels"] != -100).sum(dim=1)
         prompts = seen["attention_mask"].sum(dim=1) - completions
     else:
         prompts, completions = seen["prompt_mask"].sum(dim=1), seen["completion_mask"].sum(dim=1)
-    return Batch(prompts.tolist(), completions.tolist(), seen["image_grid_thw"].tolist())
+    return Batch(prompts.tolist(), completions.tolist(), seen["image_grid_thw"].tolist(), group)
 
 
 def contract_of(sections: dict[type[params.Section], Any]) -> Contract:
@@ -415,31 +423,22 @@ def make_trainer(
     contract = contract_of(sections)
     processor = load_processor(base, contract)
     folder = RUN / training
-    args: Any
+    args: Any  # before the model, as ZeRO-3 needs it
     if training == "sft":
         args = sft.arguments(section, launch, seed, folder)
-        make, reward, keep = SFTTrainer, dict[str, Any](), 0
+        keep, make = args.per_device_train_batch_size, partial(sft.make_trainer, section)
     else:
         args = grpo.arguments(section, launch, seed, folder, processor)
         args.generation_kwargs["min_tokens" if args.use_vllm else "min_new_tokens"] = tokens
-        settings = sections[params.Reward]
-        score = partial(compute_score, **settings.model_dump())
-        make, keep = rollouts.make_trainer, grpo.pictures_of_a_batch(args)
-        reward = {"reward_funcs": CriticReward(score, contract.prefill, settings.r_min)}
+        keep = grpo.pictures_of_a_batch(args)
+        make = partial(grpo.make_trainer, section, sections[params.Reward], contract)
     args.save_strategy = "no"
-    trainer = make(
+    return make(
         model=load_trainable(base, sections[params.Model], section),
         processing_class=processor,
         args=args,
         train_dataset=load_samples(samples, contract, keep=keep),
-        peft_config=adapters(section),
-        **reward,
     )
-    if training == "sft":
-        trainer.model_accepts_loss_kwargs = sections[params.Sft].token_mean == "update"  # as stages/sft.py
-    else:
-        forget_prompts(trainer)
-    return trainer
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -531,7 +530,8 @@ def figures(
     peak: float | None,
 ) -> dict[str, Any]:
     """Figures of the steps after the warm-up, over all processes; memory is the largest of a process."""
-    batches = [batch_of(seen) for seen in meter.seen[warmup * section.gradient_accumulation_steps :]]
+    sharing = group if section.share_prompts else 1
+    batches = [batch_of(seen, sharing) for seen in meter.seen[warmup * section.gradient_accumulation_steps :]]
     mine = {
         "prompts": sum(sum(batch.prompts) for batch in batches),
         "completions": sum(sum(batch.completions) for batch in batches),

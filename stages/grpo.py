@@ -18,14 +18,14 @@ from trl import GRPOConfig, GRPOTrainer
 from critic import params
 from critic.checkpoints import load_processor
 from critic.data.trl_datasets import load_samples
-from critic.prompts import stage_contract
+from critic.prompts import Contract, stage_contract
+from critic.training import rollouts
 from critic.training.best_checkpoint import Validation
 from critic.training.collapse import Monitor
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.rewards import CriticReward, compute_score
 from critic.training.rollout_check import RolloutCheck, never_sampled
-from critic.training.rollouts import make_trainer
 from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
@@ -53,16 +53,15 @@ def main() -> None:
     validation = load_samples("data/rl/validation.parquet", contract).shuffle(seed=seed)
     validation = validation.select(range(min(section.max_eval_samples, len(validation))))
     trainer = make_trainer(
-        SharedPromptGRPO if section.share_prompts else GRPOTrainer,
+        section,
+        reward,
+        contract,
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
-        reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
         args=args,
         train_dataset=load_samples("data/rl/train.parquet", contract, keep=pictures_of_a_batch(args)),
-        peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
-    forget_prompts(trainer)
     checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
     trainer.add_callback(RolloutCheck(trainer, checked, contract, section.rollout_check))
     validated = Validation(trainer, validation, contract, section.eval_steps, run)
@@ -74,6 +73,18 @@ def main() -> None:
         publish(validated.weights, "models/sft", model, processor, contract, Path("models/grpo"))
         curves.finish(Path("reports/curves/grpo"))
         shutil.rmtree(run)
+
+
+def make_trainer(section: params.Grpo, reward: params.Reward, contract: Contract, **arguments: Any) -> GRPOTrainer:
+    """TRL's trainer with the adapters of `section` and the reward; `arguments` are its other arguments."""
+    trainer = rollouts.make_trainer(
+        SharedPromptGRPO if section.share_prompts else GRPOTrainer,
+        reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
+        peft_config=adapters(section),
+        **arguments,
+    )
+    forget_prompts(trainer)
+    return trainer
 
 
 def arguments(

@@ -7,6 +7,7 @@ If the training is killed, the next run resumes from the last checkpoint in runs
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
@@ -39,18 +40,15 @@ def main() -> None:
     checkpoint = last_checkpoint(run)
     args = arguments(section, launch, seed, run)
     curves = Curves(run / "curves")
-    trainer = (SharedPromptSFT if section.share_prompts else SFTTrainer)(
+    trainer = make_trainer(
+        section,
         model=load_trainable(model.base, model, section, revision=model.revision, checkpoint=checkpoint),
         processing_class=processor,
         args=args,
         train_dataset=load_samples("data/sft/train.parquet", contract, keep=args.per_device_train_batch_size),
         eval_dataset=load_samples("data/sft/validation.parquet", contract),
-        peft_config=adapters(section),
         callbacks=[curves, NoLastCheckpoint()],
     )
-    # Qwen2.5-VL's own loss doesn't accept the number of tokens in the update, but TRL's does. With it, the loss is
-    # a mean over them for any number of processes and accumulation steps; without it, a mean of the micro-batches.
-    trainer.model_accepts_loss_kwargs = section.token_mean == "update"
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
     save_weights(trainer, run / "final")
@@ -58,6 +56,16 @@ def main() -> None:
         publish(run / "final", model.base, model, processor, contract, Path("models/sft"), model.revision)
         curves.finish(Path("reports/curves/sft"))
         shutil.rmtree(run)
+
+
+def make_trainer(section: params.Sft, **arguments: Any) -> SFTTrainer:
+    """TRL's trainer with the adapters and the loss of `section`; `arguments` are its other arguments."""
+    kind = SharedPromptSFT if section.share_prompts else SFTTrainer
+    trainer = kind(peft_config=adapters(section), **arguments)
+    # Qwen2.5-VL's own loss doesn't accept the number of tokens in the update, but TRL's does. With it, the loss is
+    # a mean over them for any number of processes and accumulation steps; without it, a mean of the micro-batches.
+    trainer.model_accepts_loss_kwargs = section.token_mean == "update"
+    return trainer
 
 
 def arguments(section: params.Sft, launch: params.Launch, seed: int, run: Path) -> SFTConfig:
