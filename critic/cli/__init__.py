@@ -20,8 +20,6 @@ from typing import Any
 
 import click
 
-from critic.files import OutputError
-
 _COMMANDS = {
     "score": ("critic.cli.score", "Score one edit, or a file or folder of edits."),
     "eval": ("critic.cli.evaluate", "Measure how well a critic's scores agree with people's."),
@@ -53,13 +51,15 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        """End with one line for an error of this project, which says what to do, and not for a bug."""
         try:
             return super().invoke(ctx)
-        except click.ClickException as error:
-            output = error.__context__
-            if isinstance(output, OutputError) and isinstance(output.__cause__, BrokenPipeError):
-                raise output.__cause__ from None  # click exits with code 1 and no message
-            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error.__cause__, BrokenPipeError):
+                raise error.__cause__ from None  # click exits with code 1 and no message
+            if not type(error).__module__.startswith("critic."):
+                raise
+            raise click.ClickException(str(error)) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -11,7 +11,7 @@ from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, p_value, show_table
 from critic.evaluation.leak import Split, split_of
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
-from critic.files import OutputError, write_json
+from critic.files import write_json
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     from critic.evaluation.correlation_tests import Significance
@@ -92,12 +92,12 @@ def command(
             in_points="prompt" not in opinions,
             **how,
         )
-        split = split_of(truth)
-        if json_file:
-            figures = jsonable(found)
-            write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
-    except (ValueError, OutputError) as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from None
+    split = split_of(truth)
+    if json_file:
+        figures = jsonable(found)
+        write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
     show(found, split, console())
 
 

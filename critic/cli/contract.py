@@ -64,25 +64,20 @@ def learn(
     if out.suffix != ".yaml":
         raise click.UsageError(f"--out {out} must end with .yaml, or no command finds it by its path")
 
-    from critic.data.learnt_contract import UPSTREAM_PIXELS, LearnError, read_template  # slow imports
-    from critic.data.learnt_contract import learn as learn_contract
-    from critic.data.readers.hub import HubError, fetch
+    from critic.data import learnt_contract  # slow imports
+    from critic.data.readers.hub import fetch
     from critic.data.readers.rationales import read_file, read_snapshot
-    from critic.files import OutputError, write_text
-    from critic.tables import TableError
+    from critic.files import write_text
 
     chosen = None if min_pixels is None or max_pixels is None else (min_pixels, max_pixels)
-    try:
-        if Path(sft_set).suffix in (".json", ".jsonl", ".parquet") or Path(sft_set).exists():
-            origin, table = sft_set, read_file(Path(sft_set), images=False)
-        else:
-            snapshot = fetch(sft_set, revision)
-            origin, table = f"{sft_set} at {snapshot.commit}", read_snapshot(snapshot, images=False)
-        template = read_template(model, model_revision)
-        learnt = learn_contract(table, template, name=out.stem, origin=origin, pixels=chosen)
-        write_text(out, learnt.contract.text)
-    except (HubError, LearnError, OutputError, TableError) as error:
-        raise click.ClickException(str(error)) from None
+    if Path(sft_set).suffix in (".json", ".jsonl", ".parquet") or Path(sft_set).exists():
+        origin, table = sft_set, read_file(Path(sft_set), images=False)
+    else:
+        snapshot = fetch(sft_set, revision)
+        origin, table = f"{sft_set} at {snapshot.commit}", read_snapshot(snapshot, images=False)
+    template = learnt_contract.read_template(model, model_revision)
+    learnt = learnt_contract.learn(table, template, name=out.stem, origin=origin, pixels=chosen)
+    write_text(out, learnt.contract.text)
 
     rows = ", ".join(f"{count} in mode {mode}" for mode, count in learnt.rows.items())
     exact = len(table) - len(learnt.failures)
@@ -91,7 +86,7 @@ def learn(
         click.echo(f"  not {line}")
     for note in learnt.notes:
         click.echo(f"Check: {note}. If not, add a column edit_inst to the set.")
-    contract, trained = learnt.contract, "{} to {}".format(*UPSTREAM_PIXELS)
+    contract, trained = learnt.contract, "{} to {}".format(*learnt_contract.UPSTREAM_PIXELS)
     limits = f"{contract.min_pixels} to {contract.max_pixels}"
     click.echo(f"Chat template and prefill ({contract.prefill!r}) from the files of {model}")
     click.echo(f"Pictures of {limits} pixels{'' if chosen or not template.pixels else ', from the same files'}")

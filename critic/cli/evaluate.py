@@ -11,7 +11,7 @@ from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, show_table
 from critic.evaluation.leak import Split, split_of
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
-from critic.files import OutputError, write_json, write_text
+from critic.files import write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     import pandas as pd
@@ -90,24 +90,23 @@ def command(
     from critic.evaluation.score_tables import read_predictions, read_truth
     from critic.tables import require_columns
 
-    try:
-        opinions = read_truth(truth, mos_column=mos_column, images=html_file is not None)
-        if html_file:
-            fix = "--html shows the edits: give a validated Parquet with their images, or remove --html"
-            require_columns(truth, [*opinions.columns], ["images", "instruction", "source_id"], fix)
-        scores, *others = (match(read_predictions(f), opinions, str(f), str(truth)) for f in (predictions, *again))
-        in_points = "prompt" not in opinions
-        split = split_of(truth)
-        found = evaluate(scores, opinions, again=others, min_gap=min_gap, in_points=in_points, **how)
-        beside = beside_published(published, found, predictions.stem, mos_column, split) if published else None
-        if json_file:
-            extra = {"published": asdict(beside)} if beside else {}
-            figures = jsonable(found) | extra
-            write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
-        if html_file:
+    opinions = read_truth(truth, mos_column=mos_column, images=html_file is not None)
+    if html_file:
+        fix = "--html shows the edits: give a validated Parquet with their images, or remove --html"
+        require_columns(truth, [*opinions.columns], ["images", "instruction", "source_id"], fix)
+    scores, *others = (match(read_predictions(f), opinions, str(f), str(truth)) for f in (predictions, *again))
+    in_points = "prompt" not in opinions
+    split = split_of(truth)
+    found = evaluate(scores, opinions, again=others, min_gap=min_gap, in_points=in_points, **how)
+    beside = beside_published(published, found, predictions.stem, mos_column, split) if published else None
+    if json_file:
+        figures = jsonable(found) | ({"published": asdict(beside)} if beside else {})
+        write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
+    if html_file:
+        try:
             write_text(html_file, page(scores, opinions, predictions.stem, split, beside, **how))
-    except (ValueError, OutputError) as error:
-        raise click.ClickException(str(error)) from None
+        except ValueError as error:  # of a picture
+            raise click.ClickException(str(error)) from None
     show(found, predictions.name, split, console())
     if beside:
         show_published(beside, split, console())

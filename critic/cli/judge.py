@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from critic.cli.options import COLUMNS, bulk_options, finish
-from critic.scoring.judges import JudgeError, Kind, kinds
+from critic.scoring.judges import Kind, kinds
 
 
 class _Judges(click.Group):
@@ -65,25 +65,21 @@ def _command(name: str, kind: Kind) -> click.Command:
 def _score(
     kind: Kind, options: dict[str, Any], pairs: Path, columns: dict[str, str | None], out: Path, **how: Any
 ) -> None:
-    from critic.engines.http import ServerError  # slow imports, after the checks of the options
-    from critic.files import OutputError
-    from critic.scoring.inputs import read_pairs
+    from critic.scoring.inputs import read_pairs  # slow imports, after the checks of the options
     from critic.scoring.resumable import score_to_file
-    from critic.tables import TableError
 
-    try:
-        table = read_pairs(pairs, **columns)
-        if table.generated:
-            raise TableError(f"{pairs} holds pictures that were made from text: these judges score edits only")
-        judge = kind.open(**options)
-        tally = score_to_file(
-            replace(table, resize=judge.resize),
-            lambda: judge,
-            out,
-            {"judge": judge.name, **judge.settings},
-            batch_size=judge.batch_size,
-            **how,
+    table = read_pairs(pairs, **columns)
+    if table.generated:
+        raise click.ClickException(
+            f"{pairs} holds pictures that were made from text: these judges score edits only"
         )
-    except (TableError, OutputError, ServerError, JudgeError) as error:
-        raise click.ClickException(str(error)) from None
+    judge = kind.open(**options)
+    tally = score_to_file(
+        replace(table, resize=judge.resize),
+        lambda: judge,
+        out,
+        {"judge": judge.name, **judge.settings},
+        batch_size=judge.batch_size,
+        **how,
+    )
     finish(tally, out)

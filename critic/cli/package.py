@@ -51,25 +51,23 @@ def command(
 
     from pydantic import ValidationError
 
-    from critic.checkpoints import CheckpointError
-    from critic.prompts import ContractError
-    from critic.service.packaging import PackageError, build_bento, fetch, import_critic, version_of
+    from critic.service.packaging import build_bento, fetch, import_critic, version_of
 
+    if folder is not None:
+        model = import_critic(folder)
+    else:
+        assert revision is not None
+        with TemporaryDirectory(prefix="critic-") as scratch:
+            commit = fetch(revision, path, Path(scratch, "critic"))
+            model = import_critic(Path(scratch, "critic"), version_of(revision), commit)
+    click.echo(f"{model.tag} is in BentoML's store")
+    for name, value in model.info.metadata.items():
+        click.echo(f"  {name:14}{value!s}")
+    if no_build:
+        return
     try:
-        if folder is not None:
-            model = import_critic(folder)
-        else:
-            assert revision is not None
-            with TemporaryDirectory(prefix="critic-") as scratch:
-                commit = fetch(revision, path, Path(scratch, "critic"))
-                model = import_critic(Path(scratch, "critic"), version_of(revision), commit)
-        click.echo(f"{model.tag} is in BentoML's store")
-        for name, value in model.info.metadata.items():
-            click.echo(f"  {name:14}{value!s}")
-        if no_build:
-            return
         bento = build_bento(model.tag, variant, settings)
-    except (CheckpointError, ContractError, PackageError, ValidationError) as error:
+    except ValidationError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"Built {bento}. Serve it, or build a container image:")
     click.echo(f"  bentoml serve {bento}\n  bentoml containerize {bento}")

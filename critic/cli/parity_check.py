@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from critic.cli.scoring import one_line_errors
 from critic.edits import Edit
 from critic.engines.base import Engine, Request, request
 from critic.engines.load import contract_of, open_engine
@@ -38,7 +37,6 @@ _SHARE = 0.4
 _Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
 
 
-@one_line_errors()
 def run(
     model: str,
     contract_name: str | None,
@@ -94,7 +92,6 @@ def run(
     return results
 
 
-@one_line_errors()
 def write(results: Sequence[Parity], path: Path) -> None:
     """Write the shares and all differences to a JSON file."""
     shares = ("same_text", "same_score", "ok")

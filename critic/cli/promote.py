@@ -24,28 +24,24 @@ def command(dry_run: bool) -> None:
     from rich.markdown import Markdown
 
     from critic import params
-    from critic.files import OutputError
     from critic.release import journal, promotion
-    from critic.release.git import CheckoutError, require_clean
+    from critic.release.git import require_clean
     from critic.release.lock import hold_lock, require_no_dvc
-    from critic.release.promotion_gate import GateError, run_gate
+    from critic.release.promotion_gate import run_gate
 
     repository = Path.cwd()
-    try:
-        settings = params.load(params.Release, repository / params.FILE)
-        with hold_lock(repository, "critic promote"):
-            require_no_dvc(repository)
-            if not dry_run:
-                journal.recover(repository, click.echo)
-                require_clean(repository)
-            decision = run_gate(repository)
-            Console().print(Markdown(decision.markdown()))
-            if decision.promote and not dry_run:
-                promotion.promote(repository, decision, settings, click.echo)
-            elif not dry_run:
-                page = promotion.record_refusal(repository, decision, click.echo)
-                click.echo(f"Refused; the reasons are in {page.relative_to(repository)}.")
-    except (CheckoutError, GateError, journal.PromotionError, OutputError, params.ParamsError) as error:
-        raise click.ClickException(str(error)) from None
+    settings = params.load(params.Release)
+    with hold_lock(repository, "critic promote"):
+        require_no_dvc(repository)
+        if not dry_run:
+            journal.recover(repository, click.echo)
+            require_clean(repository)
+        decision = run_gate(repository)
+        Console().print(Markdown(decision.markdown()))
+        if decision.promote and not dry_run:
+            promotion.promote(repository, decision, settings, click.echo)
+        elif not dry_run:
+            page = promotion.record_refusal(repository, decision, click.echo)
+            click.echo(f"Refused; the reasons are in {page.relative_to(repository)}.")
     if not decision.promote:
         raise SystemExit(1)

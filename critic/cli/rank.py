@@ -8,7 +8,7 @@ import click
 
 from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table
-from critic.files import OutputError, write_json
+from critic.files import write_json
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     from critic.evaluation.ranking import Lead
@@ -49,14 +49,11 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     from critic.evaluation.ranking import rank
     from critic.evaluation.score_tables import read_pairs, read_predictions
 
-    try:
-        known = read_pairs(pairs, by)
-        scored = match(read_predictions(scores), known, str(scores), str(pairs))
-        found = rank(scored["score"], [*known[by].map(str)], [*known["source_id"]], n_boot=n_boot, seed=seed)
-        if json_file:
-            write_json(json_file, jsonable(found), ensure_ascii=False)
-    except (ValueError, OutputError) as error:
-        raise click.ClickException(str(error)) from None
+    known = read_pairs(pairs, by)
+    scored = match(read_predictions(scores), known, str(scores), str(pairs))
+    found = rank(scored["score"], [*known[by].map(str)], [*known["source_id"]], n_boot=n_boot, seed=seed)
+    if json_file:
+        write_json(json_file, jsonable(found), ensure_ascii=False)
     out = console()
     rows = [(g.group, str(g.n), str(g.n - g.scored), cell(g.mean, 2)) for g in found.groups]
     show_table(out, f"Mean score by {by}", [by, "edits", "failed", "mean (95 % interval)"], rows)

@@ -29,31 +29,22 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
     if (study is None) == (store is None):
         raise click.UsageError("give either a file of ratings or a feedback store (--feedback)")
 
-    from critic.files import OutputError
-    from critic.params import ParamsError
     from critic.ratings.collect import add, preview, render
     from critic.ratings.importers import read_store, read_study
-    from critic.ratings.increments import IncrementError
-    from critic.ratings.store import FeedbackError
-    from critic.release.git import CheckoutError
     from critic.release.lock import hold_lock
     from critic.service.settings import Settings
-    from critic.tables import TableError
 
     repository = Path.cwd()
-    try:
-        if study is not None:
-            batch = read_study(study, repository)
-        else:
-            batch = read_store(store or "", repository, Settings.model_validate({}).keep_images)
-        if batch.ratings.empty:
-            click.echo("The feedback store has no new ratings: all are in an increment already.")
-            return
-        _, report = preview(batch, repository)
-        click.echo(render(report), nl=False)
-        if not dry_run:
-            with hold_lock(repository, "critic rate"):
-                made = add(batch, repository).relative_to(repository)
-            click.echo(f"\nMade {made}. Commit it (git add {made}), then `dvc repro` trains on it.")
-    except (CheckoutError, TableError, IncrementError, FeedbackError, OutputError, ParamsError) as error:
-        raise click.ClickException(str(error)) from None
+    if study is not None:
+        batch = read_study(study, repository)
+    else:
+        batch = read_store(store or "", repository, Settings.model_validate({}).keep_images)
+    if batch.ratings.empty:
+        click.echo("The feedback store has no new ratings: all are in an increment already.")
+        return
+    _, report = preview(batch, repository)
+    click.echo(render(report), nl=False)
+    if not dry_run:
+        with hold_lock(repository, "critic rate"):
+            made = add(batch, repository).relative_to(repository)
+        click.echo(f"\nMade {made}. Commit it (git add {made}), then `dvc repro` trains on it.")

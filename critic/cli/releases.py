@@ -32,33 +32,30 @@ def command(bento: bool, as_json: bool) -> None:
     from critic.release.promotion import find_bento
 
     repository = Path.cwd()
-    try:
-        champion = registry.champion(repository)
-        if bento:
-            if champion is None:
-                raise click.ClickException("there is no champion yet: run `critic promote`")
-            variant = params.load(params.Release, repository / params.FILE).variant
-            found = find_bento(repository, champion.version, variant)
-            if found is None:
-                raise click.ClickException(
-                    f"BentoML's store has no Bento of {champion.version}: build it with `critic package --rev "
-                    f"critic@{champion.version} --variant {variant}`"
-                )
-            click.echo(found)
-            return
-        rows = []
-        for release in registry.releases(repository):
-            try:
-                metrics = json.loads(git(repository, "show", f"{release.commit}:reports/metrics.json"))
-                score = metrics["grpo"]["main_score"]["value"]
-                leak = metrics["grpo"].get("split", {}).get("note", "")
-            except (CheckoutError, KeyError, ValueError):
-                score, leak = None, ""
-            day = git(repository, "show", "-s", "--format=%cs", release.commit)
-            shown = {"day": day, "main_score": score, "champion": release == champion}
-            rows.append(asdict(release) | shown | ({"test_split": leak} if leak else {}))
-    except (CheckoutError, params.ParamsError) as error:
-        raise click.ClickException(str(error)) from None
+    champion = registry.champion(repository)
+    if bento:
+        if champion is None:
+            raise click.ClickException("there is no champion yet: run `critic promote`")
+        variant = params.load(params.Release).variant
+        found = find_bento(repository, champion.version, variant)
+        if found is None:
+            raise click.ClickException(
+                f"BentoML's store has no Bento of {champion.version}: build it with `critic package --rev "
+                f"critic@{champion.version} --variant {variant}`"
+            )
+        click.echo(found)
+        return
+    rows = []
+    for release in registry.releases(repository):
+        try:
+            metrics = json.loads(git(repository, "show", f"{release.commit}:reports/metrics.json"))
+            score = metrics["grpo"]["main_score"]["value"]
+            leak = metrics["grpo"].get("split", {}).get("note", "")
+        except (CheckoutError, KeyError, ValueError):
+            score, leak = None, ""
+        day = git(repository, "show", "-s", "--format=%cs", release.commit)
+        shown = {"day": day, "main_score": score, "champion": release == champion}
+        rows.append(asdict(release) | shown | ({"test_split": leak} if leak else {}))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

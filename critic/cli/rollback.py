@@ -20,12 +20,6 @@ def command(to: str | None) -> None:
     rollback. A training may run in the checkout at the same time.
     """
     from critic import params
-    from critic.release.git import CheckoutError
-    from critic.release.journal import PromotionError
     from critic.release.promotion import rollback
 
-    repository = Path.cwd()
-    try:
-        rollback(repository, params.load(params.Release, repository / params.FILE), to, click.echo)
-    except (CheckoutError, PromotionError, params.ParamsError) as error:
-        raise click.ClickException(str(error)) from None
+    rollback(Path.cwd(), params.load(params.Release), to, click.echo)

@@ -1,14 +1,12 @@
 """The work of `critic score`, apart from its options, since torch is slow to import."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-import click
 from PIL import Image
 from rich.console import Console
 from rich.panel import Panel
@@ -16,37 +14,18 @@ from rich.text import Text
 
 from critic.checkpoints import CheckpointError, load_processor
 from critic.edits import Edit
-from critic.engines.http import ServerError
 from critic.engines.load import contract_of, default_dtype, identify, open_engine
-from critic.files import OutputError
 from critic.pictures import PictureError, decode
 from critic.prompts import Contract, ContractError, load_contract
 from critic.results import Mode, Result
 from critic.scoring.inputs import Pairs, read_pairs
-from critic.scoring.ray_workers import WorkerError, on_workers
+from critic.scoring.ray_workers import on_workers
 from critic.scoring.resumable import Tally, results_to_file, score_to_file
 from critic.scoring.scorer import Scorer
 from critic.tables import TableError
 
 _BATCHES_AT_ONCE = 4
 """Batches for an engine in one call; with longer calls it idles less at their ends."""
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn the errors that a user can fix into click's."""
-    try:
-        yield
-    except (
-        TableError,
-        OutputError,
-        ContractError,
-        CheckpointError,
-        ServerError,
-        PictureError,
-        WorkerError,
-    ) as error:
-        raise click.ClickException(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,6 @@ class _Critic:
         return settings
 
 
-@one_line_errors()
 def score_one(source: Path | None, edited: Path, instruction: str, **how: Any) -> Result:
     """Score one edit, or without a source one generated picture."""
     critic = _Critic.chosen(**how)
@@ -103,7 +81,6 @@ def score_one(source: Path | None, edited: Path, instruction: str, **how: Any) -
     return result
 
 
-@one_line_errors()
 def score_many(
     path: Path,
     out: Path,
