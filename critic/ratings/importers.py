@@ -16,7 +16,7 @@ import pandas as pd
 from critic.answers import HIGHEST, LOWEST
 from critic.edits import SPLITS, image_file
 from critic.pictures import PictureError, decode
-from critic.ratings.increments import FOLDER, PATTERN, RATINGS, edit_id, old_edit_id, read_increments
+from critic.ratings.increments import FOLDER, PATTERN, RATINGS, edit_id, read_increments
 from critic.ratings.picture_store import SUFFIXES
 from critic.ratings.store import Feedback, Rating
 from critic.tables import TableError, filled, numbers, place, read, read_parquet, require_columns
@@ -169,18 +169,10 @@ def _new(store: str, repository: Path) -> list[Rating]:
         table = read_parquet(path, ["feedback_id", "rater", "item", "score"])
         taken |= {*table.dropna(subset="feedback_id").itertuples(index=False, name=None)}
     feedback = Feedback(store)
-    rows = [
-        row
-        for row in feedback.rows()
-        if taken.isdisjoint((row.id, row.rater, item, row.score) for item in (_item(row), old_edit_id(*_key(row))))
-    ]
+    rows = [row for row in feedback.rows() if (row.id, row.rater, _item(row), row.score) not in taken]
     feedback.close()
     return rows
 
 
 def _item(row: Rating) -> str:
-    return edit_id(*_key(row))
-
-
-def _key(row: Rating) -> tuple[str, str, str]:
-    return row.source_sha256, row.edited_sha256, row.instruction
+    return edit_id(row.source_sha256, row.edited_sha256, row.instruction)

@@ -8,14 +8,12 @@ raters), ratings.parquet (each rating as it was given) and a report. The MOS in 
 in an earlier increment.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 
-from critic.edits import edit_key, image_file
+from critic.edits import edit_key
 from critic.tables import read_parquet
 
 FOLDER = Path("data/ratings")
@@ -37,7 +35,7 @@ class Increment:
 
 
 def read_increments(folder: Path) -> list[Increment]:
-    """All increments of a folder, the earliest first, with the ids of `edit_id`.
+    """All increments of a folder, the earliest first.
 
     Raises:
         IncrementError: a file is missing.
@@ -48,32 +46,12 @@ def read_increments(folder: Path) -> list[Increment]:
             if not (path / name).exists():
                 raise IncrementError(f"{path / name} is missing: get it with `dvc pull {path / name}.dvc`")
         increments.append(Increment(path.name, read_parquet(path / EDITS), read_parquet(path / RATINGS)))
-    ids = _new_ids(one.edits for one in increments)
-    for one in increments if ids else ():
-        for table, column in ((one.edits, "id"), (one.ratings, "item")):
-            table[column] = table[column].map(lambda id: ids.get(id, id))
     return increments
 
 
 def edit_id(source_sha256: str, edited_sha256: str, instruction: str) -> str:
     """The id of an edit in an increment."""
     return f"rated-{edit_key(source_sha256, edited_sha256, instruction)[:16]}"
-
-
-def old_edit_id(source_sha256: str, edited_sha256: str, instruction: str) -> str:
-    """The id in increments of earlier versions, where whitespace around the instruction made another edit."""
-    return f"rated-{sha256(f'{source_sha256} {edited_sha256} {instruction}'.encode()).hexdigest()[:16]}"
-
-
-def _new_ids(tables: Iterable[pd.DataFrame]) -> dict[str, str]:
-    """The ids of edits by their ids in increments of earlier versions, where these differ."""
-    ids = {}
-    for table in tables:
-        spaced = table[table["instruction"] != table["instruction"].str.strip()]
-        for images, instruction in zip(spaced.get("images", ()), spaced["instruction"], strict=True):
-            source, edited = (sha256(image_file(images, place) or b"").hexdigest() for place in (0, 1))
-            ids[old_edit_id(source, edited, instruction)] = edit_id(source, edited, instruction)
-    return ids
 
 
 def latest(increments: list[Increment]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 
 from critic.cli import main
-from critic.edits import TYPES, edit_key
+from critic.edits import TYPES
 from critic.files import OutputError
 from critic.ratings import collect as collecting
 from critic.ratings.collect import add, collect, preview
@@ -261,37 +261,6 @@ def test_an_increment_that_another_command_makes_meanwhile_is_not_replaced(
     with pytest.raises(OutputError, match=r"0001 is there already: another command made it\. Run this one again"):
         add(read_study(study(project.parent), project), project)
     assert [*project.glob("data/ratings/**/*.*")] == [other] and other.read_text() == "the other's"
-
-
-@pytest.mark.parametrize("has_pictures", [True, False])
-def test_ratings_in_an_increment_of_an_earlier_version_are_not_taken_again(
-    has_pictures: bool, project: Path, store: str
-) -> None:
-    """Its ids were the hash of the instruction with the whitespace around it, here of every other edit."""
-    kept = project.parent / "kept"
-    for path in (project.parent / "study").glob("*.png") if has_pictures else ():
-        PictureStore(kept).add(path.read_bytes(), "PNG")
-    rate_by_service(store, project.parent, instructions=("make it red", " make it red\n"))
-    made = collect(store, project, kept)
-    assert made is not None
-    written = {name: read_parquet(made / name) for name in ("edits.parquet", "ratings.parquet")}
-    feedback = Feedback(store)
-    old = {}
-    for row in feedback.rows():
-        key = row.source_sha256, row.edited_sha256
-        now = f"rated-{edit_key(*key, row.instruction)[:16]}"
-        old[now] = f"rated-{sha256(f'{key[0]} {key[1]} {row.instruction}'.encode()).hexdigest()[:16]}"
-    feedback.close()
-    assert sum(now != before for now, before in old.items()) == 6
-    for (name, table), column in zip(written.items(), ("id", "item"), strict=True):
-        table.assign(**{column: table[column].map(old)}).to_parquet(made / name, index=False)
-    assert count_new(store, project) == 0 and collect(store, project, kept) is None
-    if has_pictures:
-        (one,) = read_increments(made.parent)
-        assert one.edits["id"].tolist() == written["edits.parquet"]["id"].tolist()
-        assert one.ratings["item"].tolist() == written["ratings.parquet"]["item"].tolist()
-        edits, _ = preview(read_study(study(project.parent, ("eve",)), project), project)
-        assert {*edits["ratings"].map(len)} == {5}, "the old ratings count for the same edits"
 
 
 def test_a_failure_leaves_no_partial_increment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
