@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from critic.evaluation.splits import over_splits
+from benchmarks.splits import over_splits
 
 
 def metrics(**values: Any) -> dict[str, Any]:
