@@ -4,11 +4,9 @@
                                  max_instruction_chars=1000, docs=Path("runs/data_docs"))
     print(describe(validation.failures))
 
-There is one suite per kind of table: `table_suite` for the columns of each split, `edits_suite` for the facts
-about all rows (`critic.data.features`), `sources_suite` for source images that are in two splits
-(`critic.data.near_duplicates`), and, if there are such tables, `rationales_suite`
-(`critic.data.rationale_sets`) and `generated_suite`. A benchmark of generated pictures has `pictures_suite`
-instead of those about edits. Each run writes its results as web pages, the Data Docs.
+Each run writes its results as web pages, the Data Docs, with a suite for each split (its columns), for the facts
+about all rows (`critic.data.features`), for source images in two splits (`critic.data.near_duplicates`) and for
+each other table.
 """
 
 import os
@@ -125,36 +123,42 @@ def validate_tables(
     context = _context(docs)
     facts, rationale_table = pd.DataFrame(), pd.DataFrame()
     leak, dropped = dict[str, int](), dict[str, int]()
+    results: dict[str, ExpectationSuiteValidationResult] = {}
+
+    def run(name: str, expectations: Sequence[gxe.Expectation], table: pd.DataFrame) -> bool:
+        results[name] = _run(context, gx.ExpectationSuite(name=name, expectations=[*expectations]), table)
+        return bool(results[name].success)
+
     generated = any(is_generated(table) for table in tables.values())
-    results = {split: _run(context, table_suite(split, generated=generated), tables[split]) for split in tables}
+    for name, table in tables.items():
+        run(name, _of_columns(generated), table)
     valid = all(result.success for result in results.values())
-    limits: dict[str, Any] = {"min_side": min_side, "max_instruction_chars": max_instruction_chars}
     if valid and generated:
         facts = picture_facts(tables, resize)
-        suite = pictures_suite(**limits, raters=_usual_raters(facts))
-        results["pictures"] = _run(context, suite, facts)
-        if results["pictures"].success:
+        of_rows = _of_texts_and_scores("prompt", max_instruction_chars, _usual_raters(facts))
+        if run("pictures", [*of_rows, *_of_image("image", min_side, of="image")], facts):
             leak = count_shared_prompts(facts)
     elif valid:
         facts = edit_facts(tables, resize)
-        results["edits"] = _run(context, edits_suite(**limits, raters=_usual_raters(facts)), facts)
+        of_rows = _of_texts_and_scores("instruction", max_instruction_chars, _usual_raters(facts))
+        run("edits", [*of_rows, *_of_pair(min_side)], facts)
         official = split == "official"
         apart = facts[facts["split"] != "test"].reset_index(drop=True) if official else facts
-        suite = sources_suite(phash_distance, but_test=official)
-        results["sources"] = _run(context, suite, find_shared(apart, phash_distance))
+        run("sources", _of_sources(phash_distance, but_test=official), find_shared(apart, phash_distance))
         if official:
-            same = facts[_WHERE].assign(same_edit=find_same_edits(facts))
-            results["same edits"] = _run(context, same_edits_suite(), same)
+            one_place = "no other split has the same edit: the same two pictures and instruction"
+            by_source = "set download.hub.split in params.yaml to by_source"
+            same = _expect(_NULL, "same_edit", one_place, by_source, of="images")
+            run("same edits", [same], facts[_WHERE].assign(same_edit=find_same_edits(facts)))
         if rationales is not None:
             rationale_table = rationale_facts(rationales, facts, phash_distance, resize)
             rationale_table, dropped = _drop_of_test(rationale_table, split)
-            suite = rationales_suite(min_side, may_share_sources=official)
-            results["rationales"] = _run(context, suite, rationale_table)
+            run("rationales", _of_rationales(min_side, may_share_sources=official), rationale_table)
         if all(result.success for result in results.values()):
             leak = count_leak(pd.concat([facts, rationale_table], ignore_index=True), phash_distance)
     if valid and agiqa is not None:
-        results["agiqa"] = _run(context, generated_suite(min_side), generated_facts(agiqa, resize))
-    outcomes = [(table, one) for table, result in results.items() for one in _sorted(result)]
+        run("agiqa", _of_agiqa(min_side), generated_facts(agiqa, resize))
+    outcomes = [(table, one) for table, result in results.items() for one in sorted(result.results, key=_words)]
     return Validation(
         checks=[
             {"table": table, "column": column, "expected": expected}
@@ -167,125 +171,6 @@ def validate_tables(
         rationales=rationale_table,
         leak=leak,
         dropped=dropped,
-    )
-
-
-def table_suite(split: str, *, generated: bool = False) -> gx.ExpectationSuite:
-    """A split's table, of edits or of generated pictures: the required columns, and at least one row."""
-    like_bench = "name the columns as in IE-Bench-4k: images, edit_inst, answer"
-    names, fix = (("images", "instruction", "mos"), like_bench)
-    if generated:
-        names, fix = (("image", "prompt", "mos"), "name the columns image, prompt and answer in each split")
-    columns = [_expect(gxe.ExpectColumnToExist, name, "the column is there", fix) for name in names]
-    meta = {"column": "all columns", "fix": "add edits to the split"}
-    rows = gxe.ExpectTableRowCountToBeBetween(min_value=1, description="the table has rows", meta=meta)
-    return gx.ExpectationSuite(name=split, expectations=[*columns, rows])
-
-
-def edits_suite(*, min_side: int, max_instruction_chars: int, raters: Collection[int]) -> gx.ExpectationSuite:
-    """The facts about all rows: an id, two valid images, an instruction, scores on the scale.
-
-    Args:
-        min_side: the smallest shorter side of an image, in pixels.
-        max_instruction_chars: the longest instruction, in characters.
-        raters: the numbers of ratings that a row can have.
-    """
-    return gx.ExpectationSuite(
-        name="edits",
-        expectations=[
-            *_row_expectations("instruction", max_instruction_chars, raters),
-            *_pair_expectations(min_side),
-        ],
-    )
-
-
-def pictures_suite(*, min_side: int, max_instruction_chars: int, raters: Collection[int]) -> gx.ExpectationSuite:
-    """The facts about all rows of a benchmark of generated pictures: as `edits_suite`, with one image."""
-    return gx.ExpectationSuite(
-        name="pictures",
-        expectations=[
-            *_row_expectations("prompt", max_instruction_chars, raters),
-            *_image_expectations("image", min_side, of="image"),
-        ],
-    )
-
-
-def sources_suite(phash_distance: int, *, but_test: bool = False) -> gx.ExpectationSuite:
-    """The columns of `critic.data.near_duplicates.find_shared` are empty.
-
-    Args:
-        but_test: the test split isn't among those compared.
-    """
-    together = "keep all edits of a source image in one split"
-    no_other = f"no other split{' but test' if but_test else ''} has"
-    alike = (
-        f"{no_other} a source image that looks the same (perceptual hashes differ "
-        f"in at most {phash_distance} bits)"
-    )
-    differ = f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml"
-    return gx.ExpectationSuite(
-        name="sources",
-        expectations=[
-            _expect(_NULL, "same_source_id", f"{no_other} the same source_id", together, of="source_id"),
-            _expect(_NULL, "same_pixels", f"{no_other} the same source image", together, of="images"),
-            _expect(_NULL, "looks_like", alike, differ, of="images"),
-        ],
-    )
-
-
-def same_edits_suite() -> gx.ExpectationSuite:
-    """No edit is in two splits, found by `critic.data.near_duplicates.find_same_edits`."""
-    one_place = "no other split has the same edit: the same two pictures and instruction"
-    again = "set download.hub.split in params.yaml to by_source"
-    return gx.ExpectationSuite(
-        name="same edits", expectations=[_expect(_NULL, "same_edit", one_place, again, of="images")]
-    )
-
-
-def rationales_suite(min_side: int, *, may_share_sources: bool = False) -> gx.ExpectationSuite:
-    """The facts about a released set: two valid images, a user's turn and a valid answer.
-
-    Args:
-        min_side: the smallest shorter side of an image, in pixels.
-        may_share_sources: the set may have source images of the test split, but none of its edits.
-    """
-    low, high = SCALE
-    turns = "there is one turn of the user, then one of the assistant"
-    answer = (
-        f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
-        f"to {high} </answer>; or such a score alone"
-    )
-    no_leak = "the test split has no source image that is or looks the same"
-    no_edit = "the test split has no edit with the same two pictures"
-    return gx.ExpectationSuite(
-        name="rationales",
-        expectations=[
-            _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
-            *_pair_expectations(min_side),
-            _expect(_NULL, "turns", turns, _LEAVE_OUT, of="messages"),
-            _expect(_NULL, "fault", answer, _LEAVE_OUT, of="messages"),
-            _expect(_NULL, "same_edit", no_edit, _LEAVE_OUT, of="images")
-            if may_share_sources
-            else _expect(_NULL, "in_test", no_leak, _LEAVE_OUT, of="images"),
-        ],
-    )
-
-
-def generated_suite(min_side: int) -> gx.ExpectationSuite:
-    """The facts about generated pictures: an id, a prompt, a valid image, two scores on their scale.
-
-    Args:
-        min_side: the smallest shorter side of an image, in pixels.
-    """
-    return gx.ExpectationSuite(
-        name="agiqa",
-        expectations=[
-            _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
-            _expect(_LENGTHS, "prompt", "the prompt is not empty", _CORRECT, min_value=1),
-            *_image_expectations("image", min_side, of="image"),
-            *(_expect(_NOT_NULL, name, "there is a MOS", _CORRECT) for name in GENERATED_AXES.values()),
-            *(_on_scale(name, *GENERATED_SCALE) for name in GENERATED_AXES.values()),
-        ],
     )
 
 
@@ -328,8 +213,18 @@ def _usual_raters(facts: pd.DataFrame) -> set[int]:
     return {int(count) for count in facts["raters"].mode()[:1]}
 
 
-def _row_expectations(text: str, most_chars: int, raters: Collection[int]) -> list[gxe.Expectation]:
-    """An id, an instruction or prompt, and scores on the scale."""
+def _of_columns(generated: bool) -> list[gxe.Expectation]:
+    names, fix = ("images", "instruction", "mos"), "name the columns as in IE-Bench-4k: images, edit_inst, answer"
+    if generated:
+        names, fix = ("image", "prompt", "mos"), "name the columns image, prompt and answer in each split"
+    columns = [_expect(gxe.ExpectColumnToExist, name, "the column is there", fix) for name in names]
+    meta = {"column": "all columns", "fix": "add edits to the split"}
+    rows = gxe.ExpectTableRowCountToBeBetween(min_value=1, description="the table has rows", meta=meta)
+    return [*columns, rows]
+
+
+def _of_texts_and_scores(text: str, most_chars: int, raters: Collection[int]) -> list[gxe.Expectation]:
+    """An id, an instruction or prompt, and scores on the scale; `raters`: the possible numbers of ratings."""
     low, high = SCALE
     one_id = "no other row of any split has the same id"
     shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
@@ -346,16 +241,14 @@ def _row_expectations(text: str, most_chars: int, raters: Collection[int]) -> li
     ]
 
 
-def _pair_expectations(min_side: int) -> list[gxe.Expectation]:
-    two = "there are two images, the source and the edited one"
-    return [
-        _expect(_IN_SET, "images", two, _REPLACE, value_set=[2]),
-        *_image_expectations("source", min_side),
-        *_image_expectations("edited", min_side),
-    ]
+def _of_pair(min_side: int) -> list[gxe.Expectation]:
+    two = _expect(
+        _IN_SET, "images", "there are two images, the source and the edited one", _REPLACE, value_set=[2]
+    )
+    return [two, *_of_image("source", min_side), *_of_image("edited", min_side)]
 
 
-def _image_expectations(role: str, min_side: int, of: str = "images") -> list[gxe.Expectation]:
+def _of_image(role: str, min_side: int, of: str = "images") -> list[gxe.Expectation]:
     image = "image" if role == "image" else f"{role} image"
     large = f"the {image}'s shorter side has at least {min_side} pixels"
     wide = f"the {image}'s longer side is at most {MAX_ASPECT} times the shorter"
@@ -366,6 +259,49 @@ def _image_expectations(role: str, min_side: int, of: str = "images") -> list[gx
         _expect(_BETWEEN, f"{role}_side", large, lower, of=of, min_value=min_side),
         _expect(_BETWEEN, f"{role}_aspect", wide, _REPLACE, of=of, max_value=MAX_ASPECT),
         _expect(_NULL, f"{role}_limits", f"the {image} {_WITHIN_LIMITS}", another, of=of),
+    ]
+
+
+def _of_sources(phash_distance: int, *, but_test: bool) -> list[gxe.Expectation]:
+    """The columns of `critic.data.near_duplicates.find_shared` are empty; with `but_test`, test isn't compared."""
+    together = "keep all edits of a source image in one split"
+    no_other = f"no other split{' but test' if but_test else ''} has"
+    bits = f"(perceptual hashes differ in at most {phash_distance} bits)"
+    differ = f"{together}; if the pictures are different, lower validate.phash_distance in params.yaml"
+    return [
+        _expect(_NULL, "same_source_id", f"{no_other} the same source_id", together, of="source_id"),
+        _expect(_NULL, "same_pixels", f"{no_other} the same source image", together, of="images"),
+        _expect(_NULL, "looks_like", f"{no_other} a source image that looks the same {bits}", differ, of="images"),
+    ]
+
+
+def _of_rationales(min_side: int, *, may_share_sources: bool) -> list[gxe.Expectation]:
+    """A released set may have source images of the test split if that is official, but none of its edits."""
+    low, high = SCALE
+    turns = "there is one turn of the user, then one of the assistant"
+    answer = (
+        f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
+        f"to {high} </answer>; or such a score alone"
+    )
+    column, apart = "in_test", "the test split has no source image that is or looks the same"
+    if may_share_sources:
+        column, apart = "same_edit", "the test split has no edit with the same two pictures"
+    return [
+        _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
+        *_of_pair(min_side),
+        _expect(_NULL, "turns", turns, _LEAVE_OUT, of="messages"),
+        _expect(_NULL, "fault", answer, _LEAVE_OUT, of="messages"),
+        _expect(_NULL, column, apart, _LEAVE_OUT, of="images"),
+    ]
+
+
+def _of_agiqa(min_side: int) -> list[gxe.Expectation]:
+    return [
+        _expect(_UNIQUE, "id", "no other row has the same id", _OWN_ID),
+        _expect(_LENGTHS, "prompt", "the prompt is not empty", _CORRECT, min_value=1),
+        *_of_image("image", min_side, of="image"),
+        *(_expect(_NOT_NULL, name, "there is a MOS", _CORRECT) for name in GENERATED_AXES.values()),
+        *(_on_scale(name, *GENERATED_SCALE) for name in GENERATED_AXES.values()),
     ]
 
 
@@ -428,10 +364,6 @@ def _run(
     )
     (result,) = checkpoint.run(batch_parameters={"dataframe": table}).run_results.values()
     return result
-
-
-def _sorted(result: ExpectationSuiteValidationResult) -> list[ExpectationValidationResult]:
-    return sorted(result.results, key=_words)
 
 
 def _words(one: ExpectationValidationResult) -> tuple[str, str, str]:
