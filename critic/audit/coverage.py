@@ -1,7 +1,5 @@
 """Which stages run again when a key of params.yaml changes, and which modules read it.
 
-    for key in param_coverage(Path.cwd(), "tiny"): print(key.key, key.stages, key.readers)
-
 Each key is changed in turn in a copy of dvc.yaml and params.yaml, and DVC says which stages changed. Modules that
 read the key are found in their syntax trees.
 """

@@ -1,8 +1,4 @@
-"""The differences between two critics: params, code, data, environment, and the scores that they give.
-
-for difference in differences(find(repository, "v1.1.0"), find(repository, "models/grpo")): ...
-scores = score_gaps(a, b)        # id, score_a, score_b, gap, largest gap first
-"""
+"""The differences between two critics: params, code, data, environment, and the scores that they give."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

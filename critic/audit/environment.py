@@ -1,8 +1,4 @@
-"""The environment that a stage ran in: Python, machine, packages and the variables that change results.
-
-environment = describe(Path.cwd())
-environment.packages.lock, environment.packages.otherwise
-"""
+"""The environment that a stage ran in: Python, machine, packages and the variables that change results."""
 
 import os
 import platform

@@ -1,8 +1,7 @@
 """The record of a critic: the manifests of all stages and the files that they name, in a checkout or a commit.
 
-record = Record.of(repository)                     # the files on disk
-record = Record.of(repository, "critic@v1.2.0")    # the files in the commit of that tag
-for step in record.lineage("models/grpo"): print(step.path, step.material.sha256)
+    record = Record.of(repository, "critic@v1.2.0")    # the files in the commit of that tag
+    for step in record.lineage("models/grpo"): print(step.path, step.material.sha256)
 
 Everything is read from the commit itself, so commits whose modules have other paths stay readable.
 """

@@ -1,7 +1,5 @@
 """Each release, compared with its record: its tags, its commit, its critic in BentoML's store, and its Bentos.
 
-    findings = list(check_releases(repository))
-
 BentoML's store on this machine may lack a release; then only its tags and its commit are checked.
 """
 

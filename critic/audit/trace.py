@@ -1,8 +1,4 @@
-"""A subject's lineage as text: a tree for terminals, Mermaid for documents, HTML for browsers.
-
-Console().print(as_tree(find(repository, "v1.2.0")))
-Path("lineage.html").write_text(as_html(subject))
-"""
+"""A subject's lineage as text: a tree for terminals, Mermaid for documents, HTML for browsers."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The record of a checkout, compared with its files; nothing of the pipeline runs.
 
-    problems = [finding for finding in verify(repository) if finding.is_problem]
-
 The record is dvc.lock and the manifests. Each file is hashed twice: by MD5, as in dvc.lock, and by SHA-256, as in
 the manifest. This tells apart a change of the file, of dvc.lock and of the manifest.
 """
@@ -42,8 +40,7 @@ class Finding:
     """A problem or a note of an audit.
 
     Attributes:
-        check: the kind of check: record, params, code, data, contract, environment, chain, metrics, cache, git,
-            release or bento.
+        check: record, params, code, data, contract, environment, chain, metrics, cache, git, release or bento.
         where: the file, stage, tag or key.
         what: what is wrong.
         means: the cause or the consequence.

@@ -1,8 +1,4 @@
-"""Check whether the hub has a newer commit of a data set than the one in data/raw.
-
-for message in moved(params.load(params.Download), Path("data/raw/checksums.json")):
-    print(message)    # Coobiw/IE-Bench-4k at main is now 0f3c…, and data/raw has 9a71…
-"""
+"""Check whether the hub has a newer commit of a data set than the one in data/raw."""
 
 import json
 from pathlib import Path
@@ -13,18 +9,15 @@ from critic.params import Download
 
 
 def moved(section: Download, record: Path) -> list[str]:
-    """A message for each data set on the hub whose branch or tag now points to another commit.
+    """A message for each data set of params.yaml on the hub whose branch or tag now points to another commit.
 
-    Data sets that weren't downloaded or that are pinned to a commit are skipped.
-
-    Args:
-        section: the sources in params.yaml.
-        record: the file checksums.json of data/raw.
+    Data sets that weren't downloaded, by `record` (data/raw/checksums.json), or that are pinned to a commit are
+    skipped.
 
     Raises:
         ParamsError: the hub's settings in params.yaml are wrong.
-        httpx.HTTPError: the hub can't be reached.
-        huggingface_hub.errors.HfHubHTTPError: the data set or revision doesn't exist, or access is denied.
+        httpx.HTTPError, HfHubHTTPError: the hub can't be reached, it has no such data set or revision, or access
+            is denied.
     """
     from critic.data.readers.hub import Settings
 

@@ -1,9 +1,5 @@
 """Learn a prompt contract from an SFT set: the text around the instruction, as it stands in every row.
 
-    table = rationales.read_file(Path("set.json"), images=False)
-    learnt = learn(table, read_template("Coobiw/IE-Critic-R1-7B"), name="ie-critic-r1", origin="set.json")
-    learnt.contract, learnt.failures, learnt.notes
-
 A row whose assistant reasons in `<think>` belongs to the mode reasoning, any other to direct. The text around the
 instruction is what the rows of a mode share at their beginning and at their end, unless a column `instruction`
 says what is between. The chat template, the prefill and the pixel limits are those of a model.
@@ -128,7 +124,6 @@ def learn(
 
     Args:
         table: the raw table of `critic.data.readers.rationales`, with or without images.
-        name: of the contract.
         origin: what the set is called in messages and in the contract's file.
         pixels: limits of each picture's area; None for those of `template`, or else `UPSTREAM_PIXELS`.
 

@@ -1,10 +1,5 @@
 """Find source images that are the same picture, to detect leaks between splits and to split without leaks.
 
-    find_shared(facts, phash_distance=24)          rows whose source image is in another split too
-    groups = group_sources(facts, phash_distance=24)
-    train, validation = carve(train, groups, fraction=0.1)
-    in_test = choose_rows(groups, share=0.25)
-
 `facts` come from `critic.data.features.edit_facts`. Two source images look alike if their perceptual hashes
 (HASH_SIZE ** 2 bits) differ in at most `phash_distance` bits. Of 256 bits, a picture and its recompressed, resized
 or brightened copy differ in a few, two different photographs in about half. Pictures without detail look alike,
@@ -63,14 +58,10 @@ def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
 
 
 def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table in two, the second with about `fraction` of the groups, no group in both.
+    """Split a table in two, the second with about `fraction` (0..1) of the groups, no group in both.
 
     The hash of a group's label decides where it goes, so adding groups doesn't move others. Each part gets at
-    least one group.
-
-    Args:
-        groups: a label for each row of the table.
-        fraction: the second part's share of the groups, between 0 and 1.
+    least one group. `groups` has a label for each row of the table.
 
     Raises:
         ValueError: fewer than two groups.
@@ -85,17 +76,11 @@ def carve(table: pd.DataFrame, groups: Collection[str], fraction: float) -> tupl
 
 
 def choose_rows(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Choose whole groups that together have about `share` of the rows: at least one group, and never all.
+    """For each row, whether it is chosen: whole groups that together have about `share` (0..1) of the rows.
 
-    The groups are taken in the order of a hash of their labels, so the choice is always the same, whatever the
-    seed of a training. It isn't the hash that `carve` takes, which would leave nothing to carve.
-
-    Args:
-        groups: a label for each row.
-        share: between 0 and 1.
-
-    Returns:
-        For each row, whether its group is chosen.
+    At least one group is chosen, and never all. They are taken in the order of a hash of their labels, so the
+    choice is always the same, whatever the seed of a training. It isn't the hash that `carve` takes, which would
+    leave nothing to carve. `groups` has a label for each row.
 
     Raises:
         ValueError: fewer than two groups.
@@ -118,11 +103,7 @@ def find_same_edits(facts: pd.DataFrame) -> "pd.Series[str]":
 def count_leak(facts: pd.DataFrame, phash_distance: int) -> dict[str, int]:
     """The edits of the test split whose source image is in another split too, and the number of these images.
 
-    Args:
-        facts: of all splits; every row needs a decoded source image.
-
-    Returns:
-        {"edits": ..., "sources": ...}: copies that look alike count as one source image.
+    Every row of all splits needs a decoded source image. Copies that look alike count as one source image.
     """
     shared = find_shared(facts, phash_distance)
     leaked = facts[(facts["split"] == "test") & shared[[*SHARED]].notna().any(axis=1)]
@@ -133,11 +114,7 @@ def count_leak(facts: pd.DataFrame, phash_distance: int) -> dict[str, int]:
 def count_shared_prompts(facts: pd.DataFrame) -> dict[str, int]:
     """The generated pictures of the test split that share their source_id or pixels with one of another split.
 
-    Args:
-        facts: of `critic.data.features.picture_facts`, all splits; every picture is decoded.
-
-    Returns:
-        {"edits": the number of these pictures, "sources": that of their source_ids}.
+    `facts` are of `critic.data.features.picture_facts`, all decoded. "sources" is the number of their source_ids.
     """
     test, others = facts[facts["split"] == "test"], facts[facts["split"] != "test"]
     shared = test[test["source_id"].isin(others["source_id"]) | test["pixels"].isin(others["pixels"])]

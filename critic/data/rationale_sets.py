@@ -1,7 +1,5 @@
 """Check a released SFT set, which has rationales for edits of a benchmark, and convert it to samples' columns.
 
-    table = read_parquet("data/validated/rationales.parquet")    # the columns of COLUMNS
-
 `critic.data.readers.rationales` gives the raw table. A validated row has the user's and the assistant's turn
 in separate columns, and a split: validation if its source image is in the validation split, else train. An
 instruction of the raw table comes before that of the benchmark.
@@ -40,10 +38,8 @@ def rationale_facts(raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int,
     """The facts about each row of a raw table, in its order.
 
     Args:
-        raw: the set as read.
         edits: the facts about the benchmark's edits (`critic.data.features.edit_facts`).
         phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
-        resize: the prompt contract's.
 
     Returns:
         The columns of `edit_facts`, with the split "rationales", and
@@ -106,11 +102,9 @@ def finish(
     A row without an instruction gets that of the benchmark's edit with the same two pictures.
 
     Args:
-        raw: the set as read.
-        facts: its `rationale_facts`, of the rows to keep; the index has their places in `raw`.
-        edits: the facts about the benchmark's edits (`critic.data.features.edit_facts`).
+        facts: `rationale_facts` of the rows to keep; the index has their places in `raw`.
+        edits, phash_distance: as in `rationale_facts`.
         held_out: the validation split.
-        phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
     """
     raw, facts = raw.iloc[facts.index].reset_index(drop=True), facts.reset_index(drop=True)
     pair = ["pixels", "edited_pixels"]

@@ -37,7 +37,6 @@ def compare(
         critics: scores by name, NaN where the critic failed, [n] each.
         mos: mean opinion scores, [n].
         sources: the source image of each edit, [n]; None: each edit has its own.
-        metrics: names in `critic.evaluation.metrics.METRICS`.
         failure_policy, train_mean: what a failed answer counts as. "dropped" compares the edits that both have
             scored.
         in_points: whether the MOS are on the scale of the scores, see `critic.evaluation.evaluate.evaluate`.

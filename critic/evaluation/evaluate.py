@@ -2,8 +2,6 @@
 
     found = evaluate(scores, truth, failure_policy="worst")
     found["metrics"]["main_score"]                   # Estimate(value=0.73, low=0.69, high=0.78)
-    evaluation = compute_metrics(predictions, baseline_scores(edits), edits, train_mean=3.1)
-    jsonable(evaluation.models)["grpo"]["main_score"]    # {"value": 0.71, "low": 0.68, "high": 0.74}
 
 All figures of the same edits come from the same resamples of source images, so they can be compared. Figures of
 fewer than `critic.evaluation.bootstrap.SMALLEST_GROUP` source images have no interval. A failed answer counts by
@@ -53,8 +51,7 @@ class Evaluation:
         difference: main score of the last model minus that of the one before it; None for one model.
         groups: main score within groups of `enough` source images, a row each: by, group, n (edits), model, value,
             low, high.
-        failure_policy: how failed answers count, except in `policies`.
-        n_boot, seed: of every bootstrap.
+        failure_policy, n_boot, seed: how failed answers count, except in `policies`, and every bootstrap.
     """
 
     models: dict[str, Scores]
@@ -83,9 +80,8 @@ def evaluate(
     """Every figure of one critic, as nested mappings and lists of numbers and `Estimate`s.
 
     Args:
-        scores: id, score (NaN if failed), status, mode, raw, spread, samples, as
-            `critic.evaluation.score_tables.read_predictions` returns them, in the order of `truth`.
-        truth: id, mos and the optional columns of `critic.evaluation.score_tables.read_truth`.
+        scores: as `critic.evaluation.score_tables.read_predictions` returns them, in the order of `truth`.
+        truth: as `critic.evaluation.score_tables.read_truth` returns it.
         failure_policy: see `critic.evaluation.agreement.apply_failure_policy`.
         train_mean: mean MOS of the edits that the critic was trained on, 1..5; None: unknown.
         again: scores of the same edits by the same critic with other seeds, in the order of `truth`.
@@ -103,10 +99,8 @@ def evaluate(
         ceiling: of `critic.evaluation.agreement.noise_ceiling`, empty without ratings.
         pairs: n, sources, min_gap and accuracy; None without source_id. A pair with a failed answer is wrong, or
             is left out with the policy "dropped".
-        groups: a row each: by, group, n, and if their source images are `enough`: main_score, plcc, srcc, mae,
-            bias.
-        bands: a row each: low, high, n, and likewise mae, bias. There is no correlation, since it is low within a
-            narrow band of MOS for any critic.
+        groups, bands: a row each: by, group or low, high; n; and if their source images are `enough`, mae, bias
+            and, of groups, main_score, plcc, srcc. In a narrow band of MOS a correlation is low for any critic.
         calibration, spread: of `critic.evaluation.calibration`; spread is None if no answer states one.
         reliability: of `critic.evaluation.icc`, over `again` ("of": "seeds"), else over the samples of each answer
             ("of": "samples"); None without either. "stopped" says why there is no figure, else "".

@@ -1,7 +1,4 @@
-"""Retest reliability: whether a critic gives the same scores again.
-
-retest(runs, sources)["icc"]    # Estimate(value=0.93, ...): 7 % of the variance is between runs
-"""
+"""Retest reliability: whether a critic gives the same scores again."""
 
 from itertools import combinations
 from typing import Any

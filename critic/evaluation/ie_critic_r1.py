@@ -1,7 +1,5 @@
 """A critic's figures by the rules of IE-Critic-R1's evaluation script, for comparison with published ones.
 
-    upstream(raw, scores, mos)["main_score"]
-
 That script (github.com/Coobiw/IE-Critic-R1, scripts/iebench_eval_vllm.py) drops answers that it can't read, which
 flatters a critic, and accepts numbers outside the scale. So use these figures for comparison only.
 """

@@ -1,7 +1,5 @@
 """The report: one HTML page with the critic's figures, their confidence intervals, plots and examples.
 
-    page = build_report(evaluation, predictions, edits, training=..., validation=..., meta=...)
-
 The page contains its pictures and styles and needs no script and no network. The same input gives the same bytes.
 Text of datasets and models is escaped: it can't become markup.
 """

@@ -1,8 +1,5 @@
 """Files of scores and of opinions, as `critic eval`, `compare` and `rank` read them.
 
-    truth = read_truth(Path("data/validated/test.parquet"))
-    scores = read_predictions(Path("scores.jsonl"))
-
 Scores are the lines that `critic score` writes (`critic.results.Result`), those of its failures in a file beside
 them, or any table of `critic.tables.read` with the columns id and score (empty where the critic failed) and
 optionally status, mode, reasoning, raw and spread.
@@ -60,10 +57,10 @@ def read_truth(path: Path, *, mos_column: str = "mos", images: bool = False) -> 
         images: whether to read the columns images and instruction, too.
 
     Returns:
-        id, mos (1..5), and those of source_id, `GROUPS` and ratings (arrays of one
-        length, or None) that the file has. Without source_id, a column `source` replaces it, as tables of
-        pairs have it, or else `prompt`. In the latter case the opinions of AGIQA-3k
-        (`critic.edits.GENERATED_AXES`) are on its scale, 0..5, and there is a column prompt.
+        id, mos (1..5), and those of source_id, `GROUPS` and ratings (arrays of one length, or None) that the file
+        has. Without source_id, a column `source` replaces it, as tables of pairs have it, or else `prompt`. In the
+        latter case the opinions of AGIQA-3k (`critic.edits.GENERATED_AXES`) are on its scale, 0..5, and there is a
+        column prompt.
 
     Raises:
         TableError: as `read_predictions`; a MOS is missing or outside its scale, or ratings are not numbers, at

@@ -21,7 +21,6 @@ def choose_columns(
 
     Args:
         table: with the index of `critic.tables`, which names the file and the rows; numbers can be text.
-        types: the type of each column, by name.
         required: columns that must be there; those of `critic.edits.RAW_NAMES` under either name.
 
     Raises:
@@ -41,16 +40,13 @@ def choose_columns(
 
 
 def embed_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with the files of its column `images` read, each image as {"bytes", "path": the file's name}.
+    """The table, its rows numbered from 0, with the files of its column `images` read.
 
-    A cell that isn't a list of images becomes None.
+    Each image becomes {"bytes", "path": the file's name}; a cell that isn't a list of images becomes None.
 
     Args:
         table: with the index of `critic.tables`; images are {"bytes", "path"}, or paths relative to `folder`.
         folder: paths that lead out of it are refused.
-
-    Returns:
-        The table with its rows numbered from 0.
 
     Raises:
         TableError: a file can't be read, or is outside the folder.

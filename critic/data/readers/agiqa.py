@@ -1,9 +1,5 @@
 """Read AGIQA-3k from a folder with its public data.csv and its images.
 
-    table = read_agiqa(Path("AGIQA-3K"))    # a raw table with the columns critic.edits.GENERATED_COLUMNS
-    for split, table in read(Settings(folder="AGIQA-3K", split=7), seed, {}):
-        ...                                 # a benchmark to train on
-
 The ten splits are those of IE-Critic-R1's authors (github.com/Coobiw/LLaMA-Factory-20250504,
 data/agiqa3k/split_data.py), to the picture: five by prompt, then five by picture.
 """
@@ -56,12 +52,10 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Any]) -> Iterator[t
 
 
 def choose_test(names: Sequence[str], split: int) -> NDArray[np.bool_]:
-    """For each picture, whether it is in the test split.
+    """For each picture of data.csv, in its order, whether it is in the test split.
 
-    Args:
-        names: of the pictures, in the order of data.csv.
-        split: 0 to 4 hold out 60 of the 300 prompts; 5 to 9 hold out a fifth of the pictures, so that nearly all
-            prompts are in both splits.
+    Splits 0 to 4 hold out 60 of the 300 prompts; 5 to 9 hold out a fifth of the pictures, so that nearly all
+    prompts are in both splits.
 
     Raises:
         TableError: a split by prompt, and a name that doesn't end in the number of a prompt.

@@ -123,13 +123,10 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Itera
 
 
 def fetch(dataset: str, revision: str) -> Snapshot:
-    """Download the files of a data set at a revision, except those of the commit that are in the cache.
+    """Download the files of a data set (owner/name) at a revision, except those that are in the cache.
 
-    A branch or tag is looked up on the hub each time, since it can move.
-
-    Args:
-        dataset: owner/name.
-        revision: a branch, a tag, or the 40 digits of a commit, whose data never change.
+    A revision is a branch or tag, which is looked up on the hub each time, since it can move, or the 40 digits of
+    a commit, whose data never change.
 
     Raises:
         HubUnreachable: the hub can't be reached or answers with a server error.
@@ -147,8 +144,7 @@ def fetch(dataset: str, revision: str) -> Snapshot:
 def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
     """The splits of a snapshot, with a column `images` whose files are not decoded.
 
-    Args:
-        name: the config; None if there is only one or a default.
+    `name` is the config; None if there is only one or a default.
 
     Raises:
         HubError: `datasets` can't read the snapshot, there is no such config, or a split has no column `images`
@@ -188,9 +184,7 @@ def read_benchmark(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The splits of a benchmark in IE-Bench-4k's layout, as raw tables.
 
-    Args:
-        name: the config; None if there is only one or a default.
-        split_names: as `SPLIT_NAMES`.
+    `name` is as in `read_splits`, and `split_names` as `SPLIT_NAMES`.
 
     Raises:
         HubError: as `read_splits`; a split is missing.
@@ -225,13 +219,9 @@ def split_by_source(tables: Mapping[str, pd.DataFrame], phash_distance: int) -> 
     """All rows of a benchmark, split again into train and test so that no source image is in both.
 
     Rows whose source images are the same, look alike or have the same source_id stay together
-    (`critic.data.near_duplicates.group_sources`). The test split gets about the share of rows that it had. The
-    same rows always give the same splits, whatever the seed of a training. Rows keep their order; one whose source
-    image can't be decoded goes to train.
-
-    Args:
-        tables: raw tables by split, test among them.
-        phash_distance: source images look alike if their perceptual hashes differ in at most this many bits.
+    (`critic.data.near_duplicates.group_sources`, which explains `phash_distance`). The test split gets about the
+    share of rows that it had. The same rows always give the same splits, whatever the seed of a training. Rows
+    keep their order; one whose source image can't be decoded goes to train.
 
     Raises:
         HubError: there are fewer than two source images.

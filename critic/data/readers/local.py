@@ -1,7 +1,4 @@
-"""Read a benchmark from this machine: Parquet files, or CSV files and images.
-
-for split, table in read_local(Path("study")):    # study/train.csv, study/test.csv, study/images/...
-"""
+"""Read a benchmark from this machine: Parquet files, or CSV files and images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +37,7 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Any]) -> Iterator[t
 def read_local(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """The splits of a benchmark on this machine, as raw tables.
 
-    Args:
-        path: a folder of `<split>.csv` or `<split>.parquet`, or one such file with a column `split`.
+    `path` is a folder of `<split>.csv` or `<split>.parquet`, or one such file with a column `split`.
 
     Raises:
         TableError: a file, the train or test split, or a column is missing; a file is malformed; a value is not a

@@ -1,9 +1,6 @@
 """Read SFT sets in LLaMA-Factory's layouts: `messages` (role, content) or ShareGPT `conversations` (from, value).
 
-    table = read_file(Path("rationales.jsonl"))
-    table = read_snapshot(fetch("Coobiw/IE-Bench-CoT-mixed", "main"))
-
-Both return a raw table with the columns `COLUMNS`. With `images=False` it has no images, and no image is read.
+Raw tables have the columns `COLUMNS`. With `images=False` they have no images, and no image is read.
 """
 
 from collections.abc import Mapping
@@ -71,7 +68,7 @@ def read_rows(table: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
 
     Args:
         table: with the index of `critic.tables`; rows in one of the layouts, `images` and, optionally, `system`.
-        folder: the folder that paths of images are relative to; None for a table without images.
+        folder: that paths of images are relative to; None for a table without images.
 
     Raises:
         TableError: there are no rows, they have neither layout, a turn is malformed, or an image's file can't be

@@ -1,8 +1,4 @@
-"""Check whether a teacher's answer can be used as a rationale.
-
-review("<think>The sky is green, not blue.</think><answer>1.5</answer>", mos=2.42, tolerance=0.25, ...)
-# Rejection.OFF_SCORE; None for an answer that can be used
-"""
+"""Check whether a teacher's answer can be used as a rationale."""
 
 import re
 from enum import StrEnum

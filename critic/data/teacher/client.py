@@ -44,8 +44,7 @@ class TeacherClient:
     async def rationale(self, row: Mapping[Any, Any]) -> str | None:
         """The first reasoning that passes the checks.
 
-        Returns:
-            None if no answer passes, or a request fails after the client's retries.
+        It is None if no answer passes, or a request fails after the client's retries.
 
         Raises:
             TeacherError: the server refuses the key or doesn't know the model.

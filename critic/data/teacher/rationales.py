@@ -1,8 +1,5 @@
 """Let a teacher write the rationales of a table's edits.
 
-    rationales = write_rationales(table, params.load(params.Teacher), Path("runs/teacher/journal.jsonl"))
-    rationales["train-00007"]    # "The star is blue now, as the instruction wants, but its left arm is gone..."
-
 The teacher gets both pictures, the instruction, the MOS and the sub-scores, if there are any. Its own score is
 used only as a check: an answer whose score is far from the MOS is rejected. SFT learns the teacher's reasoning,
 followed by the exact MOS. See docs/teacher.md.
@@ -30,10 +27,8 @@ def write_rationales(
 
     An edit whose answer is rejected is asked about again with another seed, up to `section.attempts` times in all.
     A request that still fails after the client's retries is left to the next run. Answers in the journal are not
-    requested again. Prints counts, tokens and costs.
-
-    Returns:
-        Reasoning by edit id, in the table's order; edits without an accepted answer are left out.
+    requested again. Prints counts, tokens and costs. Returns reasoning by edit id, in the table's order; edits
+    without an accepted answer are left out.
 
     Raises:
         TeacherError: the API key is missing or refused, the server doesn't know the model, or fewer than
