@@ -462,8 +462,7 @@ class Release(Section):
 class Audit(Section):
     """What a rerun (`critic.audit.rerun`) must reproduce; no stage reads it.
 
-    Attributes:
-        tolerance: largest difference of a main score, -1..1, where equal bytes can't be expected.
+    `tolerance` is the largest difference of a main score, -1..1, where equal bytes can't be expected.
     """
 
     tolerance: Annotated[float, Field(ge=0, le=2)]

@@ -274,10 +274,8 @@ def read_parquet(
 def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapping[str, pa.DataType]) -> None:
     """Write a table as Parquet, see `critic.files.replacing`; the same table gives the same bytes.
 
-    Columns keep the table's order; a missing value becomes null; the index is not written.
-
-    Args:
-        types: the type of each column, by name; other names are ignored.
+    Columns keep the table's order and get their type of `types`; a missing value becomes null; the index is not
+    written.
 
     Raises:
         ValueError: a column that `types` lacks, or a value that its type can't hold.

@@ -1,7 +1,5 @@
 """Run the stages of dvc.yaml as Prefect tasks, in their order, each with its output in its log.
 
-    run_pipeline(Pipeline.read(repository), lock)
-
 Each task calls `dvc repro` for its stage, so that the result is that of `dvc repro` by hand.
 """
 

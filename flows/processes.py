@@ -1,7 +1,5 @@
 """Run a command in a flow: its output is logged line by line, and it never outlives the flow.
 
-    run(["dvc", "repro", "--single-item", "sft"], log=logger.info)
-
 The command and its children end with the flow, also when that is cancelled, times out or is killed together with
 its worker (`critic.process_tree`).
 """

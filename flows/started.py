@@ -1,7 +1,4 @@
-"""The flow runs started in this checkout: `make flows` marks those that a power cut interrupted as crashed.
-
-@flow(name="watch", on_running=[started.note])
-"""
+"""The flow runs started in this checkout: `make flows` marks those that a power cut interrupted as crashed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,5 @@
 """Make the next increment of data/ratings from new ratings: screen, pool, report.
 
-    path = collect(store, repository, pictures)          # data/ratings/0003
-    path = add(read_study(Path("study.csv"), repository), repository)
-
 The ratings of all increments are screened and pooled again together with the new ones. So if a rater no longer
 counts, earlier ratings don't count either, and edits whose MOS changes are in the new increment.
 """
@@ -38,11 +35,7 @@ _MOS_COLUMNS = ("mos", *(f"mos_{axis}" for axis in AXES), "ratings")
 
 
 def collect(store: str, repository: Path, pictures: Path | None) -> Path | None:
-    """Make an increment of a feedback store's new ratings; None if there are none.
-
-    Args:
-        pictures: the folder in which the service keeps pictures (CRITIC_KEEP_IMAGES), by SHA-256; other pictures
-            come from the benchmark and earlier increments.
+    """Make an increment of a feedback store's new ratings; None if there are none. Arguments as of `read_store`.
 
     Raises:
         FeedbackError, TableError, IncrementError: see `read_store` and `add`.

@@ -1,9 +1,4 @@
-"""Load raw human ratings from a study's file or from the service's feedback store.
-
-batch = read_study(Path("study.csv"), repository)
-batch = read_store("sqlite:///feedback.db", repository, Path("pictures"))     # those that no increment has yet
-batch.ratings, batch.edits
-"""
+"""Load raw human ratings from a study's file or from the service's feedback store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

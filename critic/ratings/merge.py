@@ -1,7 +1,4 @@
-"""Merge increments of ratings into the benchmark: each edit joins the split of its source image.
-
-tables, counts = merge(tables, increments, phash_distance=24)
-"""
+"""Merge increments of ratings into the benchmark: each edit joins the split of its source image."""
 
 from collections.abc import Hashable, Mapping
 from hashlib import sha256
@@ -20,16 +17,12 @@ _RATED = "rated"
 def merge(
     tables: Mapping[str, pd.DataFrame], increments: list[Increment], phash_distance: int
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, int]]]:
-    """Append the increments' edits to the raw tables.
+    """Append the increments' edits to the raw tables, by split.
 
     An edit joins the split that has its source image or one that looks alike; if none has, it joins train. It is
     left out if that split is test, which never changes, or if its source image looks like images of different
-    groups. An edit of the benchmark keeps the benchmark's MOS.
-
-    Args:
-        tables: raw tables by split, as `critic.data.readers` and minibench give them.
-        phash_distance: the largest number of differing bits of source images that look alike
-            (`critic.data.near_duplicates`).
+    groups. An edit of the benchmark keeps the benchmark's MOS. `phash_distance` is that of
+    `critic.data.near_duplicates`.
 
     Returns:
         The tables by split; and for each increment, the number of its edits in "train" and "validation", "of test

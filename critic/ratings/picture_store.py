@@ -1,7 +1,4 @@
-"""Picture files that the service keeps for retraining, if the operator turns it on, named by their SHA-256.
-
-PictureStore(Path("pictures")).add(file, "PNG")    # pictures/3a/3a7bd3e2….png
-"""
+"""Picture files that the service keeps for retraining, if the operator turns it on, named by their SHA-256."""
 
 from hashlib import sha256
 from logging import getLogger
@@ -38,13 +35,9 @@ class PictureStore:
             ) from None
 
     def add(self, file: bytes, format: str) -> None:
-        """Store a picture completely or not at all, if it isn't there already.
+        """Store a received file completely or not at all, if it isn't there already; `format` is in `SUFFIXES`.
 
         An error of the disk is logged as a warning and not raised, so that the score is still sent.
-
-        Args:
-            file: the picture's bytes, as they were received.
-            format: a key of `SUFFIXES`.
         """
         name = sha256(file).hexdigest() + SUFFIXES[format]
         path = self._folder / name[:2] / name

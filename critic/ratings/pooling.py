@@ -1,8 +1,5 @@
 """Pooling: the MOS of rated items, from the ratings of the raters that count.
 
-    study = pool(ratings, params.load(params.Ratings))     # one row per rating: rater, item, score
-    study.items["mos"], study.raters["status"], study.agreement
-
 If a rater rates an item again, the last rating counts. `critic.ratings.screening` decides which raters count.
 Their ratings are pooled by the model of Z. Li, C. Bampis et al., *A simple model for subject behavior in
 subjective experiments* (HVEI 2020; ITU-T P.910, 2022): a rating is the item's MOS plus the rater's bias plus noise

@@ -81,10 +81,7 @@ def count_outliers(scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     """How often each rater is far above and far below an item's mean: P and Q of BT.500-14, annex 1.
 
     Far is two standard deviations if the item's ratings are close to normal (kurtosis 2 to 4), else the root of 20
-    standard deviations.
-
-    Args:
-        scores: [items, raters], NaN without a rating.
+    standard deviations. `scores` is as in `screen`.
     """
     counts = np.isfinite(scores).sum(axis=1, keepdims=True)
     residuals = scores - np.nanmean(scores, axis=1, keepdims=True)
@@ -98,16 +95,11 @@ def count_outliers(scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 
 
 def alpha(scores: Array) -> float | None:
-    """Krippendorff's alpha for interval data, -1..1.
+    """Krippendorff's alpha for interval data [items, raters], -1..1; NaN without a rating.
 
     One minus the observed divided by the expected disagreement: the mean squared difference of two ratings of one
-    item, and of any two ratings (K. Krippendorff, *Computing Krippendorff's alpha-reliability*, 2011).
-
-    Args:
-        scores: [items, raters], NaN without a rating.
-
-    Returns:
-        None if no item has two ratings; 1 if all ratings are equal.
+    item, and of any two ratings (K. Krippendorff, *Computing Krippendorff's alpha-reliability*, 2011). None if no
+    item has two ratings; 1 if all ratings are equal.
     """
     pairable = scores[np.isfinite(scores).sum(axis=1) >= 2]
     values = pairable[np.isfinite(pairable)]

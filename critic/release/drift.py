@@ -1,8 +1,5 @@
 """Drift: whether the service's requests or scores differ from those of its critic's test split.
 
-    drift = measure_drift("scores", tested=histogram(predictions), served=served_scores(metrics))
-    if drift.exceeds(0.25): print(drift)
-
 The population stability index of two histograms with shares p and q is the sum of (q - p) ln(q / p) over their
 bins, 0 if they are equal. N. Siddiqi, *Credit Risk Scorecards* (2006), calls values below 0.1 small and asks for
 action from 0.25. Without any drift, it is distributed as (1/n + 1/m) times a chi-squared variable with one degree

@@ -1,8 +1,4 @@
-"""The git side of a checkout: run git, and list the files that aren't committed.
-
-require_clean(repository)
-commit = git(repository, "rev-parse", "HEAD")
-"""
+"""The git side of a checkout: run git, and list the files that aren't committed."""
 
 import os
 import subprocess

@@ -1,8 +1,4 @@
-"""Locks of a checkout: one command or flow at a time makes critics in it, and one releases them.
-
-with hold_lock(repository, "retrain crimson-fox"):
-    ...
-"""
+"""Locks of a checkout: one command or flow at a time makes critics in it, and one releases them."""
 
 import fcntl
 import json
@@ -28,16 +24,10 @@ class CheckoutInUse(CheckoutError):
 
 @contextmanager
 def hold_lock(repository: Path, holder: str, lock: Path = CHECKOUT) -> Iterator[int]:
-    """Hold a lock of a checkout.
+    """Hold a lock of a checkout; gives the file descriptor that holds it. `holder` is shown to who finds it taken.
 
     The lock is free once the file descriptor is closed in all processes. Children of a killed process may still
     have it open.
-
-    Args:
-        holder: the name shown to anyone who finds the lock taken.
-
-    Yields:
-        The file descriptor that holds the lock.
     """
     path = repository / lock
     path.parent.mkdir(exist_ok=True)

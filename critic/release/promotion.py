@@ -1,8 +1,5 @@
 """Promotion and rollback: put a critic into service completely, or change nothing.
 
-    release = promote(repository, decision, params.load(params.Release))
-    earlier = rollback(repository, params.load(params.Release))
-
 A promotion commits the pipeline's files and the gate's decision, builds a Bento from that commit, has it score
 edits whose scores are known (`critic.service.smoke`), tags the version and moves the tag `critic#champion`. If a
 step fails, all is undone (`critic.release.journal`).
@@ -40,9 +37,8 @@ from critic.service.smoke import Smoke, SmokeError, smoke_edits, try_bento
 def promote(repository: Path, decision: Decision, settings: Settings, log: Log = print) -> Release:
     """Put the critic of a checkout into service.
 
-    Args:
-        repository: the checkout, whose lock the caller holds (`critic.release.lock`), clean except for the
-            pipeline's files.
+    The caller holds the lock of the checkout (`critic.release.lock`), which is clean except for the pipeline's
+    files.
 
     Raises:
         PromotionError: a step failed; everything is as before.

@@ -1,10 +1,5 @@
 """The promotion gate: only a critic that is significantly better on the same test split replaces the champion.
 
-    champion = read_test_result(repository, "critic@v1.2.0")
-    decision = decide(champion, read_test_result(repository), params.load(params.Gate), seed=7)
-    decision = run_gate(repository)    # all of this
-    decision.promote, decision.summary
-
 The gain in main score comes from a paired bootstrap over source images
 (`critic.evaluation.agreement.paired_bootstrap`); its lower bound must be above the margin. `critic.params.Gate`
 lists the other rules. An answer without a score counts as the end of the scale farthest from the MOS, so that a

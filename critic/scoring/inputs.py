@@ -1,8 +1,6 @@
 """Read pairs to score, or generated pictures, from a CSV, JSONL or Parquet file, or a folder.
 
-    pairs = read_pairs(Path("pairs.csv"))
-    len(pairs), pairs.ids
-    for pair in pairs:    # an Edit, or a BadPair with what is wrong in its row
+    for pair in read_pairs(Path("pairs.csv")):    # an Edit, or a BadPair with what is wrong in its row
 
 Ids, and the text of a CSV, stay in memory. Pictures are read and decoded when their pair is asked for, and not
 kept. docs/score.md describes the formats. The paths of pictures may be absolute or lead out of the table's folder:
@@ -156,9 +154,7 @@ def read_pairs(
 ) -> Pairs:
     """The pairs, or generated pictures, of a file or folder; a row with a fault becomes a `BadPair`.
 
-    Args:
-        path: see docs/score.md.
-        source_column, edited_column, instruction_column, id_column: the columns' names, if not those of `NAMES`.
+    The arguments give the columns' names, if they are not those of `NAMES`.
 
     Raises:
         TableError: the file or folder isn't there or can't be read, a column is missing or appears twice, or two

@@ -1,10 +1,5 @@
 """Compare engines: the same edits, scored by transformers, by vLLM in process and by vLLM behind HTTP.
 
-    reference = in_batches(transformers, requests, 32)
-    others = in_batches(vllm, requests, 32)
-    parity = compare_outcomes("vLLM", ids, requests, reference, others, transformers, contract)
-    parity.same_text, parity.same_score, parity.differences
-
 All decode greedily, so they should generate the same text. Kernels that add in a different order may break a tie
 of two tokens differently, so each difference has a gap: the nats by which the reference engine preferred its own
 token where the two texts diverge.

@@ -1,19 +1,12 @@
 """Score pairs with several workers, on this machine or on a Ray cluster.
 
-    open_judge = partial(open_scorer, "models/grpo")                # called once in each worker
-    score_rows = on_workers(partial(read_pairs, Path("/shared/pairs.csv")), open_judge, workers=4, batch_size=256)
-    results_to_file(pairs, score_rows, Path("scores.jsonl"), settings)
-
 Ray Data's `map_batches` sends row numbers to actors. Each actor opens the pairs and the critic itself, once, and
 decodes the pictures of its own rows, so that only row numbers and results travel. The paths of pairs and critic
-must lead to the same files on every machine.
-
-Results come back in the order of the rows. Ray restarts an actor that died, on another machine if its machine is
-gone, and gives it the same batch again.
+must lead to the same files on every machine. Results come back in the order of the rows. Ray restarts an actor
+that died, on another machine if its machine is gone, and gives it the same batch again.
 
 `ray.data.llm` is not used: its vLLM processor makes one completion for each row with a vLLM version that it pins,
 sends pictures through the object store, and would need a pipeline for each mode that sends a second request.
-`map_batches` runs the same `Scorer` as one process does, with either engine.
 """
 
 import logging

@@ -84,7 +84,6 @@ def score_to_file(
     pictures (3 bytes a pixel) are in memory.
 
     Args:
-        pairs: to score; a `BadPair` becomes a result with `Failure.BAD_INPUT`.
         open_judge: called once `out` is open and there is something to score. An exception of it or of the judge
             ends the run; the batches before it stay.
         out: a .jsonl file that this function wrote, or a new one.

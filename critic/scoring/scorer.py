@@ -1,8 +1,6 @@
 r"""Score edits with an engine, in one of four modes; every edit ends in a score or a named failure.
 
-    scorer = Scorer(engine, contract, mode="expected")
-    for result in scorer(edits):
-        result.score, result.spread, result.status
+    for result in Scorer(engine, contract, mode="expected")(edits): result.score, result.spread, result.status
 
 greedy: greedy decoding, so that the same edit always gets the same score.
 direct: the same, with a prompt that asks for no reasoning.

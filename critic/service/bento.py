@@ -65,8 +65,7 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
 def find_critic() -> tuple[str, str]:
     """The critic of CRITIC_MODEL, otherwise the Bento's own or the newest in the store.
 
-    Returns:
-        A folder or a name on the hub, and the release as NAME:VERSION.
+    Returns a folder or a name on the hub, and the release as NAME:VERSION.
     """
     if settings.model is not None:
         weights = re.split("[:@]", identify(settings.model))[-1]

@@ -1,7 +1,5 @@
 """The check of chat completions from untrusted clients: which fields of OpenAI's interface reach vLLM.
 
-body = check_chat(await request.body(), settings, contract, "critic")  # the JSON for vLLM
-
 A request may set sampling options and ask for log probabilities. It can't change the chat template, the processing
 of pictures, the grammar of an answer or the order of requests. Nothing in it is fetched.
 """
@@ -95,14 +93,10 @@ class _Chat(_Closed):
 def check_chat(body: bytes, settings: Settings, contract: Contract, served: str) -> dict[str, Any]:
     """Check the body of `POST /v1/chat/completions` and make it safe for vLLM.
 
-    It may have two pictures, each a data URL that `read_picture` accepts. vLLM gets the decoded pictures as PNG,
-    so it sees what `/score` sees. The angle brackets of special tokens in texts are replaced by similar
-    characters; tags stay, since the contract's own text has them. `settings.max_tokens` limits each answer; a
-    longer one has the finish reason "length".
-
-    Args:
-        contract: limits the shapes of pictures.
-        served: the model's name, the default of a request without one.
+    It may have two pictures, each a data URL that `read_picture` accepts, in a shape that `contract` accepts. vLLM
+    gets the decoded pictures as PNG, so it sees what `/score` sees. The angle brackets of special tokens in texts
+    are replaced by similar characters; tags stay, since the contract's own text has them. `settings.max_tokens`
+    limits each answer; a longer one has the finish reason "length". `served` is the model's name.
 
     Raises:
         Refused: 403, a picture that isn't a data URL; 404, another model; 413, too big; 422, invalid JSON, an

@@ -1,7 +1,4 @@
-"""Download of pictures, only from hosts that the operator allows and never from inside the operator's network.
-
-data = await fetch("https://pictures.example/cat.png", settings)
-"""
+"""Download of pictures, only from hosts that the operator allows and never from inside the operator's network."""
 
 import asyncio
 import ipaddress

@@ -1,9 +1,4 @@
-"""The checks of pictures and texts from untrusted clients.
-
-data = picture_bytes(pair.source, settings)  # a str is a URL, for `fetching.fetch`
-picture = read_picture(data, settings)
-instruction = check_instruction(pair.instruction, settings)
-"""
+"""The checks of pictures and texts from untrusted clients."""
 
 import base64
 import re

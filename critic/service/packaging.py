@@ -46,10 +46,7 @@ def version_of(revision: str) -> str | None:
 
 
 def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
-    """Copy a folder from DVC, in the version of a git revision's dvc.lock, to the new folder `out`.
-
-    Returns:
-        The commit.
+    """Copy a folder, in the version of a git revision's dvc.lock, from DVC to a new folder; returns the commit.
 
     Raises:
         PackageError: the folder's files can't be found, or they aren't those of the dvc.lock.
@@ -83,10 +80,9 @@ def dvc_hash(folder: Path) -> str:
 
 
 def import_critic(folder: Path, version: str | None = None, commit: str | None = None) -> bentoml.Model:
-    """Copy a critic into BentoML's store, unless it is there already.
+    """Copy a critic's folder into BentoML's store, unless it is there already.
 
     Args:
-        folder: as `save_checkpoint` writes it.
         version: in the store; None is the start of the hash of the weights.
         commit: the commit whose dvc.lock has the critic.
 
@@ -122,15 +118,11 @@ def built_versions() -> set[str]:
 
 
 def build_bento(critic: bentoml.Tag, variant: Variant, arguments: Mapping[str, str], root: Path = ROOT) -> str:
-    """Build a Bento of a critic in BentoML's store, in a subprocess without this process' settings.
+    """Build a Bento that always serves this critic, without this process' settings; returns its tag.
 
     Args:
-        critic: always served by this Bento.
         variant: selects the packages of its container, requirements/serve-VARIANT.txt.
         arguments: settings (critic/service/settings.py) that it carries.
-
-    Returns:
-        The Bento's tag.
 
     Raises:
         PackageError: a Bento may not carry a setting, or BentoML can't build it.

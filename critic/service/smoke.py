@@ -1,9 +1,4 @@
-"""The smoke test of a Bento: serve it on this machine, score edits whose scores are known, and stop it.
-
-edits = smoke_edits(repository, 8)
-smoke = try_bento("edit_critic:v1.2.0-cpu-1", edits, version="edit_critic:v1.2.0", tolerance=0.05)
-smoke.latency    # median seconds per request
-"""
+"""The smoke test of a Bento: serve it on this machine, score edits whose scores are known, and stop it."""
 
 import re
 import socket

@@ -24,11 +24,7 @@ class EditRewardJudge(Judge):
     scale = Scale(-inf, inf)
 
     def __init__(self, model: str, *, config: str):
-        """Load the checkpoint.
-
-        Args:
-            model: the checkpoint, a folder with model.safetensors or model.pth.
-            config: the .yaml file of the repository that the checkpoint was trained with.
+        """Load a folder with model.safetensors or model.pth, with the .yaml file of its training.
 
         Raises:
             JudgeError: the repository can't be imported or can't load the checkpoint.

@@ -33,12 +33,9 @@ class EditScoreJudge(Judge):
     scale = Scale(0, 10)
 
     def __init__(self, model: str, *, base: str, backbone: Backbone):
-        """Load the checkpoint.
+        """Load the LoRA weights `model` (a folder or a name on the hub) on the model that they were trained on.
 
-        Args:
-            model: the LoRA weights, a folder or a name on the hub.
-            base: the model that they were trained on.
-            backbone: the package's name for the family of `base` and its engine.
+        `backbone` is the package's name for the family of `base` and its engine.
 
         Raises:
             JudgeError: the package isn't installed or can't load the checkpoint.
