@@ -5,7 +5,7 @@ import base64
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -37,7 +37,6 @@ Edited: TypeAlias = tuple[Picture, Picture, str]
 Scale = Literal["mos", "unit"]
 """The scale of rewards: the score from 1 to 5, or (score - 1) / 4, from 0 to 1."""
 
-_Row = TypeVar("_Row")
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _Reply = TypeVar("_Reply", bound=BaseModel)
@@ -177,22 +176,11 @@ class AsyncCritic:
         self, /, edits: Sequence[Edited], *, scale: Scale = "mos", ids: Sequence[str] | None = None, **options: Any
     ) -> list[Reward]:
         """Score edits as `score_batch` does, for a trainer: one reward per edit, in order."""
-
-        async def ask(pairs: list[schemas.Pair]) -> list[Reward]:
-            body = schemas.Rewards(pairs=pairs, scale=scale, **options)
-            reply = await self._post("/rewards", body, schemas.Rewarded)
-            if not len(pairs) == len(reply.rewards) == len(reply.statuses) == len(reply.details):
-                raise BadReply(f"{self.base_url}/rewards: the number of rewards isn't that of the edits")
-            rows = zip(reply.rewards, reply.statuses, reply.details, strict=True)
-            rewards = [Reward(*row, reply.version) for row in rows]
-            if any((reward.value is None) == (reward.status == "ok") for reward in rewards):
-                raise BadReply(f"{self.base_url}/rewards: rewards and statuses don't agree")
-            return rewards
-
-        rewards = await self._in_batches(edits, _ids(edits, ids), options, ask)
+        results = await self.score_batch(edits, ids=ids, **options)
+        low, width = {"mos": (0.0, 1.0), "unit": (1.0, 4.0)}[scale]
         return [
-            Reward(None, str(reward.failure), str(reward), "") if isinstance(reward, CriticError) else reward
-            for reward in rewards
+            Reward(None if one.score is None else (one.score - low) / width, one.status, one.detail, one.version)
+            for one in results
         ]
 
     async def compare(
@@ -236,27 +224,9 @@ class AsyncCritic:
     async def _results(
         self, edits: Sequence[Edited], ids: Sequence[str], options: dict[str, Any]
     ) -> list[schemas.Scored | CriticError]:
-        async def ask(pairs: list[schemas.Pair]) -> list[schemas.Scored]:
-            body = schemas.Batch(pairs=pairs, **options)
-            results = (await self._post("/score_batch", body, schemas.ScoredBatch)).verdicts
-            if [result.id for result in results] != [pair.id for pair in pairs]:
-                raise BadReply(f"{self.base_url}/score_batch: the results aren't one per edit, in order")
-            if any((result.score is None) == (result.status == "ok") for result in results):
-                raise BadReply(f"{self.base_url}/score_batch: scores and statuses don't agree")
-            return results
-
-        return await self._in_batches(edits, ids, options, ask)
-
-    async def _in_batches(
-        self,
-        edits: Sequence[Edited],
-        ids: Sequence[str],
-        options: dict[str, Any],
-        ask: Callable[[list[schemas.Pair]], Awaitable[Sequence[_Row]]],
-    ) -> list[_Row | CriticError]:
-        """One row per edit, in order: what `ask` returned for it, or its error."""
+        """One result per edit, in order, or its error."""
         schemas.Options(**options)
-        rows: dict[int, _Row | CriticError] = {}
+        rows: dict[int, schemas.Scored | CriticError] = {}
 
         async def encode_and_send(places: range) -> None:
             pairs = {}
@@ -271,7 +241,7 @@ class AsyncCritic:
 
         async def send(pairs: dict[int, schemas.Pair]) -> None:
             try:
-                rows.update(zip(pairs, await ask([*pairs.values()]), strict=True))
+                rows.update(zip(pairs, await self._ask([*pairs.values()], options), strict=True))
             except CriticError as error:
                 if len(pairs) > 1 and isinstance(error, Refused) and error.status in _BAD_EDIT:
                     places = [*pairs]
@@ -284,6 +254,15 @@ class AsyncCritic:
             for start in range(0, len(edits), self.batch_size):
                 group.create_task(encode_and_send(range(len(edits))[start : start + self.batch_size]))
         return [rows[place] for place in range(len(edits))]
+
+    async def _ask(self, pairs: list[schemas.Pair], options: dict[str, Any]) -> list[schemas.Scored]:
+        body = schemas.Batch(pairs=pairs, **options)
+        results = (await self._post("/score_batch", body, schemas.ScoredBatch)).verdicts
+        if [result.id for result in results] != [pair.id for pair in pairs]:
+            raise BadReply(f"{self.base_url}/score_batch: the results aren't one per edit, in order")
+        if any((result.score is None) == (result.status == "ok") for result in results):
+            raise BadReply(f"{self.base_url}/score_batch: scores and statuses don't agree")
+        return results
 
     async def _pair(self, id: str, source: Picture, edited: Picture, instruction: str) -> schemas.Pair:
         encoded = {"source": await self._encoded(source), "edited": await self._encoded(edited)}

@@ -478,15 +478,6 @@ def test_a_garbled_reply_is_never_a_score(service: Any, critic: Critic, what: st
     assert verdicts[0].detail.startswith(f"{service.url}/score_batch: ")
 
 
-@pytest.mark.parametrize(
-    "spoilt", [{"rewards": [1.0]}, {"rewards": [1.0, None]}, {"rewards": [1.0, float("inf")]}, {"details": []}]
-)
-def test_a_garbled_reward_is_none(service: Any, critic: Critic, spoilt: dict[str, Any]) -> None:
-    service.spoilt = [changed(lambda reply: reply | spoilt)]
-    rewards = critic.rewards([edit(60), edit(120)])
-    assert [(reward.value, reward.status) for reward in rewards] == [(None, "garbled")] * 2
-
-
 def test_a_ranking_of_other_edits_is_garbled(service: Any, critic: Critic) -> None:
     service.spoilt = [changed(lambda reply: reply | {"ranking": reply["ranking"][:1]})]
     with pytest.raises(BadReply, match="the ranking has other edits than the request"):
