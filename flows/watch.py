@@ -123,17 +123,16 @@ def _held_back(*, drift_alone: bool) -> str | None:
     if runs := _retrainings(state={"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.PAUSED]}}):
         return f"{runs[0].name} is running."
     recent = {"after_": datetime.now(UTC) - _AGAIN}
-    runs = [run for run in _retrainings(start_time=recent) if not _found_lock_taken(run)]
+    runs = [  # without those that found the checkout in use: Prefect's message has the exception's name
+        run
+        for run in _retrainings(start_time=recent)
+        if run.state is None or CheckoutInUse.__name__ not in (run.state.message or "")
+    ]
     if runs and runs[0].state_type in (StateType.FAILED, StateType.CANCELLED):
         return f"{runs[0].name} failed or was cancelled in the last 24 h. Check its logs, then start one by hand."
     if drift_alone and (runs := _retrainings(start_time=recent, tags={"all_": [events.DRIFTED]})):
         return f"{runs[0].name} was started for drift in the last 24 h."
     return None
-
-
-def _found_lock_taken(run: FlowRun) -> bool:
-    """Whether a run failed because the checkout was in use: Prefect's message has the exception's name."""
-    return run.state is not None and CheckoutInUse.__name__ in (run.state.message or "")
 
 
 def _retrainings(**conditions: Any) -> list[FlowRun]:

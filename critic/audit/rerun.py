@@ -27,8 +27,6 @@ from critic.release.git import git
 
 Outcome = Literal["reproduced", "reproduced within tolerance", "not reproduced"]
 METRICS = "reports/metrics.json"
-_SHOWN = 3
-"""Files shown in a line."""
 
 
 class RerunError(RuntimeError):
@@ -59,8 +57,8 @@ class OutputComparison:
 
     @property
     def changed(self) -> str:
-        """The first files that differ, or the output's path."""
-        return ", ".join(self.files[:_SHOWN]) or self.path
+        """The first three files that differ, or the output's path."""
+        return ", ".join(self.files[:3]) or self.path
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,8 @@ def compare_records(then: Record, now: Record, stages: list[str], tolerance: flo
         # If the inputs differ, the fault is in the stage that made them.
         outputs += _compare_outputs(before, after, exact=old == new and not may_differ)
     scores = _main_scores(then, now) if "evaluate" in stages else {}
-    leak = _leak(then) if scores else ""
+    models = json.loads(then.read(METRICS)).values() if scores else ()
+    leak = next((str(of["split"]["note"]) for of in models if "split" in of), "")
     different = [output for output in outputs if not output.is_same]
     first = f"{different[0].stage}: {different[0].changed}" if different else None
     wrong = next((output for output in different if output.exact), None)
@@ -241,12 +240,6 @@ def _main_scores(then: Record, now: Record) -> dict[str, tuple[float, float]]:
         if (old := before[model]["main_score"]["value"]) is not None
         and (new := after.get(model, {}).get("main_score", {}).get("value")) is not None
     }
-
-
-def _leak(record: Record) -> str:
-    """What metrics.json says of the test split's leak."""
-    models = json.loads(record.read(METRICS)).values()
-    return next((str(of["split"]["note"]) for of in models if "split" in of), "")
 
 
 def _stages_until(record: Record, until: str | None) -> list[str]:

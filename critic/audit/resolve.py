@@ -90,14 +90,6 @@ def weights_of(files: dict[str, str]) -> str:
     return "sha256:" + sha256("".join(f"{name} {files[name]}\n" for name in names).encode()).hexdigest()
 
 
-def _all_records(repository: Path) -> Iterator[Record]:
-    """The record of the checkout, then of each commit that changed a manifest, newest first."""
-    yield Record.of(repository)
-    with suppress(CheckoutError):
-        for commit in git(repository, "log", "--all", "--format=%H", "--", str(manifests.FOLDER)).split():
-            yield Record(repository, commit)
-
-
 def _of_checkout(repository: Path, path: Path) -> Subject | None:
     """The subject of a file in the checkout, None if no stage made the file."""
     try:
@@ -120,9 +112,12 @@ def _of_checkout(repository: Path, path: Path) -> Subject | None:
 
 
 def _by_weights(repository: Path, weights: str, label: str, commit: str | None = None) -> Subject:
-    """The newest record of a model with these weights; the record of `commit` is tried first."""
-    first = [Record(repository, commit)] if commit else []
-    for record in [*first, *_all_records(repository)]:
+    """The record of a model with these weights: of `commit`, the checkout, or the newest commit that has one."""
+    records = [*([Record(repository, commit)] if commit else []), Record.of(repository)]
+    with suppress(CheckoutError):
+        commits = git(repository, "log", "--all", "--format=%H", "--", str(manifests.FOLDER)).split()
+        records += [Record(repository, one) for one in commits]
+    for record in records:
         for manifest in reversed([*_manifests(record)]):
             for path, output in manifest.outputs.items():
                 is_model = any(name.endswith(".safetensors") for name in output.files)

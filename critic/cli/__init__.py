@@ -1,19 +1,4 @@
-"""`critic`: score edits, and measure how well a critic agrees with people.
-
-critic score -m models/grpo pairs.csv --out scores.jsonl
-critic eval scores.jsonl --against data/validated/test.parquet
-critic compare a.jsonl b.jsonl --against data/validated/test.parquet
-critic rank scores.jsonl --pairs pairs.csv --by editor
-critic parity -m models/grpo --pairs pairs.csv
-critic judge ssim pairs.csv --out ssim.jsonl
-critic contract learn Coobiw/IE-Bench-CoT-mixed
-critic rate study.csv
-critic promote
-critic rollback
-critic releases
-critic package models/grpo
-critic audit verify
-"""
+"""The command `critic`: a module for each command, whose help has examples."""
 
 from importlib import import_module
 from typing import Any

@@ -173,7 +173,11 @@ def learn(
         raise LearnError(str(error)) from None
     _check_template(contract, template, {mode: found[0].text for mode, found in texts.items()})
     failures = [f"{row.place}: {reason}" for row in rows if (reason := _difference(contract, row))]
-    failures += [f"row {number}: its turns are {turns}" for number, turns in _odd_turns(table)]
+    failures += [
+        f"row {number}: its turns are {', '.join(message['role'] for message in messages)}"
+        for number, messages in enumerate(table["messages"], 1)
+        if _is_odd(messages)
+    ]
     counts = {mode: len(found) for mode, found in texts.items()}
     if len(failures) * 2 > len(table):
         raise LearnError(
@@ -213,14 +217,6 @@ def _is_odd(messages: Sequence[dict[str, str]]) -> bool:
     return roles not in (["user", "assistant"], ["system", "user", "assistant"])
 
 
-def _odd_turns(table: pd.DataFrame) -> list[tuple[int, str]]:
-    return [
-        (number, ", ".join(message["role"] for message in messages))
-        for number, messages in enumerate(table["messages"], 1)
-        if _is_odd(messages)
-    ]
-
-
 # --- the text around the instruction
 
 
@@ -243,7 +239,8 @@ def _find(texts: dict[Mode, list[_Row]], origin: str) -> tuple[dict[Mode, tuple[
         befores = dict.fromkeys(befores, shortest)
     befores = {mode: _cut_beginning(before, notes) for mode, before in befores.items()}
     rest = {mode: [row.removeprefix(befores[mode]) for row in found[mode]] for mode in MODES}
-    afters = _agree({mode: _shared_end(rest[mode]) for mode in MODES})
+    ends = {mode: _shared_beginning([text[::-1] for text in rest[mode]])[::-1] for mode in MODES}
+    afters = _agree(ends)
     afters = {mode: _cut_end(after, befores[mode], notes) for mode, after in afters.items()}
     return {mode: (befores[mode], afters[mode]) for mode in MODES} | voted, [*dict.fromkeys(notes)]
 
@@ -272,11 +269,6 @@ def _shared_beginning(texts: list[str]) -> str:
     shared = texts[0][:length]
     inside = any(shared[-1:].isalnum() and text[length : length + 1].isalnum() for text in texts)
     return re.sub(r"[^\W_]+\Z", "", shared) if inside else shared
-
-
-def _shared_end(texts: list[str]) -> str:
-    """What nearly all texts end with, not beginning inside a word."""
-    return _shared_beginning([text[::-1] for text in texts])[::-1]
 
 
 def _cut_beginning(before: str, notes: list[str]) -> str:
@@ -333,11 +325,12 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" * ("\n" in text) or None
+    ),
+)
 
 
 def _escape(text: str) -> str:

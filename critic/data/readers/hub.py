@@ -133,7 +133,9 @@ def fetch(dataset: str, revision: str) -> Snapshot:
         HubError: the data set or revision doesn't exist, or is private or gated.
     """
     try:
-        commit = revision if _COMMIT.fullmatch(revision) else _retried(lambda: _look_up(dataset, revision))
+        commit = revision
+        if not _COMMIT.fullmatch(revision):
+            commit = str(_retried(lambda: HfApi().dataset_info(dataset, revision=revision)).sha)
         folder = _retried(lambda: snapshot_download(dataset, repo_type="dataset", revision=commit))
     except (httpx.HTTPError, OSError, ValueError) as error:
         kind = HubUnreachable if _may_pass(error) else HubError
@@ -245,10 +247,6 @@ def _file_name(images: Any) -> str:
     """The name of the edited image's file without its folder, empty if there is none."""
     image = images[1] if count_images(images) > 1 else None
     return Path(str(image.get("path") or "")).name if isinstance(image, Mapping) else ""
-
-
-def _look_up(dataset: str, revision: str) -> str:
-    return str(HfApi().dataset_info(dataset, revision=revision).sha)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -98,11 +98,9 @@ def read_rows(table: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
 
 def _messages(turns: Any, system: Any, layout: str, where: str) -> list[dict[str, str]]:
     role, content = LAYOUTS[layout]
-    if not count_images(turns) or not all(_is_turn(turn, role, content) for turn in turns):
+    turns = turns if count_images(turns) else []
+    texts = [turn.get(key) if isinstance(turn, Mapping) else None for turn in turns for key in (role, content)]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise TableError(f"{where}: {layout} is not a list of {role} and {content}, both text: give {EXAMPLE}")
     messages = [{"role": ROLES.get(turn[role], turn[role]), "content": turn[content]} for turn in turns]
     return [{"role": "system", "content": system}] * bool(isinstance(system, str) and system) + messages
-
-
-def _is_turn(turn: Any, role: str, content: str) -> bool:
-    return isinstance(turn, Mapping) and isinstance(turn.get(role), str) and isinstance(turn.get(content), str)
