@@ -124,7 +124,7 @@ def _folder_of_agiqa(given: Any) -> Any:
     return {"folder": given} if isinstance(given, str) else given
 
 
-class Download(Section):
+class Download(Section, extra="allow"):
     """Where the benchmark comes from: `source` names a module of critic/data/readers, and the part that it reads.
 
     `rationales` is a published SFT set, `agiqa` AGIQA-3k (its folder, or the keys of `Agiqa`); both are optional.
@@ -132,7 +132,6 @@ class Download(Section):
     The other parts have the names of readers.
     """
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Any] | None]
 
     source: str

@@ -7,7 +7,7 @@ why there is none.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, Field, FiniteFloat
 
 from critic.results import Mode
 
@@ -18,13 +18,7 @@ Instruction = Annotated[
 Id = Annotated[str, Field(max_length=200, description="Your id of the edit. Default: its index, from 0.")]
 
 
-class _Closed(BaseModel):
-    """An unknown field is an error, and isn't ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Options(_Closed):
+class Options(BaseModel, extra="forbid"):
     """How to score edits, as in `critic score`: see docs/score.md."""
 
     mode: Mode = Field(
@@ -37,7 +31,7 @@ class Options(_Closed):
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the samples in mode average.")] = 0
 
 
-class Pair(_Closed):
+class Pair(BaseModel, extra="forbid"):
     """An edit to score."""
 
     source: EncodedPicture
@@ -60,7 +54,7 @@ class Rewards(Batch):
     )
 
 
-class Candidate(_Closed):
+class Candidate(BaseModel, extra="forbid"):
     """One of several edits of a source."""
 
     edited: EncodedPicture
@@ -137,7 +131,7 @@ class Rewarded(BaseModel):
     contract: str
 
 
-class Rating(_Closed):
+class Rating(BaseModel, extra="forbid"):
     """A person's own score of an edit that the critic scored."""
 
     receipt: Annotated[str, Field(min_length=1, max_length=65536, description="The result's receipt.")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from critic.evaluation.metrics import METRICS
 
@@ -37,11 +37,7 @@ OF_TRAINING = {"reward": "reward", "completion_length": "completion length in to
 Text = Annotated[str, Field(min_length=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Benchmark(_Part):
+class Benchmark(BaseModel, extra="forbid", strict=True, frozen=True):
     """A benchmark: its name, its data set on the hub, and the benchmarks whose figures are listed with its own."""
 
     title: Text
@@ -49,7 +45,7 @@ class Benchmark(_Part):
     related: list[str] = []
 
 
-class Published(_Part):
+class Published(BaseModel, extra="forbid", strict=True, frozen=True):
     """The figures of one critic.
 
     Attributes:
@@ -84,7 +80,7 @@ class Published(_Part):
         return "; ".join(part for part in (*parts, f"source: {self.source}") if part)
 
 
-class Catalogue(_Part):
+class Catalogue(BaseModel, extra="forbid", strict=True, frozen=True):
     """The file: benchmarks, protocols (a clause that follows "its figures are") and figures."""
 
     benchmarks: dict[str, Benchmark]

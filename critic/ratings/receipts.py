@@ -12,7 +12,7 @@ from typing import Any
 
 from itsdangerous import BadData, Signer, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode, want_bytes
-from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, SecretStr, ValidationError
 
 MIN_KEY_LENGTH = 16
 """Characters of a key, at least."""
@@ -26,7 +26,7 @@ class ForgedReceipt(ValueError):
     """A token that this service didn't sign with one of its current keys."""
 
 
-class Receipt(BaseModel):
+class Receipt(BaseModel, extra="forbid", frozen=True):
     """The facts of a scored edit that its ratings need.
 
     Attributes:
@@ -36,7 +36,6 @@ class Receipt(BaseModel):
         model, version, contract: see `critic.client.schemas.Scored`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     request_id: str
     pair_id: str
     source_sha256: str

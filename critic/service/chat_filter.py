@@ -7,7 +7,7 @@ of pictures, the grammar of an answer or the order of requests. Nothing in it is
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from critic.pictures import png
 from critic.prompts import Contract, ContractError, neutralise
@@ -20,11 +20,7 @@ _MAX_TEXT = 8
 """The most text of a request, in multiples of the longest instruction."""
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _TextOnly(_Closed):
+class _TextOnly(BaseModel, extra="forbid", strict=True):
     type: Literal["text"]
 
 
@@ -32,17 +28,17 @@ class _Text(_TextOnly):
     text: str
 
 
-class _ImageUrl(_Closed):
+class _ImageUrl(BaseModel, extra="forbid", strict=True):
     url: str
     detail: Literal["auto", "low", "high"] = "auto"
 
 
-class _Image(_Closed):
+class _Image(BaseModel, extra="forbid", strict=True):
     type: Literal["image_url"]
     image_url: _ImageUrl
 
 
-class _Message(_Closed):
+class _Message(BaseModel, extra="forbid", strict=True):
     """The template doesn't escape the role, so only these values are safe."""
 
     role: Literal["system", "user", "assistant"]
@@ -50,7 +46,7 @@ class _Message(_Closed):
     name: str | None = None
 
 
-class _StreamOptions(_Closed):
+class _StreamOptions(BaseModel, extra="forbid", strict=True):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
@@ -59,7 +55,7 @@ _Tokens = Annotated[int, Field(ge=1)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class _Chat(_Closed):
+class _Chat(BaseModel, extra="forbid", strict=True):
     """The fields that reach vLLM, by the names of vLLM 0.31."""
 
     model: str | None = None

@@ -6,20 +6,18 @@ doesn't.
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 
 class JournalError(ValueError):
     """A journal that can't be read; the message names the file, the line and the fix."""
 
 
-class Answer(BaseModel):
+class Answer(BaseModel, extra="forbid", strict=True, frozen=True):
     """A teacher's answer about the edit `id` to the request with the SHA-256 `request`, and its tokens."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     id: str
     request: str
     text: str
@@ -58,9 +56,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def find(self, edit: str, request: str) -> Answer | None:
