@@ -50,11 +50,17 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     shutil.rmtree(validated, ignore_errors=True)
     report.unlink(missing_ok=True)
 
-    names = [name for name in SPLITS if name != "validation" or (raw / "validation.parquet").exists()]
-    tables = {split: _normalised(read_parquet(raw / f"{split}.parquet"), split) for split in names}
-    rationales, agiqa = (_read_extra(raw / f"{name}.parquet") for name in ("rationales", "agiqa"))
-    has_pictures = generated.is_generated(tables["train"])
-    split = _split(raw / "checksums.json")
+    tables = {}
+    for name in SPLITS:
+        if name != "validation" or (raw / "validation.parquet").exists():
+            table = read_parquet(raw / f"{name}.parquet")
+            has_pictures = generated.is_generated(table)
+            tables[name] = (generated.normalise_generated if has_pictures else normalise)(table, name)
+    extra = [raw / f"{name}.parquet" for name in ("rationales", "agiqa")]
+    rationales, agiqa = (read_parquet(path) if path.exists() else None for path in extra)
+    checksums = raw / "checksums.json"
+    recorded = json.loads(checksums.read_text()) if checksums.exists() else {}
+    split: SplitName = recorded.get("split", "given")  # as `download` recorded it
     validation = validate_tables(
         tables,
         rationales,
@@ -101,21 +107,6 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
         if (raw / CONTRACT_FILE).exists():
             shutil.copyfile(raw / CONTRACT_FILE, partial / CONTRACT_FILE)
     files.write_json(report, {"splits": summary, **counts, "checks": validation.checks})
-
-
-def _normalised(raw: pd.DataFrame, split: str) -> pd.DataFrame:
-    return (generated.normalise_generated if generated.is_generated(raw) else normalise)(raw, split)
-
-
-def _split(checksums: Path) -> SplitName:
-    """How the benchmark was split, as `download` recorded it."""
-    recorded = json.loads(checksums.read_text()) if checksums.exists() else {}
-    split: SplitName = recorded.get("split", "given")
-    return split
-
-
-def _read_extra(path: Path) -> pd.DataFrame | None:
-    return read_parquet(path) if path.exists() else None
 
 
 def _summary(table: pd.DataFrame) -> dict[str, float]:

@@ -351,7 +351,7 @@ def _standardised(baselines: pd.DataFrame, name: str) -> Array:
 
     No correlation depends on the scale; a common one suits the start of the logistic fit.
     """
-    values = baselines[name].to_numpy(float) * (1 if BASELINES[name].higher_is_better else -1)
+    values = baselines[name].to_numpy(float) * (1 if BASELINES[name].scale.higher_is_better else -1)
     return (values - values.mean()) / (values.std() or 1)
 
 

@@ -90,11 +90,6 @@ class Baseline:
     scale: Scale
     pictures: str
 
-    @property
-    def higher_is_better(self) -> bool:
-        """The direction of the metric."""
-        return self.scale.higher_is_better
-
 
 _BOTH, _EDITED = "the edited picture, compared with the source", "the edited picture alone"
 BASELINES: dict[str, Baseline] = {

@@ -56,7 +56,10 @@ def baselines(edits: pd.DataFrame) -> pd.DataFrame:
     """Classic metrics that order the edits perfectly, each in its own direction."""
     return pd.DataFrame(
         {"id": edits["id"]}
-        | {name: edits["mos"] * (7 if baseline.higher_is_better else -7) for name, baseline in BASELINES.items()}
+        | {
+            name: edits["mos"] * (7 if baseline.scale.higher_is_better else -7)
+            for name, baseline in BASELINES.items()
+        }
     )
 
 
