@@ -157,10 +157,7 @@ class Download(Section, extra="allow"):
         return self
 
     def settings(self, model: type[_Part]) -> _Part:
-        """The part that `source` names.
-
-        Args:
-            model: the reader's own, `Settings` of its module.
+        """The part that `source` names, as its reader's own `Settings`.
 
         Raises:
             ParamsError: the part has an unknown key, a missing one or a wrong type.
@@ -514,12 +511,9 @@ _Section = TypeVar("_Section", bound=Section)
 
 
 def load(section: type[_Section], file: Path | None = None, *, profile: str | None = None) -> _Section:
-    """Load one section of params.yaml: the shared values, updated with those of a profile.
+    """Load one section: the shared values, updated with those of a profile, the active one by default.
 
-    Args:
-        section: one of `SECTIONS`.
-        file: params.yaml of the current folder by default.
-        profile: the active one by default.
+    `file` is params.yaml of the current folder by default.
 
     Raises:
         ParamsError: the file is missing or not YAML, or any section of any profile has an unknown key, a missing
@@ -539,20 +533,12 @@ def load(section: type[_Section], file: Path | None = None, *, profile: str | No
 
 
 def seed(file: Path | None = None) -> int:
-    """The seed of everything random.
-
-    Raises:
-        ParamsError: as `load`.
-    """
+    """The seed of everything random; raises as `load`."""
     return int(_read(file or FILE)["seed"])
 
 
 def profile(file: Path | None = None) -> str:
-    """The name of the active profile.
-
-    Raises:
-        ParamsError: as `load`.
-    """
+    """The name of the active profile; raises as `load`."""
     return str(_read(file or FILE)["profile"])
 
 

@@ -134,8 +134,7 @@ def take_ratings(repository: Path, at_least: int) -> str | None:
     if not waiting or waiting < at_least:
         get_run_logger().info("%d new ratings, fewer than the %d that make an increment.", waiting, at_least)
         return None
-    if (made := collect.collect(store, repository, settings.keep_images)) is None:
-        return None
+    made = collect.add(importers.read_store(store, repository, settings.keep_images), repository)
     create_markdown_artifact((made / "report.md").read_text(), key="ratings", description=made.name)
     return f"{waiting} ratings, in {made}"
 

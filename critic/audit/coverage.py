@@ -52,14 +52,9 @@ class Constant:
 def param_coverage(
     folder: Path, profile: str | None = None, progress: Callable[[list[str]], Iterable[str]] = iter
 ) -> list[ParamCoverage]:
-    """All keys of a checkout's params.yaml: the shared ones, then those of a profile.
+    """All keys of a checkout's params.yaml: the shared ones, then those of a profile (None: the active one).
 
-    Args:
-        profile: None for the active profile.
-        progress: takes the keys and yields them, for a progress bar.
-
-    Raises:
-        KeyError: there is no such profile.
+    `progress` takes the keys and yields them, for a progress bar. Raises a `KeyError` if there is no such profile.
     """
     values = yaml.safe_load((folder / "params.yaml").read_text())
     if profile is not None:

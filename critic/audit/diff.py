@@ -54,11 +54,8 @@ def differences(a: Subject, b: Subject) -> Iterator[Difference]:
 def row_gaps(a: Record, b: Record) -> dict[str, dict[str, list[str]]]:
     """The ids of the rows of each validated table that were "added", are "gone" or have "changed".
 
-    Rows are compared by pictures, instruction and MOS. Identical tables are left out.
-
-    Raises:
-        FileNotFoundError: a table is missing in the checkout and in DVC's cache and remote.
-        TableError: a table is damaged.
+    Rows are compared by pictures, instruction and MOS. Identical tables are left out. Raises a `FileNotFoundError`
+    if a table is in neither the checkout nor DVC's cache and remote, and a `TableError` if one is damaged.
     """
     gaps = {}
     files = [record.manifest("validate").outputs["data/validated"].files for record in (a, b)]

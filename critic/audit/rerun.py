@@ -110,12 +110,11 @@ def rerun(
     here: bool = False,
     log: Callable[[str], None] = print,
 ) -> RerunReport:
-    """Clone a revision, set up its environment, run its pipeline without a cache, and compare.
+    """Clone a revision into a new folder, set up its environment, run its pipeline without a cache, and compare.
 
     Args:
         repository: the checkout. Its DVC cache provides the files that people added (`*.dvc`), and no output of a
             stage.
-        clone: the path of a new folder.
         until: the last stage to run, after all stages that it needs; None for all stages.
         here: run in this process's environment instead of a new one from the lock file.
     """

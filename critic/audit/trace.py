@@ -25,8 +25,7 @@ TRAINING_TABLES = (
 def as_tree(subject: Subject, *, full: bool = False) -> Tree:
     """A tree of materials; below each, the stage that made it and that stage's inputs.
 
-    Args:
-        full: show whole hashes, all params and all modules.
+    `full` shows whole hashes, all params and all modules.
     """
     root = Tree(f"[b]{escape(subject.label)}[/b]  ({subject.record.name})")
     materials = {step.path: step for step in subject.record.lineage(subject.path)}

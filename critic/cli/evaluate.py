@@ -115,11 +115,7 @@ def command(
 def beside_published(
     benchmark: str, found: dict[str, Any], name: str, mos_column: str, split: Split | None
 ) -> "Comparison":
-    """The figures of `critic.evaluation.evaluate.evaluate` beside the published ones of a benchmark.
-
-    Raises:
-        UsageError: the opinions are not those that the figures were published for.
-    """
+    """Our figures beside the published ones of a benchmark; a `UsageError` if the opinions are not those of it."""
     from critic.evaluation.published import AGIQA_SETTING, UPSTREAM, Setting, compare_published, of_upstream
 
     quality = mos_column == "mos_quality" and not found["in_points"]

@@ -55,11 +55,7 @@ seed = click.option("--seed", type=int, default=0, help="Seed of the bootstrap."
 
 
 def check_failure_policy(failure_policy: FailurePolicy, train_mean: float | None) -> None:
-    """Check the arguments of `critic.evaluation.agreement.apply_failure_policy`.
-
-    Raises:
-        UsageError: failure policy "train_mean" without a train mean.
-    """
+    """Raise a `UsageError` for failure policy "train_mean" without a train mean."""
     if failure_policy == "train_mean" and train_mean is None:
         raise click.UsageError(
             "--failure-policy train_mean needs --train-mean, the mean MOS of the critic's training edits"

@@ -29,11 +29,7 @@ def show_table(
     note: str = "",
     split: "Split | None" = None,
 ) -> None:
-    """Print a table whose first column is text and whose others are numbers.
-
-    Args:
-        split: the test split that the numbers are of, whose leak is printed below; None if it isn't known.
-    """
+    """Print a table whose first column is text, the others numbers, and below it the leak of a known `split`."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")

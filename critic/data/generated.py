@@ -61,10 +61,7 @@ def without_sources(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def normalise_generated(raw: pd.DataFrame, split: str) -> pd.DataFrame:
-    """A raw table with the names, order and types of `COLUMNS`, as `critic.edits.normalise`.
-
-    A missing source_id becomes the prompt.
-    """
+    """A raw table with the names, order and types of `COLUMNS`; a missing source_id becomes the prompt."""
     table = normalise(raw, split).assign(
         image=pd.Series([*raw["image"]], dtype="object"),
         prompt=pd.Series([*raw["prompt"]], dtype="object").map(str, na_action="ignore").astype("str"),

@@ -83,9 +83,7 @@ def spread_quality(
 ) -> dict[str, Any]:
     """Whether the spread that a critic states (`critic.results.Result.spread`) predicts its error.
 
-    Args:
-        spread: standard deviations in points of MOS, NaN if there is none.
-        pred, mos, sources: as in `calibration`.
+    `spread` are standard deviations in points of MOS, NaN if there is none; the rest is as in `calibration`.
 
     Returns:
         n: edits with a score and a spread.

@@ -210,12 +210,8 @@ def measure_generated(
 ) -> dict[str, dict[str, Scores]]:
     """How well the one score of each critic agrees with each mean opinion score of generated pictures.
 
-    Args:
-        predictions: by model: id, score (null where the answer failed).
-        generated: the validated table that was scored (`critic.edits`). Pictures of one prompt are resampled
-            together, as edits of one source image are.
-        train_mean, failure_policy, n_boot, seed: as in `compute_metrics`; a failed answer counts by the edits'
-            scale.
+    Pictures of one prompt are resampled together, as edits of one source image are. A failed answer counts by the
+    edits' scale. The arguments are as in `compute_metrics`, `generated` being the validated table that was scored.
 
     Returns:
         By model and axis (`critic.edits.GENERATED_AXES`) the metrics that need no common scale.
@@ -236,11 +232,7 @@ def measure_generated(
 
 
 def match(table: pd.DataFrame, truth: pd.DataFrame, name: str, truth_name: str) -> pd.DataFrame:
-    """`table` in the order of `truth`, by id.
-
-    Raises:
-        TableError: an id that only one of them has, or that `table` has twice.
-    """
+    """`table` in the order of `truth`, by id; a `TableError` if an id is in one alone, or in `table` twice."""
     ids = table["id"]
     missing, unknown = truth["id"][~truth["id"].isin(ids)], ids[~ids.isin(truth["id"])]
     if len(missing):

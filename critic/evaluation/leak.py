@@ -68,11 +68,7 @@ class Split:
 
 
 def parse_split(report: Mapping[str, Any], path: Path | str = VALIDATION) -> Split:
-    """The test split in the content of data/validation.json; `path` is for the error.
-
-    Raises:
-        SplitError: the report doesn't say how the split was made.
-    """
+    """The test split in the content of data/validation.json (`path` in errors), or a `SplitError`."""
     try:
         name, leak, test = report["split"]["name"], report["split"]["leak"], report["splits"]["test"]
         of = str(report["split"].get("of", Split.of))
@@ -101,8 +97,7 @@ def read_split(path: Path = VALIDATION) -> Split:
 def split_of(table: Path) -> Split | None:
     """The split of a table of opinions, if it is the pipeline's test split (data/validated/test.parquet).
 
-    Raises:
-        SplitError: as `read_split`, if there is a validation.json of this table.
+    Raises a `SplitError` as `read_split`, if there is a validation.json of this table.
     """
     report = table.resolve().parent.with_name(VALIDATION.name)
     is_test = table.name == "test.parquet" and table.resolve().parent.name == "validated"

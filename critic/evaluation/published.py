@@ -143,11 +143,7 @@ class Comparison:
 
 @cache
 def load_published(path: Path = FILE) -> Catalogue:
-    """The content of published.yaml.
-
-    Raises:
-        pydantic.ValidationError: a key is unknown or missing, or an entry refers to something that isn't there.
-    """
+    """The content of published.yaml; a `ValidationError` if it is malformed or refers to what isn't there."""
     return Catalogue.model_validate(yaml.safe_load(path.read_text()))
 
 
@@ -158,10 +154,7 @@ def benchmark_of(dataset: str | None) -> str | None:
 
 
 def compare_published(ours: Mapping[str, Mapping[str, Any]], setting: Setting) -> Comparison:
-    """Our critics' figures beside the published ones that fit.
-
-    Args:
-        ours: by label, in order: figures by metric. One that is missing or None has no value in the table.
+    """Our critics' figures, by label in order and by metric, beside the published ones that fit.
 
     Raises:
         KeyError: the file doesn't describe the benchmark or the protocol of `setting`.

@@ -42,14 +42,14 @@ def pairwise_accuracy(
 ) -> Pairs:
     """The share, 0..1, of pairs of edits of the same source image that a critic orders as people do.
 
-    A pair counts if its MOS differ by more than `min_gap` points. A tie of the critic counts half, so that 0.5 is
-    chance, and a pair in which an edit has no score counts as wrong. The interval comes from resampling source
-    images; there is none if fewer than `SMALLEST_GROUP` have a pair. Without pairs, all is NaN.
+    A pair counts if its MOS differ by more than `min_gap` points: smaller differences are noise. A tie of the
+    critic counts half, so that 0.5 is chance, and a pair in which an edit has no score counts as wrong. The
+    interval comes from resampling source images; there is none if fewer than `SMALLEST_GROUP` have a pair. Without
+    pairs, all is NaN.
 
     Args:
         pred, mos: scores (NaN where the answer failed) and mean opinion scores (NaN: in no pair), [n] each.
         sources: the source image of each edit, [n].
-        min_gap: in points of MOS; smaller differences of opinion are noise.
     """
     pred, mos = np.asarray(pred, dtype=np.float64), np.asarray(mos, dtype=np.float64)
     tallies = []

@@ -91,11 +91,7 @@ def read_truth(path: Path, *, mos_column: str = "mos", images: bool = False) -> 
 
 
 def read_pairs(path: Path, by: str) -> pd.DataFrame:
-    """Who made which edit: id, source_id (or `source`), and the column `by`.
-
-    Raises:
-        TableError: as `read_predictions`; no column source_id or source, or a row without a value.
-    """
+    """Who made which edit: id, source_id (or `source`), and the column `by`; a `TableError` if one is missing."""
     table = tables.read(path, required=["id", by], optional=["source_id", "source"])
     table = _with_sources(table, path)
     fix = "add source_id or source, the picture that was edited"

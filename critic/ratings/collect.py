@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from critic import params
 from critic.edits import TYPES
 from critic.files import OutputError, replacing_folder, write_json, write_text
-from critic.ratings.importers import AXES, RatingBatch, benchmark, read_store
+from critic.ratings.importers import AXES, RatingBatch, benchmark
 from critic.ratings.increments import EDITS, FOLDER, PAGE, PATTERN, RATINGS, REPORT, latest, read_increments
 from critic.ratings.pooling import Study, check, pool
 from critic.tables import write_parquet
@@ -32,16 +32,6 @@ RATING_TYPES = {
 }
 _EDIT_COLUMNS = ("id", "source_id", "images", "instruction", "edit_type", "editor")
 _MOS_COLUMNS = ("mos", *(f"mos_{axis}" for axis in AXES), "ratings")
-
-
-def collect(store: str, repository: Path, pictures: Path | None) -> Path | None:
-    """Make an increment of a feedback store's new ratings; None if there are none. Arguments as of `read_store`.
-
-    Raises:
-        FeedbackError, TableError, IncrementError: see `read_store` and `add`.
-    """
-    batch = read_store(store, repository, pictures)
-    return None if batch.ratings.empty else add(batch, repository)
 
 
 def add(batch: RatingBatch, repository: Path) -> Path:

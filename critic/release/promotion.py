@@ -91,8 +91,8 @@ def record_refusal(repository: Path, decision: Decision, log: Log = print) -> Pa
     """Commit the pipeline's files and the gate's refusal; returns the path of its page. The champion is unchanged.
 
     Raises:
-        CheckoutError, GateError: as for `promote`; nothing is committed.
-        OutputError: the decision can't be written.
+        CheckoutError, GateError, OutputError: as for `promote`, or the decision can't be written; nothing is
+        committed.
     """
     with hold_lock(repository, "a refusal", RELEASES):
         recover_locked(repository, log)

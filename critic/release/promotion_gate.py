@@ -163,11 +163,7 @@ def _read_split(files: DVCFileSystem, predictions: pd.DataFrame, is_release: boo
 
 
 def run_gate(repository: Path) -> Decision:
-    """Compare the critic of a checkout with the champion.
-
-    Raises:
-        GateError: predictions are missing or malformed, or dvc.lock is out of date.
-    """
+    """Compare the critic of a checkout with the champion; raises as `read_test_result` and `decide`."""
     file = repository / params.FILE
     champion = registry.champion(repository)
     challenger = read_test_result(repository)

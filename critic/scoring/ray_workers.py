@@ -46,8 +46,7 @@ def on_workers(
         open_pairs, open_judge: called in each worker, so they must pickle; paths in them must be absolute.
         workers: how many to start; those without free resources wait while the others work.
         batch_size: rows for a worker at a time.
-        address: HOST:PORT of a running cluster; None starts one on this machine, closed to other machines, and
-            stops it at the end.
+        address: HOST:PORT of a running cluster; None starts one on this machine, closed to others, until the end.
 
     Raises:
         WorkerError: ray isn't installed. The function raises it if there is no such cluster, or a worker can't be

@@ -86,7 +86,7 @@ def model_card(facts: Facts) -> ModelCard:
 
     Raises:
         CardError: a metric is missing, or the hub can't read the card.
-        SplitError: data/validation.json doesn't say how the test split was made.
+        SplitError: data/validation.json doesn't say how the test split was made, here and in `data_card`.
     """
     leak = facts.split.leak
     base = facts.section("sft", "model")["base"]
@@ -130,12 +130,7 @@ def model_card(facts: Facts) -> ModelCard:
 
 
 def data_card(facts: Facts) -> DatasetCard:
-    """The card of data/validated.
-
-    Raises:
-        CardError: the hub can't read the card.
-        SplitError: data/validation.json doesn't say how the test split was made.
-    """
+    """The card of data/validated; raises a `CardError` as `model_card`."""
     number = sum(len(table) for table in facts.splits.values())
     files = [{"split": split, "path": f"{split}.parquet"} for split in facts.splits]
     data = DatasetCardData(

@@ -37,10 +37,7 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Any]) -> Iterator[t
     """The train and the test split number `settings.split`, as raw tables of `critic.data.generated`.
 
     `answer` is the MOS that `settings.mos` names. Both MOS are scaled to 1..5 by the lowest and the highest of all
-    pictures, as upstream's. `source_id` is the prompt. The seed isn't used.
-
-    Raises:
-        TableError: as `read_agiqa`, `choose_test` and `rescale`.
+    pictures, as upstream's. `source_id` is the prompt. The seed isn't used. Raises as the functions below.
     """
     assert settings.split is not None  # critic.params.Download requires it
     table = read_agiqa(Path(settings.folder))
@@ -73,11 +70,7 @@ def choose_test(names: Sequence[str], split: int) -> NDArray[np.bool_]:
 
 
 def rescale(scores: "pd.Series[float]") -> "pd.Series[float]":
-    """Scores mapped linearly to 1..5, the lowest to 1 and the highest to 5.
-
-    Raises:
-        TableError: all scores are the same.
-    """
+    """Scores mapped linearly to 1..5, the lowest to 1 and the highest to 5; a `TableError` if all are the same."""
     low, high = scores.min(), scores.max()
     if low == high:
         raise TableError(f"all {scores.name} in data.csv are {low}, so they can't be scaled to 1..5: add pictures")

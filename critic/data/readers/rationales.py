@@ -52,9 +52,7 @@ def read_file(path: Path, *, images: bool = True) -> pd.DataFrame:
 def read_snapshot(snapshot: Snapshot, *, images: bool = True) -> pd.DataFrame:
     """The train split of a set on the hub.
 
-    Raises:
-        HubError: the set can't be read, or has no train split.
-        TableError: as `read_rows`.
+    Raises a `HubError` if the set can't be read or has no train split, and as `read_rows`.
     """
     splits = read_splits(snapshot)
     if "train" not in splits:

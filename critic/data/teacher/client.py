@@ -83,7 +83,7 @@ class TeacherClient:
 
         Raises:
             openai.APIError: the request fails after the client's retries, or the reply isn't a chat completion.
-            openai.ContentFilterFinishReasonError: the server's content filter withheld the answer or its rest.
+            openai.ContentFilterFinishReasonError: the content filter withheld the answer or its rest.
         """
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         answer = self.journal.find(edit, digest)

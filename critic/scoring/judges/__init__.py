@@ -129,8 +129,7 @@ class Judge(ABC):
         """A result with a score, or with a failure if a number isn't in the judge's range.
 
         Args:
-            native: the judge's number, on its own scale.
-            sub_scores: on the same scale, named as in `Result`.
+            native, sub_scores: the judge's numbers, on its own scale; sub-scores are named as in `Result`.
             extra: what else to keep in `raw`, the JSON of {"native": ..., **extra}.
             fields: of `Result`.
         """

@@ -104,12 +104,9 @@ BASELINES: dict[str, Baseline] = {
 
 
 def baseline_scores(edits: "pd.DataFrame") -> "pd.DataFrame":
-    """Score every edit of a validated table (`id`, `images`) with every baseline.
+    """Score every edit of a validated table (`id`, `images`): `id`, then a column for each baseline.
 
     Pictures without a source (`critic.data.generated.as_edits`) get those that look at the edited picture alone.
-
-    Returns:
-        `id`, then a float column for each of `BASELINES`, in its own unit and direction.
 
     Raises:
         ValueError: an edit can't be scored; the message has its id.

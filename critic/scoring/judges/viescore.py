@@ -73,11 +73,7 @@ class VieScore(Judge):
 
     @classmethod
     def open(cls, model: str, key_variable: str | None, max_tokens: int, batch_size: int) -> "VieScore":
-        """The judge with the options of `critic judge viescore`.
-
-        Raises:
-            ServerError: as `HttpEngine`.
-        """
+        """The judge with the options of `critic judge viescore`; raises as `HttpEngine`."""
         from critic.engines.http import HttpEngine
 
         address, _, name = model.partition("#")

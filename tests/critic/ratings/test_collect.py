@@ -18,8 +18,8 @@ from critic.cli import main
 from critic.edits import TYPES
 from critic.files import OutputError
 from critic.ratings import collect as collecting
-from critic.ratings.collect import add, collect, preview
-from critic.ratings.importers import count_new, read_study
+from critic.ratings.collect import add, preview
+from critic.ratings.importers import count_new, read_store, read_study
 from critic.ratings.increments import read_increments
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Receipt
@@ -191,6 +191,12 @@ def test_an_edit_of_the_benchmark_can_be_rated_by_its_id_and_contradict_it(proje
 @pytest.fixture
 def store(project: Path) -> str:
     return f"sqlite:///{project.parent}/feedback.db"
+
+
+def collect(store: str, project: Path, pictures: Path | None) -> Path | None:
+    """The increment of a store's new ratings."""
+    batch = read_store(store, project, pictures)
+    return None if batch.ratings.empty else add(batch, project)
 
 
 def rate_by_service(
