@@ -52,7 +52,7 @@ def _check_tag(repository: Path, release: Release) -> Iterator[Finding]:
     if subject != f"Promote critic {release.version}":
         what = f"its commit {release.commit[:12]}, “{subject}”, isn't the promotion of {release.version}"
         yield Finding("release", tag, what, "the tag was moved: the version names another critic")
-    if f"{NAME}:{release.version}-" not in _message(repository, tag):
+    if f"{NAME}:{release.version}-" not in registry.message(repository, tag):
         what = f"its message names no Bento of {release.version}"
         means = "`critic promote` didn't write it: nothing shows that this critic passed the gate"
         yield Finding("release", tag, what, means)
@@ -65,10 +65,6 @@ def _check_tag(repository: Path, release: Release) -> Iterator[Finding]:
     if not isinstance(decision, dict) or decision.get("promote") is not True:
         what = "its commit has no decision of the gate to promote it"
         yield Finding("release", tag, what, "it was released without the gate or against its decision")
-
-
-def _message(repository: Path, tag: str) -> str:
-    return git(repository, "tag", "--list", "--format=%(contents)", tag)
 
 
 def _committed(repository: Path, commit: str) -> dict[str, str]:
@@ -168,7 +164,7 @@ def _check_champions(repository: Path) -> Iterator[Finding]:
             yield Finding("release", tag, "its name has no number", "it has no effect: delete it")
             continue
         version = versions[git(repository, "rev-list", "-n1", tag)]
-        if f"{NAME}:{version}-" not in _message(repository, tag):
+        if f"{NAME}:{version}-" not in registry.message(repository, tag):
             what = f"it puts {version} into service, but its message names no Bento of {version}"
             means = "the tag was moved, or `critic promote` or `critic rollback` didn't write it"
             yield Finding("release", tag, what, means)

@@ -159,13 +159,13 @@ class Feedback:
             session.commit()
         return rating.id
 
-    def rows(self, since_id: int = 0) -> Iterator[Rating]:
-        """All ratings with an id above `since_id`, by id, loaded a thousand at a time.
+    def rows(self) -> Iterator[Rating]:
+        """All ratings by id, loaded a thousand at a time.
 
         With several writers at a time, as in Postgres, a lower id may appear after a higher one.
         """
         with self._named(), Session(self._engine) as session:
-            wanted = sa.select(Rating).where(Rating.id > since_id).order_by(Rating.id)
+            wanted = sa.select(Rating).order_by(Rating.id)
             yield from session.scalars(wanted.execution_options(yield_per=1000))
 
     def close(self) -> None:

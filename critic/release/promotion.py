@@ -143,7 +143,7 @@ def find_bento(repository: Path, version: str, variant: str) -> str | None:
     """A release's Bento in BentoML's store: the one that was tested, else the newest one of this version."""
     start = f"{version}-{variant}-"
     ours = {built for built in built_versions() if built.startswith(start)}
-    message = registry.message(repository, version)
+    message = registry.message(repository, f"{registry.ARTIFACT}@{version}")
     tested = next((built for built in ours if f"{NAME}:{built}:" in message), None)
     newest = max(ours, key=lambda built: int(built.removeprefix(start)), default=None)
     found = tested or newest

@@ -94,9 +94,9 @@ def tags(repository: Path) -> list[str]:
     return [*versions, *_assignments(repository)]
 
 
-def message(repository: Path, version: str) -> str:
-    """The message of a version's tag, "" if there is no such tag."""
-    return git(repository, "tag", "--list", "--format=%(contents)", f"{ARTIFACT}@{version}")
+def message(repository: Path, tag: str) -> str:
+    """The message of a tag, "" if there is no such tag."""
+    return git(repository, "tag", "--list", "--format=%(contents)", tag)
 
 
 def _assignments(repository: Path) -> list[str]:

@@ -66,7 +66,10 @@ def test_tags_can_be_told_and_are_annotated(repository: Path) -> None:
     second = release(repository)
     both = ["critic@v1.0.0", "critic@v1.1.0", "critic#champion#1", "critic#champion#2"]
     assert registry.tags(repository) == both
-    assert registry.message(repository, second.version) and registry.message(repository, "v9.0.0") == ""
+    assert (
+        registry.message(repository, f"critic@{second.version}")
+        and registry.message(repository, "critic@v9.0.0") == ""
+    )
     assert "Better" in git(repository, "tag", "--list", "-n9", "critic@v1.1.0")
 
 
