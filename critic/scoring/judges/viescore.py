@@ -113,7 +113,9 @@ class VieScore(Judge):
         reasons = []
         for question, outcome in zip(ASKED, outcomes, strict=True):
             try:
-                answer = _read(outcome, ASKED[question])
+                if not isinstance(outcome, Completion):
+                    raise UnreadableError(outcome.status, outcome.detail)
+                answer = parse_answer(outcome.text, ASKED[question], finished=outcome.finished)
             except UnreadableError as error:
                 raw = json.dumps({"responses": responses}, ensure_ascii=False)
                 return self.failure(edit.id, error.status, f"{question}: {error}", raw=raw, **fields)
@@ -128,14 +130,6 @@ class VieScore(Judge):
             reasoning="\n".join(reasons),
             **fields,
         )
-
-
-def _read(outcome: "Completion | Failed", names: Sequence[str]) -> dict[str, Any]:
-    from critic.engines.base import Failed
-
-    if isinstance(outcome, Failed):
-        raise UnreadableError(outcome.status, outcome.detail)
-    return parse_answer(outcome.text, names, finished=outcome.finished)
 
 
 def parse_answer(text: str, names: Sequence[str], *, finished: bool = True) -> dict[str, Any]:
