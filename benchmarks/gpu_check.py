@@ -223,14 +223,14 @@ def parity(given: argparse.Namespace) -> Iterator[Row]:
     """`critic parity` of the tiny base in bfloat16: it chooses its tokens clearly, and random weights don't."""
     from train_7b import TINY_BASE
 
-    from critic.cli import parity_check
     from critic.data.minibench import make_table
     from critic.edits import TYPES
+    from critic.scoring.parity import compare_engines
     from critic.tables import write_parquet
 
     pairs = RUN / "pairs.parquet"
     write_parquet(make_table("test", {"7b": 8, "tiny": 1}[given.shape], 112, 7), pairs, TYPES)
-    for result in parity_check.run(str(TINY_BASE), "tiny", pairs, "bfloat16", 48, 16, 80):
+    for result in compare_engines(str(TINY_BASE), "tiny", pairs, "bfloat16", 48, 16, 80, print):
         gaps = [difference.gap for difference in result.differences]
         widest = max((gap for gap in gaps if gap is not None), default=0.0)
         unknown = sum(gap is None for gap in gaps)

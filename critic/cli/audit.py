@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from critic import files
 
 _FILE_WIDTH = 500
 """Columns of a file or pipe, so that no line is cut."""
@@ -38,9 +43,6 @@ Examples:
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to this file.")
 def trace(subject: str, full: bool, mermaid: bool, page: Path | None) -> None:
     """Show the lineage of SUBJECT, back to params.yaml and raw rows."""
-    from rich.console import Console
-
-    from critic import files
     from critic.audit import resolve, trace
 
     found = resolve.find(Path.cwd(), subject)
@@ -73,10 +75,6 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print all differences as JSON.")
 def diff(a: str, b: str, as_json: bool) -> None:
     """Show the differences of two critics and of their scores."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from critic.audit import diff, resolve
 
     old, new = resolve.find(Path.cwd(), a), resolve.find(Path.cwd(), b)
@@ -136,9 +134,6 @@ def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
 
     All files are hashed, those in DVC's cache too. The exit status is 1 if there are problems.
     """
-    from rich.console import Console
-    from rich.markup import escape
-
     from critic.audit import attestation, releases, resolve, verify
     from critic.release.lock import require_no_dvc
 
@@ -198,7 +193,6 @@ def rerun(revision: str, until: str | None, here: bool, keep: Path | None, as_js
     """
     import tempfile
 
-    from rich.console import Console
     from rich.markdown import Markdown
 
     from critic.audit import rerun
@@ -236,9 +230,7 @@ def coverage(profile: str | None, constants: bool, as_json: bool) -> None:
 
     The exit status is 1 if a key changes nothing or no code reads it.
     """
-    from rich.console import Console
     from rich.progress import track
-    from rich.table import Table
 
     from critic.audit import coverage
 
@@ -294,7 +286,6 @@ def export(subject: str, key: Path | None, out: Path | None) -> None:
 
     The password of the key is read from CRITIC_KEY_PASSWORD, or else asked for if the key has one.
     """
-    from critic import files
     from critic.audit import attestation, resolve
 
     content = attestation.make_statement(resolve.find(Path.cwd(), subject))

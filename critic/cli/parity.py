@@ -1,12 +1,21 @@
-"""The options of `critic parity`; `critic.cli.parity_check` does the work."""
+"""`critic parity`: whether engines, batch sizes and orders change a score."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from critic.cli.options import COUNT, DTYPE, OUT, model_option
+from critic.files import write_json
+
+if TYPE_CHECKING:
+    from critic.scoring.parity import Parity
 
 
 @click.command(
@@ -34,11 +43,33 @@ def command(report: Path | None, **options: Any) -> None:
     scores, or with itself in another order or batch size. Each difference is listed with the nats by which
     transformers preferred its own token where the texts diverge: near 0, it was a tie.
     """
-    from critic.cli import parity_check  # after the checks of the options, since it imports torch
+    from critic.scoring import parity  # after the checks of the options, since it imports torch
 
-    results = parity_check.run(**options)
-    parity_check.show(results)
+    results = parity.compare_engines(**options, log=partial(click.echo, err=True))
+    show(results)
     if report:
-        parity_check.write(results, report)
+        shares = ("same_text", "same_score", "ok")
+        summary = [asdict(result) | {name: getattr(result, name) for name in shares} for result in results]
+        write_json(report, summary, ensure_ascii=False)
     if not all(result.ok for result in results):
         sys.exit(1)
+
+
+def show(results: "Sequence[Parity]") -> None:
+    """Print the table, then each difference."""
+    from critic.scoring.parity import MIN_SAME_SCORE, MIN_SAME_TEXT
+
+    console = Console()
+    table = Table("", "edits", "same text", "same score", "largest difference", "")
+    for result in results:
+        shares = (f"{result.same_text:.2%}", f"{result.same_score:.2%}", f"{result.largest:.2f}")
+        table.add_row(result.name, str(result.edits), *shares, "ok" if result.ok else "[bold red]differs[/]")
+    console.print(table)
+    console.print(
+        f"At least {MIN_SAME_TEXT:.1%} of the texts and {MIN_SAME_SCORE:.1%} of the scores must be the same."
+    )
+    for result in results:
+        for difference in result.differences:
+            gap = "unknown gap" if difference.gap is None else f"a gap of {difference.gap:.1e} nats"
+            console.print(f"{result.name}, edit {difference.id}: {gap}", style="bold")
+            console.print(f"  {difference.reference!r}\n  {difference.other!r}", markup=False)

@@ -7,18 +7,33 @@ token where the two texts diverge.
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from tqdm import tqdm
 
 from critic.edits import Edit
-from critic.engines.base import Completion, Engine, Failed, Request, Sampling
+from critic.engines.base import Completion, Engine, Failed, Request, Sampling, request
+from critic.engines.load import contract_of, open_engine
+from critic.engines.server import vllm_server
+from critic.engines.vllm import VllmEngine
 from critic.prompts import Contract
+from critic.scoring.inputs import read_pairs
 from critic.scoring.scorer import read_response
+from critic.tables import TableError
 
 MIN_SAME_TEXT, MIN_SAME_SCORE = 0.99, 0.995
 """The shares of edits that must get the same text, and the same score, from two engines."""
 
 Outcome = Completion | Failed
+_Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
+_SHARE = 0.4
+"""The share of a GPU's memory for each vLLM; the model in transformers needs the rest."""
 _PARTIAL_WORD = re.compile(r" ?[^\W\d_]*\Z")
 """If the texts diverge within a word, the tokens diverge at its start, with the space before it."""
 
@@ -151,3 +166,59 @@ def _gap(engine: Engine, asked: Request, one: Outcome, other: Outcome) -> float 
         return None
     likely = sorted(outcome.logprobs.values(), reverse=True)
     return likely[0] - likely[1] if len(likely) == 2 else None
+
+
+def compare_engines(
+    model: str,
+    contract_name: str | None,
+    pairs: Path,
+    dtype: Literal["float32", "bfloat16"],
+    limit: int,
+    batch_size: int,
+    max_tokens: int,
+    log: Callable[[str], None],
+) -> list[Parity]:
+    """Compare each way of running a critic with its reference; `pairs` as in `critic score`, the first `limit`."""
+    contract = contract_of(model, contract_name)
+    table = replace(read_pairs(pairs), resize=contract.resize)
+    whole = [pair for pair in islice(table, limit) if isinstance(pair, Edit)]
+    if not whole:
+        raise TableError(f"{pairs} has no edit that can be read: see its rows with `critic score`")
+    ids = [edit.id for edit in whole]
+    edits = tqdm(mixed_sizes(whole), desc="reading pictures", unit=" edits", total=len(whole))
+    requests = [request(contract, edit) for edit in edits]
+
+    opened = partial(
+        open_engine,
+        contract=contract,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        batch_size=batch_size,
+        gpu_memory_utilization=_SHARE if torch.cuda.is_available() else None,
+    )
+    local = opened("transformers", model)
+
+    def run(title: str, engine: Engine, size: int = batch_size, way: _Way = in_batches) -> list[Outcome]:
+        log(f"{title} ...")
+        return way(engine, requests, size)
+
+    def against(name: str, reference: list[Outcome], others: list[Outcome]) -> Parity:
+        return compare_outcomes(name, ids, requests, reference, others, local, contract)
+
+    by_local = run("transformers", local)
+    results = [
+        against("transformers, one at a time", by_local, run("one at a time", local, 1)),
+        against("transformers, shuffled", by_local, run("shuffled", local, way=shuffled)),
+    ]
+    vllm = cast(VllmEngine, opened("vllm", model))
+    by_vllm = run("vLLM", vllm)
+    results += [
+        against("vLLM against transformers", by_local, by_vllm),
+        against("vLLM, one at a time", by_vllm, run("one at a time", vllm, 1)),
+        against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
+    ]
+    vllm.close()  # frees its memory for the server
+    with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
+        by_server = run("vLLM behind HTTP", opened("http", address))
+    results.append(against("HTTP against transformers", by_local, by_server))
+    return results
