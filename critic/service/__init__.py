@@ -5,6 +5,6 @@
 
 A request passes through `middleware` (id, key by `keys`, size), `app` (routes), `input_checks`, `fetching` or
 `chat_filter` (untrusted input), `concurrency` (limit) and `scoring_queue` to vLLM, which `supervisor` runs.
-`bento` is the entry point and `settings` are the environment variables. `page` serves web/, and `examples` makes
-its examples. `packaging` builds Bentos, `image` their containers, and `smoke` tests them.
+`bento` is the entry point and `settings` are the environment variables. `page` serves web/. `packaging` builds
+Bentos, `image` their containers, and `smoke` tests them.
 """

@@ -16,11 +16,11 @@ import uvicorn
 from fastapi import FastAPI, File, Form, Header, Response, UploadFile
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
+from page_examples import WANTED, make_examples
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from critic.client.schemas import Kept, Problem, Rating, Refusal, Scored
-from critic.service.examples import WANTED, make_examples
 from critic.service.page import HEADERS, WEB, mount_page
 
 CHROMIUM = shutil.which("chromium")

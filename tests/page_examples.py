@@ -1,6 +1,6 @@
 """The page's examples: six edits by minibench, from good to bad, as PNG files and a JSON list.
 
-    python -m critic.service.examples      # makes critic/service/web/examples again
+    python tests/page_examples.py      # makes critic/service/web/examples again
 
 The files are committed, so that the service doesn't need minibench and its photographs. The seed isn't that of
 params.yaml, so that the tiny critic hasn't been trained on these edits.
