@@ -157,11 +157,7 @@ class Download(Section, extra="allow"):
         return self
 
     def settings(self, model: type[_Part]) -> _Part:
-        """The part that `source` names, as its reader's own `Settings`.
-
-        Raises:
-            ParamsError: the part has an unknown key, a missing one or a wrong type.
-        """
+        """The part that `source` names, as its reader's own `Settings`; a `ParamsError` if it is malformed."""
         part = getattr(self, self.source)
         if isinstance(part, model):
             return part
@@ -290,11 +286,9 @@ class Reward(Section):
 
 
 class RolloutCheck(Part):
-    """The check before GRPO's first step, see `critic.training.rollout_check.check_rollouts`.
+    """The check of some prompts before GRPO's first step, see `critic.training.rollout_check.check_rollouts`.
 
-    Attributes:
-        prompts: how many to check.
-        mean_logprob_gap, max_logprob_gap: limits of the gaps in log-probability of a completion, in nats.
+    The gaps are in log-probability of a completion, in nats.
     """
 
     prompts: Count
@@ -456,9 +450,9 @@ class Release(Section):
 
 
 class Audit(Section):
-    """What a rerun (`critic.audit.rerun`) must reproduce; no stage reads it.
+    """What a rerun must reproduce: the largest gap of a main score, -1..1, where bytes may differ.
 
-    `tolerance` is the largest difference of a main score, -1..1, where equal bytes can't be expected.
+    No stage reads it, see `critic.audit.rerun`.
     """
 
     tolerance: Annotated[float, Field(ge=0, le=2)]

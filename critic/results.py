@@ -92,11 +92,7 @@ class Result:
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The result in a line.
-
-        Raises:
-            ValueError: the line is not a complete result.
-        """
+        """The result in a line; a `ValueError` if it is not a complete one."""
         try:
             return cls(**json.loads(line))
         except (TypeError, ValueError) as error:

@@ -147,10 +147,7 @@ def json_object(content: bytes) -> dict[str, Any]:
 
 
 def open_parquet(path: Path, *, buffer_size: int = 0) -> pq.ParquetFile:
-    """A Parquet file whose columns have different names.
-
-    Args:
-        buffer_size: bytes to read at a time from a column chunk; 0 for whole chunks.
+    """A Parquet file whose columns have different names; `buffer_size` bytes are read at a time, 0: whole chunks.
 
     Raises:
         TableError: the file can't be read, is not Parquet, or a column has no name or the name of another one.
@@ -256,9 +253,8 @@ def read_parquet(
 ) -> pd.DataFrame:
     """The table in a Parquet file of this project, with the types that pandas wrote; lists are arrays.
 
-    Args:
-        columns: the columns to read, of those that the file has; None for all.
-        file: the open file, if `path` is one of another git revision, for example.
+    `columns` are those to read, of those that the file has; None for all. `file` is the open file if `path` is one
+    of another git revision, for example.
 
     Raises:
         FileNotFoundError: no such file.

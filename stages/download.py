@@ -99,11 +99,7 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
 
 
 def learn_contract(table: pd.DataFrame, section: params.LearnContract, origin: str) -> str:
-    """The file of the contract that is learnt from an SFT set; rows that it doesn't render are printed.
-
-    Raises:
-        LearnError: as `read_template` and `learn`.
-    """
+    """The file of the contract that is learnt from an SFT set; rows that it doesn't render are printed."""
     least, most = section.min_pixels, section.max_pixels
     pixels = None if least is None or most is None else (least, most)
     learnt = learn(table, read_template(section.model, section.revision), LEARNT, origin, pixels)

@@ -21,9 +21,8 @@ from critic.audit.records import flatten
 class ParamCoverage:
     """A key of params.yaml, or a mapping that is passed to a library as a whole.
 
-    Attributes:
-        stages: the stages that run again because the key changes; those that follow from them are left out.
-        readers: the modules that read an attribute of this name.
+    `stages` are those that run again because the key changes; those that follow from them are left out. `readers`
+    are the modules that read an attribute of this name.
     """
 
     key: str

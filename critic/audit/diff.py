@@ -19,9 +19,7 @@ TABLES = ("data/validated/train.parquet", "data/validated/validation.parquet", "
 class Difference:
     """A difference of one kind: params, code, data, contract, revision, environment or stage.
 
-    Attributes:
-        where: the stage, and the key or file.
-        a, b: the value of each critic; "nothing" if it has none.
+    `where` is the stage, and the key or file; `a`, `b` the value of each critic, "nothing" if it has none.
     """
 
     kind: str

@@ -30,11 +30,9 @@ class Closed(BaseModel):
 
 
 class Packages(Closed):
-    """The installed packages, as differences from a lock file of requirements/.
+    """The installed packages, as differences from the lock file with the fewest, None if there is none.
 
-    Attributes:
-        lock, sha256: the lock file with the fewest differences, None if there is no lock file.
-        otherwise: the installed version of each package that differs from the lock file, None if not installed.
+    `otherwise` is the installed version of each package that differs from the lock file, None if not installed.
     """
 
     lock: str | None

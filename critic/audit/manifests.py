@@ -122,11 +122,9 @@ class Manifest(Closed):
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage about to run in a checkout.
+    """A stage about to run in a checkout; `started` is in seconds since the epoch.
 
-    Attributes:
-        base: the base model that it reads from the hub, with its revision; its commit is known after the fetch.
-        started: when it began, in seconds since the epoch.
+    `base` is the base model that it reads from the hub, with its revision; its commit is known after the fetch.
     """
 
     folder: Path

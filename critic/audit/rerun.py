@@ -37,10 +37,8 @@ class RerunError(RuntimeError):
 class OutputComparison:
     """An output in the record and after the rerun.
 
-    Attributes:
-        exact: whether it must be identical.
-        then, now: the SHA-256 in the record and after the rerun; "nothing" if there was no such output.
-        files: the files that differ.
+    `exact` says whether it must be identical. `then`, `now` are its SHA-256, "nothing" if there was no such
+    output, and `files` those that differ.
     """
 
     stage: str

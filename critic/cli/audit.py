@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from critic import files
+from critic.cli.options import FILE, OUT
 
 _FILE_WIDTH = 500
 """Columns of a file or pipe, so that no line is cut."""
@@ -40,7 +41,7 @@ Examples:
 @click.argument("subject")
 @click.option("--full", is_flag=True, help="Show whole hashes, all params and all modules.")
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
-@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to this file.")
+@click.option("--html", "page", type=OUT, help="Write a page to this file.")
 def trace(subject: str, full: bool, mermaid: bool, page: Path | None) -> None:
     """Show the lineage of SUBJECT, back to params.yaml and raw rows."""
     from critic.audit import resolve, trace
@@ -121,11 +122,7 @@ Examples:
   critic audit verify --statement critic.intoto.json --key auditor.pub""",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option(
-    "--statement",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Check this signed statement, too; needs --key.",
-)
+@click.option("--statement", type=FILE, help="Check this signed statement, too; needs --key.")
 @click.option(
     "--key", type=click.Path(path_type=Path, exists=True), help="The public key of the statement's signer."
 )
@@ -276,11 +273,7 @@ Examples:
 @click.option(
     "--key", type=click.Path(path_type=Path, exists=True), help="Sign the statement with this private Ed25519 key."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write to this file instead of standard output.",
-)
+@click.option("--out", type=OUT, help="Write to this file instead of standard output.")
 def export(subject: str, key: Path | None, out: Path | None) -> None:
     """Write the record as an in-toto statement, signed if you give a key.
 

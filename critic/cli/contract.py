@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from critic.cli.options import OUT
+
 
 @click.group("contract")
 def command() -> None:
@@ -35,7 +37,7 @@ Examples:
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Reduce pictures of a larger area, in pixels.")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OUT,
     help="The .yaml file to write.  [default: the model's name with .yaml, in this folder]",
 )
 def learn(

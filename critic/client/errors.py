@@ -19,9 +19,7 @@ class BadInput(CriticError, ValueError):
 class Refused(CriticError):
     """The service says that the request is wrong or not allowed.
 
-    Attributes:
-        status: the HTTP status, 4xx.
-        code, request_id: see `critic.client.schemas.Problem`.
+    `status` is the HTTP status, 4xx; for `code` and `request_id` see `critic.client.schemas.Problem`.
     """
 
     failure = Failure.REFUSED

@@ -111,13 +111,11 @@ def validate_tables(
     Args:
         tables: normalised tables by split (`critic.edits.normalise`, or
             `critic.data.generated.normalise_generated`, without rationales).
-        rationales: the raw table of a released SFT set.
-        agiqa: the raw table of AGIQA-3k.
+        rationales, agiqa: the raw tables of a released SFT set and of AGIQA-3k.
         split: how the benchmark is split.
         resize: the prompt contract's.
-        phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
-        min_side: the smallest shorter side of an image, in pixels.
-        max_instruction_chars: the longest instruction, in characters.
+        phash_distance, min_side, max_instruction_chars: see `critic.params.Validate` and
+            `critic.data.near_duplicates`; in bits, pixels and characters.
         docs: the folder for Data Docs, which holds those of this run only; its first page is index.html.
     """
     context = _context(docs)

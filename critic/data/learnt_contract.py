@@ -50,13 +50,10 @@ class LearnError(ValueError):
 
 @dataclass(frozen=True)
 class Template:
-    """How a model reads a conversation.
+    """How a model reads a conversation: its chat template (Jinja, verbatim), and limits of a picture's area.
 
-    Attributes:
-        model: its folder, or its name on the hub and the commit.
-        chat_template: Jinja, verbatim.
-        prefill: the `<think>` with which the template begins the assistant's turn, or "".
-        pixels: the limits of each picture's area in the model's files, or None.
+    `model` is its folder, or its name on the hub and the commit; `prefill` the `<think>` with which the template
+    begins the assistant's turn, or "".
     """
 
     model: str
@@ -67,12 +64,10 @@ class Template:
 
 @dataclass(frozen=True)
 class Learnt:
-    """A contract and what it is worth.
+    """A contract and what it is worth: mode to its number of rows, and lines of text.
 
-    Attributes:
-        rows: mode to its number of rows.
-        failures: a line for each row that the contract doesn't render byte for byte, with the first difference.
-        notes: a line for each place where the text around could also begin or end elsewhere.
+    `failures` name each row that the contract doesn't render byte for byte, with the first difference; `notes`
+    each place where the text around could also begin or end elsewhere.
     """
 
     contract: Contract

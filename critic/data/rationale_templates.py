@@ -34,25 +34,13 @@ AXES = tuple(_WORDINGS)
 
 
 def write_rationale(scores: dict[str, float], rng: np.random.Generator) -> str:
-    """Write a rationale with a clause for each sub-score.
-
-    Args:
-        scores: some of "alignment", "fidelity" and "quality", each 1 to 5.
-        rng: chooses one of the wordings.
-
-    Raises:
-        ValueError: a score is outside 1..5.
-    """
+    """Write a rationale with a clause for each of the scores, 1..5, of axes; `rng` chooses one of the wordings."""
     axes = [axis for axis in AXES if axis in scores]
     return " ".join(f"{word(axis, scores[axis], rng)}, {axis} {scores[axis]:.1f}." for axis in axes)
 
 
 def word(axis: str, score: float, rng: np.random.Generator) -> str:
-    """One of the wordings of an axis for the integer that is nearest to the score.
-
-    Raises:
-        ValueError: the score is outside 1..5.
-    """
+    """One of the wordings of an axis for the integer that is nearest to the score; a `ValueError` outside 1..5."""
     if not 1 <= score <= 5:
         raise ValueError(f"{axis} is {score}: sub-scores are between 1 and 5")
     return str(rng.choice(_WORDINGS[axis][min(int(score - 0.5), 4)]))

@@ -80,11 +80,7 @@ def parse_split(report: Mapping[str, Any], path: Path | str = VALIDATION) -> Spl
 
 
 def read_split(path: Path = VALIDATION) -> Split:
-    """The test split that `validate` has described.
-
-    Raises:
-        SplitError: the file is missing, isn't JSON, or doesn't say how the split was made.
-    """
+    """The test split that `validate` has described; a `SplitError` if its report is missing or doesn't say it."""
     try:
         report = json.loads(path.read_text())
     except FileNotFoundError:

@@ -58,11 +58,7 @@ def _logistic(x: Array, b1: float, b2: float, b3: float, b4: float) -> Array:
 
 
 def aligned(pred: ArrayLike, mos: ArrayLike) -> tuple[Array, Array]:
-    """Scores and MOS as arrays of one length, at least 1; every MOS is finite.
-
-    Raises:
-        ValueError: they aren't.
-    """
+    """Scores and MOS as arrays of one length, at least 1, every MOS finite; a `ValueError` if they aren't."""
     pred, mos = np.asarray(pred, dtype=np.float64), np.asarray(mos, dtype=np.float64)
     if pred.shape != mos.shape or pred.ndim != 1 or len(mos) == 0:
         raise ValueError(f"pred and mos must have one length, at least 1, not {[*pred.shape]} and {[*mos.shape]}")

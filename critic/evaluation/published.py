@@ -145,11 +145,7 @@ def benchmark_of(dataset: str | None) -> str | None:
 
 
 def compare_published(ours: Mapping[str, Mapping[str, Any]], setting: Setting) -> Comparison:
-    """Our critics' figures, by label in order and by metric, beside the published ones that fit.
-
-    Raises:
-        KeyError: the file doesn't describe the benchmark or the protocol of `setting`.
-    """
+    """Our critics' figures, by label in order and by metric, beside the published ones that fit."""
     catalogue = load_published()
     benchmark = catalogue.benchmarks[setting.benchmark]
     fitting, others = [], []

@@ -30,12 +30,10 @@ or with the id of an edit of the benchmark instead of source, edited and instruc
 
 @dataclass(frozen=True)
 class RatingBatch:
-    """New ratings.
+    """New ratings: a row each, the earlier before the later, with the columns `COLUMNS`; and the rated edits.
 
-    Attributes:
-        ratings: one row per rating, the earlier before the later, with the columns `COLUMNS`.
-        edits: the rated edits: id, source_id, images, instruction and, if known, edit_type and editor.
-        lost: ids of rated edits whose pictures are missing.
+    `edits` has id, source_id, images, instruction and, if known, edit_type and editor; `lost` the ids of rated
+    edits whose pictures are missing.
     """
 
     ratings: pd.DataFrame

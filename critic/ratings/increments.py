@@ -35,11 +35,7 @@ class Increment:
 
 
 def read_increments(folder: Path) -> list[Increment]:
-    """All increments of a folder, the earliest first.
-
-    Raises:
-        IncrementError: a file is missing.
-    """
+    """All increments of a folder, the earliest first; an `IncrementError` if a file is missing."""
     increments = []
     for path in sorted(folder.glob(PATTERN)):
         for name in (EDITS, RATINGS):

@@ -51,10 +51,8 @@ def _place(
 ) -> tuple["pd.Series[str]", "pd.Series[str]"]:
     """The split of each row or the reason for having none, and the source_id of its source image.
 
-    Args:
-        rows, facts: edits, and their features by `critic.data.features.source_facts`.
-        placed: the same features of all edits in a split.
-        known: the keys of the benchmark's edits.
+    `facts` and `placed` are the features (`critic.data.features.source_facts`) of the rows and of all edits in a
+    split; `known` are the keys of the benchmark's edits.
     """
     places, sources = pd.Series("", index=rows.index), rows["source_id"].copy()
     places[rows["mos"].isna()] = "wait"

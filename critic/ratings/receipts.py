@@ -85,11 +85,7 @@ class Receipts:
         return self._serializer.dumps(receipt.model_dump() | {"scored_at": scored_at})
 
     def read(self, token: str) -> Receipt:
-        """The receipt in a token.
-
-        Raises:
-            ForgedReceipt: `sign` didn't make it with one of these keys, or it has other fields.
-        """
+        """The receipt in a token; a `ForgedReceipt` unless `sign` made it with one of these keys."""
         try:
             return Receipt.model_validate(self._serializer.loads(token))
         except (BadData, UnicodeEncodeError, ValidationError):

@@ -56,13 +56,9 @@ class _Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 class Rating(_Table):
-    """One person's score of one edit: a row of the table `ratings`.
+    """One person's score (1..5) of one edit, given `at` a time: a row of the table `ratings`.
 
-    Attributes:
-        id: increases, and is never used again.
-        at: when the rating was given.
-        score: the rater's score, 1..5.
-        critic_score, critic_status: the critic's score and status; see `Receipt` for these and the rest.
+    `id` increases, and is never used again. See `Receipt` for the critic's score and status, and the rest.
     """
 
     __tablename__ = "ratings"

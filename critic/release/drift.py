@@ -26,13 +26,9 @@ Counts = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drift:
-    """The population stability index of one quantity.
+    """The population stability index `psi` of a quantity, such as "scores", and its 99 % quantile without drift.
 
-    Attributes:
-        name: the quantity, such as "scores".
-        psi: the index, 0 or more.
-        critical: its 99 % quantile without drift.
-        tested, served: the number of observations.
+    `tested` and `served` are the numbers of observations.
     """
 
     name: str

@@ -15,11 +15,7 @@ class CheckoutError(RuntimeError):
 
 
 def git(repository: Path, *command: str) -> str:
-    """Run a git command and return its output.
-
-    Raises:
-        CheckoutError: the command failed; the message holds git's own.
-    """
+    """Run a git command and return its output; a `CheckoutError` with git's message if it fails."""
     done = subprocess.run(["git", *command], cwd=repository, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip()

@@ -38,11 +38,9 @@ class PromotionError(RuntimeError):
 
 @dataclass
 class Journal:
-    """The steps of a promotion or a rollback, on the disk.
+    """The steps of a promotion or a rollback, on the disk; each has its name, `step`, and what undoing it needs.
 
-    Attributes:
-        head: the commit before the first step.
-        steps: each with its name, `step`, and what undoing it needs.
+    `head` is the commit before the first step.
     """
 
     path: Path
@@ -131,8 +129,7 @@ def push(repository: Path, remote: str, branches: list[str], journal: Journal) -
 def recover(repository: Path, log: Log = print) -> None:
     """Undo what a killed promotion or rollback left, if one was killed.
 
-    Raises:
-        PromotionError: the remote may have accepted its push and can't be reached.
+    A `PromotionError` says that the remote may have accepted its push and can't be reached.
     """
     with hold_lock(repository, "the recovery of a release", RELEASES):
         recover_locked(repository, log)

@@ -76,13 +76,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's decision.
+    """Whether the challenger may replace the champion (its version, None if there is none), and why.
 
-    Attributes:
-        promote: whether the challenger may replace the champion.
-        reasons: sentences; for a refusal, the rules that the challenger fails.
-        facts: what was compared, by name.
-        champion: the version of the champion, None if there is none.
+    `reasons` are sentences; for a refusal, the rules that the challenger fails. `facts` is what was compared, by
+    name.
     """
 
     promote: bool
@@ -150,11 +147,7 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
 
 
 def _read_split(files: DVCFileSystem, predictions: pd.DataFrame, is_release: bool) -> Split:
-    """How the test split was made. A release from before this was recorded has no leak: `validate` refused any.
-
-    Raises:
-        SplitError: data/validation.json doesn't say it.
-    """
+    """How the test split was made. A release from before this was recorded has no leak: `validate` refused any."""
     with files.open(str(VALIDATION)) as file:
         report = json.load(file)
     if is_release and "split" not in report:

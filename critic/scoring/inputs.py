@@ -96,11 +96,7 @@ class Pairs:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, row: int) -> Edit | BadPair:
-        """The pair, or generated picture, of a row.
-
-        Raises:
-            TableError: the file can't be read any more.
-        """
+        """The pair, or generated picture, of a row; a `TableError` if the file can't be read any more."""
         try:
             cells = self.rows[row]
             parts: dict[str, Any] = {part: cells.get(name) for part, name in self.columns.items()}

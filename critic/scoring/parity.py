@@ -40,12 +40,10 @@ _PARTIAL_WORD = re.compile(r" ?[^\W\d_]*\Z")
 
 @dataclass(frozen=True)
 class Difference:
-    """An edit for which two engines generated different texts.
+    """An edit for which two engines generated different texts; a response without a score (1..5) has None.
 
-    Attributes:
-        scores: 1..5 each, None for a response without a score.
-        gap: nats by which the reference engine preferred its own token to the next likeliest one where the texts
-            diverge; None if it is unknown.
+    `gap` is the nats by which the reference engine preferred its own token to the next likeliest one where the
+    texts diverge; None if it is unknown.
     """
 
     id: str

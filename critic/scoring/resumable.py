@@ -43,14 +43,10 @@ closed if a run ends early. The call itself loads the model, so that a run's rat
 
 @dataclass
 class Tally:
-    """The counts of a run of `score_to_file`.
+    """The counts of a run of `score_to_file`: pairs that got a score, and those that got none, by status.
 
-    Attributes:
-        scored: pairs that got a score.
-        failed: pairs that got none, by status.
-        skipped: pairs whose score was there already.
-        skipped_failures: pairs that had failed before and were left alone.
-        seconds: wall-clock time without loading the model.
+    `skipped` counts pairs whose score was there already, `skipped_failures` those that had failed before and were
+    left alone. `seconds` is the wall-clock time without loading the model.
     """
 
     scored: int = 0

@@ -47,8 +47,7 @@ _FAILURES = {str(failure) for failure in Failure}
 class Scorer:
     """Scores edits, or generated pictures, with one engine and one contract.
 
-    Attributes:
-        samples, temperature, seed: for mode "average".
+    `samples`, `temperature` and `seed` are for mode "average".
     """
 
     engine: Engine

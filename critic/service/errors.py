@@ -9,10 +9,8 @@ from critic.client.schemas import Problem, Refusal
 class Refused(HTTPException):
     """A request that isn't served. FastAPI turns exceptions other than `HTTPException` into "invalid body" errors.
 
-    Attributes:
-        code: the reason for programs, such as "too_many_pixels".
-        message: the reason for people, and what to do.
-        retry_after: seconds to wait before a retry; None if a retry can't help.
+    `code` is the reason for programs, such as "too_many_pixels"; `message` that for people, and what to do;
+    `retry_after` the seconds to wait before a retry, None if a retry can't help.
     """
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None):

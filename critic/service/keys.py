@@ -82,9 +82,7 @@ class Keys:
     def authenticate(self, authorization: str | None, host: str) -> Caller | None:
         """The caller, None if it isn't authorised. Takes the same time for every key.
 
-        Args:
-            authorization: the request's Authorization header, "Bearer KEY".
-            host: the client's address, used only if there are no keys.
+        `authorization` is the request's header, "Bearer KEY"; `host` the client's address, used only without keys.
         """
         if not self.required:
             return LOCAL if is_loopback(host) else None

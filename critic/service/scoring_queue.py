@@ -68,12 +68,10 @@ class _LoopEngine:
 
 
 class ScoringQueue:
-    """Scores edits by its own vLLM server.
+    """Scores edits by its own vLLM server; `vllm` is a client of its HTTP interface.
 
-    Attributes:
-        vllm: a client of vLLM's HTTP interface.
-        decoding: limits pictures that are decoded at a time, each of which may take a gigabyte.
-        fetching: limits pictures that are fetched at a time.
+    `decoding` and `fetching` limit pictures that are decoded, which may take a gigabyte each, or fetched at a
+    time.
     """
 
     def __init__(self, settings: Settings, critic: str, version: str):

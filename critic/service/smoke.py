@@ -32,12 +32,8 @@ class SmokeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Smoke:
-    """The result of a smoke test.
-
-    Attributes:
-        ready: seconds until the Bento was ready.
-        latency: median seconds per request.
-        largest_gap: the largest difference from the expected scores, in points of MOS.
+    """The result of a smoke test: seconds until the Bento was ready, median seconds per request, and the largest
+    difference from the expected scores, in points of MOS.
     """
 
     ready: float
@@ -69,10 +65,9 @@ def try_bento(
     tolerance: float,
     log: Callable[[str], None] = print,
 ) -> Smoke:
-    """Serve a Bento in a subprocess, without this process' settings, and check its scores.
+    """Serve a Bento in a subprocess, without this process' settings, and check its scores of edits.
 
     Args:
-        edits: edits with their expected scores.
         version: the release that its answers must name, such as `edit_critic:v1.2.0`.
         tolerance: allowed difference of a score, in points of MOS. Above zero on a GPU, where half-precision sums
             depend on the other edits of a batch.

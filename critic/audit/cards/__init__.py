@@ -31,13 +31,9 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of the cards.
+    """The content of the cards: manifests by stage, in order, reports/metrics.json and data/validation.json.
 
-    Attributes:
-        manifests: by stage, in the order of the pipeline.
-        metrics: reports/metrics.json.
-        splits: the validated table of each split: source_id, mos, and edit_type if the benchmark has it.
-        checks: data/validation.json.
+    `splits` is the validated table of each split: source_id, mos, and edit_type if the benchmark has it.
     """
 
     manifests: dict[str, Manifest]

@@ -112,12 +112,7 @@ class Snapshot:
 
 
 def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The published splits of a benchmark, whose snapshot is added to `snapshots`.
-
-    Raises:
-        HubError: as `fetch` and `read_benchmark`.
-        TableError: as `read_benchmark`.
-    """
+    """The published splits of a benchmark, whose snapshot is added to `snapshots`."""
     snapshots["benchmark"] = fetch(settings.dataset, settings.revision)
     yield from read_benchmark(snapshots["benchmark"], settings.name, settings.split_names)
 

@@ -12,13 +12,10 @@ from critic.params import Teacher
 class Tally:
     """Counts of one split's edits, answers and tokens.
 
-    Attributes:
-        edits: the number to ask about; each becomes one of `accepted`, `rejected` (all its answers were rejected)
-            and `failed` (a request failed).
-        causes: the number of rejected answers by reason and of failed requests by error.
-        examples: the first answer or error of each cause, with its edit.
-        answers, input_tokens, output_tokens: of all answers, those from the journal included.
-        usd, usd_now: the cost of all answers, and of those requested in this run; 0 without prices.
+    Each of `edits`, the number to ask about, becomes one of `accepted`, `rejected` (all its answers were rejected)
+    and `failed` (a request failed). `causes` counts rejected answers by reason and failed requests by error, of
+    which `examples` has the first. Answers, tokens and `usd` include those from the journal, `usd_now` only this
+    run's; both costs are 0 without prices.
     """
 
     title: str

@@ -156,14 +156,7 @@ class Judge(ABC):
 
 @dataclass(frozen=True)
 class Kind:
-    """A judge that `critic judge` offers.
-
-    Attributes:
-        summary: one clause for the help.
-        scale: the range of its own numbers.
-        open: makes the judge from the values of `options`.
-        options: of the command, in the order of the help.
-    """
+    """A judge that `critic judge` offers; `open` makes it from the values of the command's `options`."""
 
     summary: str
     scale: Scale
@@ -179,11 +172,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def imported(module: str, name: str, fix: str) -> Any:
-    """An attribute of an optional module.
-
-    Raises:
-        JudgeError: the module can't be imported or lacks the attribute; the message ends with `fix`.
-    """
+    """An attribute of an optional module; without it a `JudgeError`, whose message ends with `fix`."""
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
