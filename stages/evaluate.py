@@ -22,21 +22,12 @@ from critic.edits import Edit, edits_from_table
 from critic.engines.base import Engine
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
+from critic.evaluation import published
 from critic.evaluation.agreement import measure
 from critic.evaluation.bootstrap import jsonable
 from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated
 from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.leak import Split, SplitError, read_split
-from critic.evaluation.published import (
-    AGIQA_SETTING,
-    IN_DOMAIN,
-    UPSTREAM,
-    Comparison,
-    Setting,
-    benchmark_of,
-    compare_published,
-    of_upstream,
-)
 from critic.evaluation.report import LABELS, build_report
 from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import Contract, stage_contract
@@ -75,17 +66,18 @@ def main() -> None:
     evaluation = compute_metrics(predictions, baseline_scores(edits), edits, **how)
     generated = {} if pictures is None else measure_generated(on_pictures, pictures, **how)
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
-    shown: dict[str, Any] = {"training": training_curve(CURVES), "validation": validation, "meta": facts(test)}
-    published = beside_published(predictions, test, split, generated)
+    compared = beside_published(predictions, test, split, generated)
     page = build_report(
         evaluation,
         predictions,
         edits,
+        training=training_curve(CURVES),
+        validation=validation,
+        meta=facts(test),
         generated=generated,
         split=split,
-        published=published,
+        published=compared,
         words=words(test),
-        **shown,
     )
     write(predictions, evaluation, edits, split, validation, page, on_pictures, generated)
     show(evaluation, split)
@@ -138,7 +130,7 @@ def beside_published(
     test: pd.DataFrame,
     split: Split,
     generated: dict[str, dict[str, Scores]],
-) -> list[Comparison]:
+) -> list[published.Comparison]:
     """Our figures beside published ones, of the benchmark if it has any, and of AGIQA-3k if it was scored.
 
     Figures on a test split of AGIQA-3k are in-domain; those on all its pictures, of a critic trained on another
@@ -153,20 +145,22 @@ def beside_published(
             LABELS[name]: measure(table["score"].to_numpy(float, na_value=np.nan), mos[table["id"]])
             for name, table in predictions.items()
         }
-        setting = Setting(AGIQA_SETTING.benchmark, IN_DOMAIN, f"{download.agiqa.split} of IE-Critic-R1's ten")
-        found.append(compare_published(measured, setting))
-    if (benchmark := benchmark_of(hub and hub["dataset"])) is not None:
+        of_ten = f"{download.agiqa.split} of IE-Critic-R1's ten"
+        setting = published.Setting(published.AGIQA_SETTING.benchmark, published.IN_DOMAIN, of_ten)
+        found.append(published.compare_published(measured, setting))
+    if (benchmark := published.benchmark_of(hub and hub["dataset"])) is not None:
         ours = {
-            LABELS[name]: of_upstream(upstream([*table["response"]], table["score"], mos[table["id"]]))
+            LABELS[name]: published.of_upstream(upstream([*table["response"]], table["score"], mos[table["id"]]))
             for name, table in predictions.items()
         }
-        found.append(compare_published(ours, Setting(benchmark, UPSTREAM, split.name)))
+        setting = published.Setting(benchmark, published.UPSTREAM, split.name)
+        found.append(published.compare_published(ours, setting))
     if generated:
         quality = {
             LABELS[name]: {metric: estimate.value for metric, estimate in axes["quality"].items()}
             for name, axes in generated.items()
         }
-        found.append(compare_published(quality, AGIQA_SETTING))
+        found.append(published.compare_published(quality, published.AGIQA_SETTING))
     return found
 
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 from critic.edits import RAW_NAMES, count_images
 from critic.tables import TableError, numbers, place, require_columns
 
+REQUIRED = ("images", "instruction", "mos")
+"""The columns that each benchmark has."""
 _RAW = {name: raw for raw, name in RAW_NAMES.items()}
 
 

@@ -29,24 +29,16 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors, snapshot_download
 from pydantic import model_validator
 
 from critic.data.features import source_facts
 from critic.data.near_duplicates import choose_rows, group_sources
-from critic.data.readers._rows import choose_columns, embed_images
+from critic.data.readers._rows import REQUIRED, choose_columns, embed_images
 from critic.edits import TYPES, count_images
 from critic.params import Part
 from critic.tables import number_rows
 
-REQUIRED = ("images", "instruction", "mos")
 SPLIT_NAMES = {"train": "train", "test": "test"}
 """This project's splits, each with the name of a data set's split."""
 WAITS = (1, 5, 20)
@@ -246,7 +238,7 @@ def _file_name(images: Any) -> str:
 
 def _may_pass(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError) or (
-        isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
+        isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
     )
 
 
@@ -255,7 +247,7 @@ def _retried(call: Callable[[], _T]) -> _T:
     for wait in WAITS:
         try:
             return call()
-        except (httpx.TransportError, HfHubHTTPError) as error:
+        except (httpx.TransportError, errors.HfHubHTTPError) as error:
             if not _may_pass(error):
                 raise
             time.sleep(wait)
@@ -265,21 +257,21 @@ def _retried(call: Callable[[], _T]) -> _T:
 def _advice(error: Exception, dataset: str) -> str:
     page = f"{constants.ENDPOINT}/datasets/{dataset}"
     match error:
-        case GatedRepoError():
+        case errors.GatedRepoError():
             return (
                 f"it is gated. Ask for access on {page}, and set HF_TOKEN in the environment to a token "
                 "of an account that has access"
             )
-        case RepositoryNotFoundError():
+        case errors.RepositoryNotFoundError():
             return (
                 "the hub has no such data set, or it is private. Correct the name in params.yaml, "
                 "or set HF_TOKEN in the environment to a token with read access"
             )
-        case RevisionNotFoundError():
+        case errors.RevisionNotFoundError():
             return f"the revision doesn't exist. Give a branch, tag or commit of {page}/commits/main"
-        case OfflineModeIsEnabled():
+        case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set. Unset it, or give a commit whose files are all in the cache"
-        case httpx.TransportError() | HfHubHTTPError():
+        case httpx.TransportError() | errors.HfHubHTTPError():
             return (
                 f"{constants.ENDPOINT} can't be reached or answers with a server error ({error}). Check the "
                 "network and HF_ENDPOINT, and run the stage again: it downloads only the missing files"

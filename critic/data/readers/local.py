@@ -6,13 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from critic.data.readers._rows import choose_columns, embed_images
+from critic.data.readers._rows import REQUIRED, choose_columns, embed_images
 from critic.edits import SPLITS, TYPES
 from critic.params import Part
 from critic.tables import TableError, number_lists, place, require_columns
 from critic.tables import read as read_table
 
-REQUIRED = ("images", "instruction", "mos")
 SUFFIXES = (".csv", ".parquet")
 EXAMPLE = """a folder of train.csv, test.csv and, optionally, validation.csv, or one file with a column split:
 
