@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from critic.client.schemas import Batch, Comparison, Rating, Rewards
+from critic.client.schemas import Batch, Comparison, Rating
 
 Spoil = Callable[["Handler"], None]
 
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, change: Callable[[Any], Any] = lambda reply: reply) -> None:
         """As the service does, with a change."""
-        routes = {"/score_batch": _score, "/rewards": _reward, "/compare": _rank, "/feedback": _keep}
+        routes = {"/score_batch": _score, "/compare": _rank, "/feedback": _keep}
         try:
             reply = routes[self.path](self.body)
         except (UnidentifiedImageError, ValueError):
@@ -106,19 +106,6 @@ def _score(body: bytes) -> dict[str, Any]:
         for place, pair in enumerate(batch.pairs)
     ]
     return {"request_id": "r-1", "verdicts": verdicts}
-
-
-def _reward(body: bytes) -> dict[str, Any]:
-    batch = Rewards.model_validate_json(body)
-    verdicts = [_verdict("", pair.source, pair.edited, batch.mode) for pair in batch.pairs]
-    scores = [verdict["score"] for verdict in verdicts]
-    return {
-        "request_id": "r-2",
-        "rewards": [s if s is None or batch.scale == "mos" else (s - 1) / 4 for s in scores],
-        "statuses": [verdict["status"] for verdict in verdicts],
-        "details": [verdict["detail"] for verdict in verdicts],
-        **{name: verdicts[0][name] for name in ("version", "model", "contract")},
-    }
 
 
 def _rank(body: bytes) -> dict[str, Any]:

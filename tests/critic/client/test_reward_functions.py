@@ -58,7 +58,7 @@ def test_a_conversation_is_read_by_its_last_message(critic: Critic) -> None:
 
 def test_options_reach_the_service(service: Any, critic: Critic) -> None:
     rewarded(critic, "60", options={"mode": "expected"})
-    assert (service.bodies[0]["mode"], service.bodies[0]["scale"]) == ("expected", "unit")
+    assert service.bodies[0]["mode"] == "expected"
 
 
 def test_an_edit_is_rendered_from_its_own_row(critic: Critic) -> None:
@@ -136,7 +136,6 @@ def tensors(*values: int) -> torch.Tensor:
 
 def test_flow_grpo_gets_a_reward_a_picture(service: Any, tmp_path: Path) -> None:
     assert reward_as_flow_grpo(service.url, tmp_path, tensors(60, 240, 120), MAKE_IT) == [0.25, 1.0, 0.5]
-    assert {body["scale"] for body in service.bodies} == {"unit"}
 
 
 def test_pictures_may_be_arrays_and_sources_come_with_them(critic: Critic, tmp_path: Path) -> None:
