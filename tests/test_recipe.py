@@ -34,6 +34,7 @@ SFT: dict[str, Any] = {
     "sft.freeze_vision": False,
     "sft.lora": None,
     "sft.token_mean": "micro_batch",
+    "sft.share_prompts": False,
 }
 """Coobiw/LLaMA-Factory-20250504, examples/ie4k/ie4k_merge_qwen25vl.yaml at 036b8a8, and the defaults there."""
 
@@ -81,6 +82,7 @@ GRPO: dict[str, Any] = {
     "grpo.vllm_tensor_parallel_size": 2,
     "grpo.vllm_enable_sleep_mode": True,
     "grpo.vllm_importance_sampling_correction": False,
+    "grpo.share_prompts": False,
     "evaluate.failure_policy": "dropped",
     "seed": 42,
 }
