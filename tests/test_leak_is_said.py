@@ -33,6 +33,7 @@ from stages import evaluate
 ROOT = Path(__file__).parents[1]
 OFFICIAL, GIVEN = Split("official", 970, 370, 120), Split("given", 970)
 SAID = OFFICIAL.leak
+COMPARED = [f"reports/predictions/{name}.parquet" for name in ("sft", "grpo")]
 EDITS = 60
 FIGURE = re.compile(r"\d\.\d{2}|\bPLCC\b.*\d|main score \d")
 OF_TRAINING = ("GRPO training", "Examples", "Generated pictures: AGIQA-3k")
@@ -90,6 +91,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data/validated").mkdir(parents=True)
     (tmp_path / "reports").mkdir()
     TABLE.to_parquet(tmp_path / "data/validated/test.parquet")
+    (tmp_path / "data/raw").mkdir()
+    TABLE.to_parquet(tmp_path / "data/raw/test.parquet")
     leak = {"edits": OFFICIAL.leaked, "sources": OFFICIAL.sources}
     found = {"splits": {"test": {"edits": OFFICIAL.edits}}, "split": {"name": "official", "leak": leak}}
     (tmp_path / "data/validation.json").write_text(json.dumps(found))
@@ -200,8 +203,9 @@ def test_the_stage_prints_it_with_each_figure(capsys: pytest.CaptureFixture[str]
     assert len(lines) == 4 and not unsaid(lines)
 
 
-def test_eval_prints_and_writes_it(checkout: Path) -> None:
-    options = ("--against", "data/validated/test.parquet", "--train-mean", "3", "--n-boot", "100")
+@pytest.mark.parametrize("table", ["data/validated/test.parquet", "data/raw/test.parquet"])
+def test_eval_prints_and_writes_it(checkout: Path, table: str) -> None:
+    options = ("--against", table, "--train-mean", "3", "--n-boot", "100")
     more = ("--json", "eval.json", "--html", "eval.html", "--published", "ie-bench-4k")
     output = run("eval", "reports/predictions/grpo.parquet", *options, *more)
     assert len(parts_of_tables(output)) >= 5
@@ -210,13 +214,31 @@ def test_eval_prints_and_writes_it(checkout: Path) -> None:
     assert not unsaid(parts_of_page((checkout / "eval.html").read_text()))
 
 
-def test_compare_prints_and_writes_it(checkout: Path) -> None:
-    files = [f"reports/predictions/{name}.parquet" for name in ("sft", "grpo")]
-    options = ("--against", "data/validated/test.parquet", "--n-boot", "100", "--json", "compare.json")
-    output = run("compare", *files, *options)
+@pytest.mark.parametrize("table", ["data/validated/test.parquet", "data/raw/test.parquet"])
+def test_compare_prints_and_writes_it(checkout: Path, table: str) -> None:
+    options = ("--against", table, "--n-boot", "100", "--json", "compare.json")
+    output = run("compare", *COMPARED, *options)
     assert len(parts_of_tables(output)) == 5
     assert not unsaid(parts_of_tables(output))
     assert json.loads((checkout / "compare.json").read_text())["split"]["note"] == SAID
+
+
+@pytest.mark.parametrize("command", [("eval", "reports/predictions/grpo.parquet"), ("compare", *COMPARED)])
+def test_a_table_that_is_not_the_projects_is_said_once_to_be_unknown(
+    checkout: Path, command: tuple[str, ...]
+) -> None:
+    TABLE.to_parquet("study.parquet")
+    output = " ".join(run(*command, "--against", "study.parquet", "--n-boot", "100").split())
+    assert output.count("isn't known whether study.parquet shares source images with") == 1
+    assert "isn't known" not in run(*command, "--against", "data/validated/test.parquet", "--n-boot", "100")
+
+
+@pytest.mark.parametrize("command", [("eval", "reports/predictions/grpo.parquet"), ("compare", *COMPARED)])
+def test_no_figure_without_a_report_of_the_split(checkout: Path, command: tuple[str, ...]) -> None:
+    (checkout / "data/validation.json").unlink()
+    result = CliRunner().invoke(main, [*command, "--against", "data/raw/test.parquet"])
+    assert result.exit_code == 1 and "run `dvc repro validate`" in result.output
+    assert not FIGURE.search(result.output)
 
 
 def test_the_list_of_releases_says_it(checkout: Path) -> None:
@@ -247,6 +269,18 @@ def test_without_a_leak_metrics_json_and_the_plots_have_nothing_new(checkout: Pa
         assert "split" not in path.read_text()
     html = (checkout / "reports/report.html").read_text()
     assert "leak" not in html.split("Beside published figures")[0] and "unseen edits" in html
+
+
+def test_edits_of_a_split_that_is_not_known_are_not_called_unseen() -> None:
+    report = build_report(
+        EVALUATION,
+        PREDICTIONS,
+        TABLE,
+        training=pd.DataFrame(),
+        validation=pd.DataFrame(),
+        meta={},
+    )
+    assert "60 test edits" in report and "unseen" not in report
 
 
 def test_the_report_has_the_published_figures_of_this_benchmark_alone(checkout: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, p_value, show_table
-from critic.evaluation.leak import Split, split_of
+from critic.evaluation.leak import Split, split_of, unknown_leak
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
 from critic.files import write_json
 
@@ -98,7 +98,10 @@ def command(
     if json_file:
         figures = jsonable(found)
         write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
-    show(found, split, console())
+    out = console()
+    if unknown := unknown_leak(truth, "source images" if found["in_points"] else "prompts"):
+        out.print(f"{unknown}\n")
+    show(found, split, out)
 
 
 def show(found: dict[str, Any], split: Split | None, out: Console) -> None:

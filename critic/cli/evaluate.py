@@ -9,7 +9,7 @@ from rich.console import Console
 
 from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, show_table
-from critic.evaluation.leak import Split, split_of
+from critic.evaluation.leak import Split, split_of, unknown_leak
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
 from critic.files import write_json, write_text
 
@@ -107,7 +107,8 @@ def command(
             write_text(html_file, page(scores, opinions, predictions.stem, split, beside, **how))
         except ValueError as error:  # of a picture
             raise click.ClickException(str(error)) from None
-    show(found, predictions.name, split, console())
+    of = "source images" if in_points else "prompts"
+    show(found, predictions.name, split, console(), unknown_leak(truth, of))
     if beside:
         show_published(beside, split, console())
 
@@ -149,8 +150,12 @@ def _figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
-def show(found: dict[str, Any], name: str, split: Split | None, out: Console) -> None:
-    """Print the figures of `critic.evaluation.evaluate.evaluate`, with the leak of a known split in each table."""
+def show(found: dict[str, Any], name: str, split: Split | None, out: Console, unknown: str = "") -> None:
+    """Print the figures of `critic.evaluation.evaluate.evaluate`, with the leak of a known split in each table.
+
+    Args:
+        unknown: what is said once of a split that isn't known.
+    """
     what, of = ("edits", "source images") if found["in_points"] else ("pictures", "prompts")
     edits = f"{found['edits']:,} {what}" + (f" of {found['sources']:,} {of}" if found["sources"] else "")
     answers = f"{found['scored']:,} scored" + "".join(f", {n:,} {status}" for status, n in found["failed"].items())
@@ -159,6 +164,8 @@ def show(found: dict[str, Any], name: str, split: Split | None, out: Console) ->
     how = f" with failures {FAILURE_POLICIES[way]}, the lowest of {len(ways)} policies," if found["failed"] else ""
     note = split.note if split else str
     out.print(note(f"{name}: main score {cell(main)}{how} on {edits}; {answers}") + "\n")
+    if unknown:
+        out.print(f"{unknown}\n")
     _show_agreement(found, split, out)
     if found["calibration"]:
         _show_calibration(found, split, out)

@@ -90,11 +90,29 @@ def read_split(path: Path = VALIDATION) -> Split:
     return parse_split(report, path)
 
 
-def split_of(table: Path) -> Split | None:
-    """The split of a table of opinions, if it is the pipeline's test split (data/validated/test.parquet).
+def is_of_project(table: Path) -> bool:
+    """Whether a table is in data/raw or data/validated of a project, which has a params.yaml."""
+    folder = table.parent.resolve()  # not the table, which may be a link to DVC's cache
+    in_data = folder.parent.name == "data" and folder.name in ("raw", "validated")
+    return in_data and (folder.parents[1] / "params.yaml").exists()
 
-    Raises a `SplitError` as `read_split`, if there is a validation.json of this table.
+
+def split_of(table: Path) -> Split | None:
+    """The split of a table of opinions, if it is test.parquet of a project's data/raw or data/validated.
+
+    Raises:
+        SplitError: as `read_split`.
     """
-    report = table.resolve().parent.with_name(VALIDATION.name)
-    is_test = table.name == "test.parquet" and table.resolve().parent.name == "validated"
-    return read_split(report) if is_test and report.exists() else None
+    is_test = table.name == "test.parquet" and is_of_project(table)
+    return read_split(table.parent.resolve().with_name(VALIDATION.name)) if is_test else None
+
+
+def unknown_leak(table: Path, of: str = Split.of) -> str:
+    """What is said once beside figures of a table that isn't a project's own; "" if it is.
+
+    Args:
+        of: "source images", or "prompts", as `Split.of`.
+    """
+    if is_of_project(table):
+        return ""
+    return f"It isn't known whether {table.name} shares {of} with the edits that the critic was trained on."

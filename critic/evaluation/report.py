@@ -79,7 +79,7 @@ def build_report(
     drawn = {*evaluation.groups["model"][evaluation.groups["value"] != 0]}
     leak = split.leak if split else ""
     context = {
-        **_headline(evaluation, edits, labels, leak, words),
+        **_headline(evaluation, edits, labels, split, words),
         "leak": leak,
         "words": words,
         "evaluation": evaluation,
@@ -126,7 +126,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _headline(
-    evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], leak: str, words: Words
+    evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], split: Split | None, words: Words
 ) -> dict[str, Any]:
     """The title with the main finding, the sentence below it and the most important numbers."""
     *_, (name, label) = labels.items()
@@ -147,7 +147,7 @@ def _headline(
     best, classic = max(
         (scores["main_score"].value, BASELINES[metric].label) for metric, scores in evaluation.baselines.items()
     )
-    known = "test" if leak else "unseen"
+    known = "unseen" if split and not split.leak else "test"
     lead = (
         f"On {len(edits):,} {known} {words.items} of {edits['source_id'].nunique():,} {words.sources}, "
         f"{label} agrees with people at a main score of {_number(main.value)}, where 1 is perfect "

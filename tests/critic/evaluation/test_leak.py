@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from critic.evaluation.leak import Split, SplitError, read_split, split_of
+from critic.evaluation.leak import Split, SplitError, read_split, split_of, unknown_leak
 
 OFFICIAL = Split("official", 970, 370, 120)
 
@@ -59,11 +59,39 @@ def test_a_report_that_does_not_tell_is_an_error_with_the_stage_to_run(tmp_path:
         read_split(path)
 
 
-def test_only_the_pipelines_test_split_has_a_known_one(tmp_path: Path) -> None:
-    folder = tmp_path / "data/validated"
-    folder.mkdir(parents=True)
-    assert split_of(folder / "test.parquet") is None  # no report
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with the official split."""
+    for folder in ("raw", "validated"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "params.yaml").touch()
     (tmp_path / "data/validation.json").write_text(json.dumps(content("official", 370, 120)))
-    assert split_of(folder / "test.parquet") == OFFICIAL
-    assert split_of(folder / "train.parquet") is None
-    assert split_of(tmp_path / "data/test.parquet") is None
+    return tmp_path
+
+
+@pytest.mark.parametrize("folder", ["raw", "validated"])
+def test_the_test_tables_of_a_project_have_its_split(
+    project: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = project / f"data/{folder}/test.parquet"
+    assert split_of(table) == OFFICIAL and unknown_leak(table) == ""
+    table.symlink_to(project / "in-the-cache")  # as `dvc config cache.type symlink` has it
+    assert split_of(table) == OFFICIAL
+    monkeypatch.chdir(table.parent)
+    assert split_of(Path("test.parquet")) == OFFICIAL
+    (project / "data/validation.json").unlink()
+    with pytest.raises(SplitError, match=r"validation\.json is missing.*run `dvc repro validate`"):
+        split_of(table)
+
+
+def test_the_other_tables_of_a_project_need_no_word_about_a_leak(project: Path) -> None:
+    for name in ("validated/train.parquet", "validated/validation.parquet", "raw/agiqa.parquet"):
+        assert split_of(project / "data" / name) is None
+        assert unknown_leak(project / "data" / name) == ""
+
+
+def test_nobody_knows_the_split_of_another_table(project: Path) -> None:
+    for name in ("study.csv", "test.parquet", "data/test.parquet", "other/validated/test.parquet"):
+        assert split_of(project / name) is None
+        assert f"isn't known whether {Path(name).name} shares source images" in unknown_leak(project / name)
+    assert "shares prompts with" in unknown_leak(project / "agiqa.csv", "prompts")
