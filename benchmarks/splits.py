@@ -4,7 +4,8 @@
     dvc exp run --run-all
     python benchmarks/splits.py agiqa-1 agiqa-2 ... agiqa-10
 
-Takes the names of DVC experiments, or git revisions, and reads reports/metrics.json of each. See docs/full-run.md.
+Takes the names of DVC experiments, or git revisions, and reads reports/metrics.json of each. Each row of the table
+says which of its test splits leak. See docs/full-run.md.
 """
 
 import argparse
@@ -45,24 +46,38 @@ def main() -> None:
     parser.add_argument("revisions", nargs="+", metavar="EXPERIMENT", help="of one split each")
     parser.add_argument("--metrics", nargs="+", choices=[*SHOWN], default=["main_score", "plcc", "srcc"])
     given = parser.parse_args()
-    splits = [json.loads(dvc.api.read(METRICS_FILE, rev=revision)) for revision in given.revisions]
-    print("\n".join(table(splits, given.metrics)))
-    for revision, one in zip(given.revisions, splits, strict=True):
-        if notes := {scores["split"]["note"] for scores in one.values() if "split" in scores}:
-            print(f"{revision}: this test split {', '.join(notes)}")
+    splits = {revision: json.loads(dvc.api.read(METRICS_FILE, rev=revision)) for revision in given.revisions}
+    try:
+        print("\n".join(table(splits, given.metrics)))
+    except ValueError as error:
+        parser.error(str(error))
 
 
-def table(splits: list[dict[str, dict[str, dict[str, float]]]], metrics: list[str]) -> list[str]:
-    """Lines of Markdown: mean ± standard deviation over the splits, and in brackets the lowest and the highest."""
-    found = over_splits(splits)
-    lines = [f"| {len(splits)} splits | {' | '.join(SHOWN[name].heading for name in metrics)} |"]
-    lines.append(f"|---|{'---|' * len(metrics)}")
+def table(splits: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
+    """Lines of Markdown: mean ± standard deviation over the splits, and in brackets the lowest and the highest.
+
+    Args:
+        splits: the content of reports/metrics.json by the name of the split. If one has a leak, the last column of
+            each model says which of the splits leak, and what.
+
+    Raises:
+        ValueError: as `over_splits`.
+    """
+    found = over_splits([*splits.values()])
+    notes = {
+        model: [f"{name} {one[model]['split']['note']}" for name, one in splits.items() if "split" in one[model]]
+        for model in found
+    }
+    columns = [f"{len(splits)} splits", *(SHOWN[name].heading for name in metrics)]
+    columns += ["test splits"] * any(notes.values())
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for model, spreads in found.items():
         cells = [
             f"{one.mean:.3f} ± {one.std:.3f} ({one.lowest:.3f} to {one.highest:.3f})"
             for one in (spreads[name] for name in metrics)
         ]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
+        cells += [f"{len(notes[model])} of {len(splits)}: {'; '.join(notes[model])}"] * bool(notes[model])
+        lines.append(f"| {' | '.join([model, *cells])} |")
     return lines
 
 
