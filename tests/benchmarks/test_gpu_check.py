@@ -86,10 +86,29 @@ def test_each_attention_that_needs_a_package_is_checked() -> None:
     assert [*gpu_check.ATTENTION] == [name for name in choices if name not in ("sdpa", "eager")]
 
 
-def test_checks_without_time_left_are_skipped() -> None:
-    rows = run(parse(["--minutes", "0"]))
+def test_the_checks_share_all_of_the_time() -> None:
+    assert sum(share for _, share in CHECKS.values()) == pytest.approx(1)
+
+
+def test_a_check_may_take_its_share_and_what_those_before_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {}
+
+    def take(name: str, shape: str, limit: float) -> list[Row]:
+        limits[name] = limit
+        return []
+
+    monkeypatch.setattr(gpu_check, "run_alone", take)
+    run(parse(["device", "sft", "grpo"]))
+    assert limits == pytest.approx({"device": 300, "sft": 420, "grpo": 600}, abs=1)
+
+
+def test_checks_without_time_left_are_not_run_and_that_is_a_failure() -> None:
+    checked = check("--shape", "tiny", "--minutes", "0")
+    rows = found()
     assert [row["check"] for row in rows] == [*CHECKS]
-    assert all(row["status"] == "skipped" and "name it to run it alone" in row["note"] for row in rows)
+    assert all(row["status"] == "not run" and "name it to run it alone" in row["note"] for row in rows)
+    assert checked.returncode == 1
+    assert f"not run for want of time: {', '.join(CHECKS)}" in checked.stdout
 
 
 def test_a_row_of_the_table_has_figures_then_the_reason() -> None:
@@ -111,7 +130,7 @@ def test_an_unknown_check_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif("STORY" not in os.environ, reason="takes minutes: STORY=1")
 def test_all_of_it_runs_at_a_tiny_size(tmp_path: Path) -> None:
     (tmp_path / "assets").symlink_to(ROOT / "assets")
-    checked = check("--shape", "tiny", "--slack", "10", "--minutes", "60")
+    checked = check("--shape", "tiny", "--minutes", "60")
     rows = {row["name"]: row for row in found()}
     assert checked.returncode == 0, checked.stdout
     assert rows["SFT"]["figures"]["tokens/s"] > 0
