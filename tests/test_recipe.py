@@ -89,6 +89,9 @@ GRPO: dict[str, Any] = {
 """Coobiw/IE-Critic-R1, examples/config_ie_critic_r1.yaml at 357c239, and the code that reads it."""
 
 UPSTREAM = SFT | GRPO
+MARK = re.compile(r"\[[pdr]\]|ours: \w")
+"""Where a value is from: the head of params.yaml says what it means."""
+MARKED = (["sft"], ["reward"], ["grpo"], ["evaluate"])
 
 
 def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
@@ -172,3 +175,50 @@ def test_pictures_have_upstreams_pixel_limits() -> None:
     paper = params.load(params.Download, OWN, profile="paper").learn_contract
     assert paper is not None
     assert (paper.min_pixels, paper.max_pixels) == (262144, 1048576)
+
+
+def unmarked(text: str, profile: str) -> list[str]:
+    """The lines of a profile's trainings, reward and evaluation without the source of their value.
+
+    A line has it in its comment, or a line above does whose mapping it is part of; merged keys keep theirs.
+    """
+    path: dict[int, tuple[str, bool]] = {}
+    found = []
+    for line in text.splitlines():
+        if not (match := re.fullmatch(r"( *)([\w<]+):(?: ([^#]*?))?(?: *#(.*))?", line)):
+            continue
+        indent, key, value, comment = len(match[1]), match[2], match[3] or "", match[4] or ""
+        path = {place: above for place, above in path.items() if place < indent}
+        marked = MARK.search(comment) is not None or any(has for _, has in path.values())
+        path[indent] = key, marked
+        above = [name for name, _ in path.values()]
+        is_value = key != "<<" and value and not re.match(r"&|\{<<: \*\w+\}$", value)
+        if above[:2] == ["profiles", profile] and above[2:3] in MARKED and is_value and not marked:
+            found.append(line.strip())
+    return found
+
+
+def test_a_line_without_the_source_of_its_value_is_found() -> None:
+    lines = [
+        "profiles:",
+        "  full:",
+        "    sft: &sft",
+        "      <<: *other",
+        "      bf16: true",
+        "      lora: {<<: *lora}",
+    ]
+    lines += [
+        "      a: 1  # [d]",
+        "      b: 2  # ours: why",
+        "      c: # [r]",
+        "        d: 4",
+        "      e: 5  # why",
+    ]
+    lines += ["    launch:", "      f: 6"]
+    assert unmarked("\n".join(lines), "full") == ["bf16: true", "e: 5  # why"]
+    assert unmarked("\n".join(lines), "paper") == []
+
+
+@pytest.mark.parametrize("profile", ["full", "paper", "single-gpu", "agiqa"])
+def test_every_value_of_the_recipe_has_its_source(profile: str) -> None:
+    assert unmarked(OWN.read_text(), profile) == []
