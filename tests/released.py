@@ -3,13 +3,14 @@
     released = make(sources=6)
     released.push(hub)                         # on a hub of `local_hub`, under their names
     released.write(Path("sets"))               # the same files, in sets/Coobiw/IE-Bench-4k...
-    released.leak                              # {"edits": 8, "sources": 5}, of the published test split
+    released.leak                              # {"edits": 9, "sources": 5, "same_edits": 1}, of the published test
     user_text("make the cat red", "direct")    # what the SFT set says for an edit
 
 What is like theirs: the columns; the files' names, `<random>_<editor>_IEB_<source>_prompt<n>.png`, equal for the
-source and the edited picture; a split by row, so that test shares source images with train; two SFT samples for
-each edit of train, one of which answers with a number alone; literal `<image>` marks, a space before the first
-word, and a line break at the end of the user's text that asks for a number alone. There is no validation split.
+source and the edited picture; a split by row, so that test shares source images with train, and one edit; two SFT
+samples for each edit of train, one of which answers with a number alone; literal `<image>` marks, a space before
+the first word, and a line break at the end of the user's text that asks for a number alone. There is no validation
+split.
 """
 
 import json
@@ -104,8 +105,8 @@ def make(sources: int = 6, side: int = 56, seed: int = 7, test_share: float = 0.
     """Make both sets; the same arguments give the same bytes.
 
     Args:
-        sources: the number of source images, each with six edits; test has all edits of the last one, and about
-            `test_share` of the other edits.
+        sources: the number of source images, each with six edits; test has all edits of the last one, about
+            `test_share` of the other edits, and one edit of train.
         side: width and height of the pictures, in pixels.
     """
     rng = np.random.default_rng(seed)
@@ -125,7 +126,7 @@ def make(sources: int = 6, side: int = 56, seed: int = 7, test_share: float = 0.
     rows = [rows[place] for place in rng.permutation(len(rows))]
     apart, others = ([row for row in rows if (row["source"] == sources) is last] for last in (True, False))
     tests = round(test_share * len(others))
-    parts = {"train": others[tests:], "test": others[:tests] + apart}
+    parts = {"train": others[tests:], "test": [*others[:tests], *apart, _renamed(others[tests])]}
     leaked = [row["source"] for row in parts["test"] if row["source"] in {one["source"] for one in parts["train"]}]
     return Released(
         splits={
@@ -138,8 +139,14 @@ def make(sources: int = 6, side: int = 56, seed: int = 7, test_share: float = 0.
             for split, part in parts.items()
         },
         sft=_sft_set(parts["train"], rng),
-        leak={"edits": len(leaked), "sources": len({*leaked})},
+        leak={"edits": len(leaked), "sources": len({*leaked}), "same_edits": 1},
     )
+
+
+def _renamed(row: dict[Any, Any]) -> dict[Any, Any]:
+    """The same edit, with another random part in the names of its files."""
+    images = [{**image, "path": image["path"][4::-1] + image["path"][5:]} for image in row["images"]]
+    return {**row, "images": images}
 
 
 def _sft_set(rows: list[dict[Any, Any]], rng: np.random.Generator) -> dict[str, list[Any]]:

@@ -178,7 +178,7 @@ def test_metrics_json_says_it_beside_the_metrics_of_each_model(checkout: Path) -
     metrics = json.loads((checkout / "reports/metrics.json").read_text())
     assert {*metrics} == {*PREDICTIONS}
     assert not unsaid([json.dumps(model) for model in metrics.values()])
-    assert metrics["grpo"]["split"]["leak"] == {"edits": 370, "sources": 120}
+    assert metrics["grpo"]["split"]["leak"] == {"edits": 370, "sources": 120, "same_edits": 0}
 
 
 def test_the_tables_behind_the_plots_say_it_in_each_row(checkout: Path) -> None:

@@ -32,6 +32,7 @@ class Split:
         leaked: how many of them have a source image that is, or looks, the same as one of train or validation.
         sources: the number of such source images.
         of: "source images", or "prompts" if the edits are pictures that were made from these.
+        same_edits: how many of the leaked edits are in train or validation themselves.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Split:
     leaked: int = 0
     sources: int = 0
     of: str = "source images"
+    same_edits: int = 0
 
     @property
     def leak(self) -> str:
@@ -47,9 +49,11 @@ class Split:
             share = "shares" if self.leaked == 1 else "share"
             items, source = ("pictures", "prompt") if self.of == "prompts" else ("edits", "source")
             one = f"one {source}" if self.sources == 1 else f"one of {self.sources:,} {source}s"
+            is_are = "is" if self.same_edits == 1 else "are"
+            same = f", and {self.same_edits:,} of these edits {is_are} there too" if self.same_edits else ""
             return (
                 f"leaks {self.of}: {self.leaked:,} of {self.edits:,} test {items} {share} {one} with train or "
-                "validation"
+                f"validation{same}"
             )
         if self.name == OFFICIAL:
             return f"is the published one: none of {self.edits:,} test edits shares a source image with the others"
@@ -63,7 +67,7 @@ class Split:
         """Figures of the test split by name, with the key `split` if there is a leak to say."""
         if not self.leak:
             return dict(figures)
-        leak = {"edits": self.leaked, "sources": self.sources}
+        leak = {"edits": self.leaked, "sources": self.sources, "same_edits": self.same_edits}
         return {**figures, "split": {"name": self.name, "leak": leak, "note": self.leak}}
 
 
@@ -71,8 +75,8 @@ def parse_split(report: Mapping[str, Any], path: Path | str = VALIDATION) -> Spl
     """The test split in the content of data/validation.json (`path` in errors), or a `SplitError`."""
     try:
         name, leak, test = report["split"]["name"], report["split"]["leak"], report["splits"]["test"]
-        of = str(report["split"].get("of", Split.of))
-        return Split(str(name), int(test["edits"]), int(leak["edits"]), int(leak["sources"]), of)
+        of, same_edits = str(report["split"].get("of", Split.of)), int(leak.get("same_edits", 0))
+        return Split(str(name), int(test["edits"]), int(leak["edits"]), int(leak["sources"]), of, same_edits)
     except (KeyError, TypeError, ValueError):
         raise SplitError(
             f"{path} doesn't say how the test split was made and what it leaks: run `dvc repro validate`"

@@ -236,7 +236,8 @@ def _decide(champion: TestResult | None, challenger: TestResult, gate: params.Ga
 def _different_splits(champion: TestResult, challenger: TestResult) -> str:
     """Why test splits of different origin or leak aren't compared, "" if they are alike."""
     old, new = champion.split, challenger.split
-    if (old.name == OFFICIAL) == (new.name == OFFICIAL) and (old.leaked, old.sources) == (new.leaked, new.sources):
+    leaks = [(split.name == OFFICIAL, split.leaked, split.sources, split.same_edits) for split in (old, new)]
+    if leaks[0] == leaks[1]:
         return ""
     said = [f"{split.name}, {split.leak or 'without a leak'}" for split in (old, new)]
     return (

@@ -61,6 +61,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def test_the_leak_is_counted_in_the_official_split_and_absent_from_ours(split: str) -> None:
     assert SETS.leak["edits"] > 0
+    assert SETS.leak["same_edits"] == 1
     leak = SETS.leak if split == "official" else {"edits": 0, "sources": 0}
     assert report()["split"] == {"name": split, "leak": leak}
 
@@ -88,12 +89,12 @@ def test_what_the_file_names_tell_is_kept(split: str) -> None:
 
 
 def test_each_row_of_the_sft_set_is_kept_or_counted(split: str) -> None:
-    """It was made from the published train split, so only our own split has edits of it in test."""
+    """It was made from the published train split, of which our own split has other edits in test."""
     counts, rationales = report()["rationales"], tables()["rationales"]
-    of_test = counts["dropped"]["test_sources"]
+    of_test, same_edits = (counts["dropped"][name] for name in ("test_sources", "test_edits"))
     assert (of_test > 0) == (split == "by_source")
-    assert counts["dropped"]["test_edits"] == 0
-    assert counts["train"] + counts["validation"] + of_test == len(SETS.sft["images"])
+    assert same_edits == (2 if split == "official" else 0)
+    assert counts["train"] + counts["validation"] + of_test + same_edits == len(SETS.sft["images"])
     assert counts["train"] and counts["validation"]
     assert counts["bare_numbers"] == len(rationales) / 2
 

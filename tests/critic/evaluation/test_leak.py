@@ -1,6 +1,7 @@
 """How the leak of a test split is read and said. tests/test_leak_is_said.py has who says it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ def content(name: str, edits: int, sources: int) -> dict[str, Any]:
 
 def test_the_leak_is_read_from_what_validate_wrote(tmp_path: Path) -> None:
     path = tmp_path / "validation.json"
-    path.write_text(json.dumps(content("official", 370, 120)))
+    found = content("official", 370, 120)
+    path.write_text(json.dumps(found))
     assert read_split(path) == OFFICIAL
+    found["split"]["leak"]["same_edits"] = 3
+    path.write_text(json.dumps(found))
+    assert read_split(path) == replace(OFFICIAL, same_edits=3)
 
 
 def test_the_leak_is_one_predicate() -> None:
@@ -29,6 +34,8 @@ def test_the_leak_is_one_predicate() -> None:
     )
     assert "1 of 970 test edits shares one source with" in Split("official", 970, 1, 1).leak
     assert Split("given", 970, 2, 1).leak  # whatever its name
+    same = Split("official", 970, 370, 120, same_edits=3).leak
+    assert same == f"{OFFICIAL.leak}, and 3 of these edits are there too"
 
 
 @pytest.mark.parametrize("name", ["by_source", "given"])
@@ -47,7 +54,11 @@ def test_an_official_split_without_a_leak_says_so() -> None:
 def test_marked_figures_have_the_counts_and_the_sentence() -> None:
     marked = OFFICIAL.mark({"srcc": 0.8})
     assert marked["srcc"] == 0.8
-    assert marked["split"] == {"name": "official", "leak": {"edits": 370, "sources": 120}, "note": OFFICIAL.leak}
+    assert marked["split"] == {
+        "name": "official",
+        "leak": {"edits": 370, "sources": 120, "same_edits": 0},
+        "note": OFFICIAL.leak,
+    }
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"splits": {"test": {"edits": 9}}}', '{"split": "official"}'])
