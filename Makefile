@@ -82,7 +82,7 @@ audit: $(READY)  ## check the critic's record, then rebuild it in a clean clone 
 test: $(READY)  ## run the tests, including the pipeline at a small size
 	$(BIN)/python -m pytest
 
-rehearse: $(READY)  ## run profiles full and single-gpu on a CPU, small, with kills: half an hour
+rehearse: $(READY)  ## run profiles full, single-gpu and paper on a CPU, small, with kills: 30 minutes
 	$(BIN)/python tests/rehearse.py
 
 gpu-check: $(READY)  ## measure and check what only a GPU can tell, in ten minutes (LOCK=gpu)

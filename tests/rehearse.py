@@ -1,4 +1,4 @@
-"""Rehearse profiles `full` and `single-gpu` on a CPU: the whole path, from the hub to a Bento, at a small size.
+"""Rehearse profiles `full`, `single-gpu` and `paper` on a CPU, from the hub to a Bento, at a small size.
 
     make rehearse
     python tests/rehearse.py single-gpu --folder /tmp/rehearsal    # one profile, in a folder that stays
@@ -6,7 +6,10 @@
 In a copy of the project, `dvc repro` runs each stage of a profile as params.yaml has it, except for `OVERRIDES`.
 A hub on the loopback serves sets in the released shapes and the tiny base in place of the 7B. Each training is
 killed by SIGKILL after its first checkpoint, and resumed. Then the critic is packaged as a Bento, which is served
-and must score as `evaluate` did. Prints what was done and how long it took; the exit code is 0 if all of it was.
+and must score as `evaluate` did. `paper` goes to `evaluate` without a kill: with the official split, whose leak
+must stand beside the figures, and the contract learnt from the SFT set, which both models must hold and which must
+render the set's rows. Prints what was done and how long it took; the exit code is 0 if all of it was, within
+`BUDGETS`.
 
 Real GPUs, NCCL, the kernels and the shape of the 7B stay unrehearsed: see `make gpu-check`.
 """
@@ -33,14 +36,14 @@ from local_hub import Hub, serve
 from smoke import ROOT, Project
 
 from critic import loopback, params, process_tree
-from critic.prompts import load_contract
+from critic.prompts import CONTRACT_FILE, IMAGE_MARK, LEARNT, load_contract
 from critic.tables import read_parquet
 
-PROFILES = ("full", "single-gpu")
+PROFILES = ("full", "single-gpu", "paper")
 PACKAGED = ("bentofile.yaml", "pyproject.toml", "requirements", "LICENSE", "docs/serve.md")
 """What a Bento needs besides the pipeline."""
-MINUTES = 25
-"""The budget of both profiles on two cores."""
+BUDGETS = {("full", "single-gpu"): 25, PROFILES: 30}
+"""The minutes that profiles may take together on two cores, if all of them run."""
 
 
 class Override(NamedTuple):
@@ -58,24 +61,36 @@ OVERRIDES = (
     Override("grpo.bf16", False, "likewise"),
     Override("sft.use_liger_kernel", False, "its kernels are Triton's, which need a GPU"),
     Override(
-        "prompt.contract", "contract.yaml", "the profile's own, with pictures of 112 x 112 pixels: see `shrunk`"
+        "prompt.contract",
+        "contract.yaml",
+        "the profile's own, with pictures of 112 x 112 pixels: see `shrunk`",
+        ("full", "single-gpu"),
     ),
+    Override("download.learn_contract.min_pixels", 12544, "likewise, of the learnt one", ("paper",)),
+    Override("download.learn_contract.max_pixels", 12544, "likewise", ("paper",)),
     Override("launch.nproc_per_node", 2, "two cores instead of eight GPUs", ("full",)),
+    Override("launch.nproc_per_node", 1, "`full` has two", ("paper",)),
+    Override("launch.zero_stage", None, "nothing to shard in one process", ("paper",)),
     Override("sft.learning_rate", 1e-3, "the tiny base has to learn the form of an answer in a minute", ("full",)),
-    Override("sft.learning_rate", 2e-3, "likewise", ("single-gpu",)),
-    Override("sft.num_train_epochs", 12.0, "likewise, of 50 samples"),
-    Override("sft.per_device_train_batch_size", 2, "a small batch: adapters need more steps", ("single-gpu",)),
+    Override("sft.learning_rate", 2e-3, "likewise", ("single-gpu", "paper")),
+    Override("sft.num_train_epochs", 12.0, "likewise, of 50 samples", ("full", "single-gpu")),
+    Override(
+        "sft.per_device_train_batch_size", 2, "a small batch: few samples need more steps", ("single-gpu", "paper")
+    ),
     Override("sft.gradient_accumulation_steps", 2, "a small batch, still accumulated"),
     Override("sft.save_steps", 10, "a checkpoint within these steps"),
-    Override("grpo.max_steps", 4, "a few steps"),
+    Override("grpo.max_steps", 4, "a few steps", ("full", "single-gpu")),
+    Override("grpo.max_steps", 2, "a few steps", ("paper",)),
     Override("grpo.gradient_accumulation_steps", 2, "a small batch, still accumulated"),
     Override("grpo.steps_per_generation", 1, "a part of the small batch", ("single-gpu",)),
     Override("grpo.save_steps", 1, "a checkpoint within these steps"),
-    Override("grpo.eval_steps", 2, "a validation within these steps"),
+    Override("grpo.eval_steps", 2, "a validation within these steps", ("full", "single-gpu")),
     Override("grpo.max_eval_samples", 4, "a small sample"),
     Override("grpo.max_completion_length", 48, "the tiny base reads 4,096 tokens in all"),
-    Override("grpo.vllm_enable_sleep_mode", False, "only a GPU's memory can be given back", ("full",)),
+    Override("grpo.vllm_tensor_parallel_size", 1, "one process", ("paper",)),
+    Override("grpo.vllm_enable_sleep_mode", False, "only a GPU's memory can be given back", ("full", "paper")),
     Override("evaluate.max_tokens", 48, "the tiny base reads 4,096 tokens in all"),
+    Override("evaluate.tensor_parallel_size", 1, "one process", ("paper",)),
     Override("release.variant", "cpu", "the container of this machine"),
 )
 
@@ -104,11 +119,13 @@ def small(content: dict[str, Any], profile: str) -> dict[str, Any]:
     content["profile"] = profile
     for override in OVERRIDES:
         if profile in override.profiles:
-            section, key = override.key.split(".")
-            known = content["profiles"][profile][section].keys() | content.get(section, {}).keys()
-            if key not in known:
+            *sections, key = override.key.split(".")
+            own, shared = content["profiles"][profile], content
+            for section in sections:
+                own, shared = own[section], shared.get(section, {})
+            if key not in own.keys() | shared.keys():
                 raise KeyError(f"profile {profile} has no {override.key}")
-            content["profiles"][profile][section][key] = override.value
+            own[key] = override.value
     content["evaluate"]["n_boot"] = 100
     return content
 
@@ -130,7 +147,8 @@ class Rehearsal:
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
         content = small(yaml.safe_load((ROOT / "params.yaml").read_text()), profile)
         own = params.load(params.Prompt, ROOT / "params.yaml", profile=profile).contract
-        (folder / "contract.yaml").write_text(shrunk(own))
+        if own != LEARNT:
+            (folder / CONTRACT_FILE).write_text(shrunk(own))
         (folder / "params.yaml").write_text(yaml.safe_dump(content))
         self.launch = params.load(params.Launch, folder / "params.yaml")
         self.environment = {
@@ -155,6 +173,12 @@ class Rehearsal:
         yield "download", self.download
         yield "validate", self.validate
         yield "build", self.build
+        if self.profile == "paper":
+            yield "sft", lambda: self.train("sft")
+            yield "grpo", lambda: self.train("grpo")
+            yield "evaluate", self.evaluate
+            yield "contract", self.check_contract
+            return
         for stage in ("sft", "grpo"):
             yield f"{stage}, killed", lambda stage=stage: self.kill(stage)
             yield f"{stage}, resumed", lambda stage=stage: self.resume(stage)
@@ -164,15 +188,22 @@ class Rehearsal:
         yield "Bento served", self.try_bento
 
     def download(self) -> str:
-        self.run("dvc", "repro", "download")
+        output = self.run("dvc", "repro", "download")
         hub = json.loads((self.folder / "data/raw/checksums.json").read_text())["hub"]
-        return ", ".join(f"{one['dataset']} at {one['commit'][:7]}" for one in hub.values())
+        seen = [f"{one['dataset']} at {one['commit'][:7]}" for one in hub.values()]
+        if learnt := re.search(r"the learnt contract renders (\d+) of (\d+) rows", output):
+            if learnt[1] != learnt[2]:
+                raise Failed(learnt[0])
+            seen.append(learnt[0])
+        return ", ".join(seen)
 
     def validate(self) -> str:
         self.run("dvc", "repro", "validate")
         report = json.loads((self.folder / "data/validation.json").read_text())
         edits = " + ".join(str(report["splits"][split]["edits"]) for split in ("train", "validation", "test"))
         split, given = report["split"], report["rationales"]
+        if (split["name"] == "official") != (split["leak"]["edits"] > 0):
+            raise Failed(f"the split is {split}")
         leak = f"split {split['name']}, of which {split['leak']['edits']} test edits leak"
         samples = f"{given['train']} + {given['validation']} samples of the SFT set"
         return f"{edits} edits, {leak}; {samples}, {given['bare_numbers']} of them bare numbers"
@@ -213,11 +244,19 @@ class Rehearsal:
         _, resumed, rest = output.partition("resuming from ")
         if not resumed:
             raise Failed(f"it started from the beginning:\n{output[-2000:]}")
+        return f"from {Path(rest.split()[0]).name} {self.curves(stage)}"
+
+    def train(self, stage: str) -> str:
+        self.run("dvc", "repro", stage)
+        return self.curves(stage)
+
+    def curves(self, stage: str) -> str:
+        """What a training's curves say."""
         folder = self.folder / f"reports/curves/{stage}/plots/metrics"
         loss = pd.read_csv(folder / "loss.tsv", sep="\t")
         if [*loss["step"]] != [*range(1, len(loss) + 1)]:
             raise Failed(f"its curve has the steps {[*loss['step']]}")
-        seen = f"from {Path(rest.split()[0]).name} to step {len(loss)}"
+        seen = f"to step {len(loss)}"
         if stage == "grpo":
             reward = pd.read_csv(folder / "reward.tsv", sep="\t")["reward"]
             if not reward.any():
@@ -234,10 +273,34 @@ class Rehearsal:
     def evaluate(self) -> str:
         self.run("dvc", "repro", "evaluate")
         metrics = json.loads((self.folder / "reports/metrics.json").read_text())
-        return "main score (coverage): " + ", ".join(
-            f"{name} {metrics[name]['main_score']['value']:.2f} ({metrics[name]['coverage']['value']:.0%})"
-            for name in ("base", "sft", "grpo")
+        leak = json.loads((self.folder / "data/validation.json").read_text())["split"]["leak"]
+        beside = [scores.get("split", {}).get("leak") for scores in metrics.values()]
+        if any(one != (leak if leak["edits"] else None) for one in beside):
+            raise Failed(f"the leak is {leak}, and beside the figures in metrics.json stand {beside}")
+        return (
+            "main score (coverage): "
+            + ", ".join(
+                f"{name} {metrics[name]['main_score']['value']:.2f} ({metrics[name]['coverage']['value']:.0%})"
+                for name in ("base", "sft", "grpo")
+            )
+            + (f", beside a leak of {leak['edits']} edits" if leak["edits"] else "")
         )
+
+    def check_contract(self) -> str:
+        """Both models hold the learnt contract, and the prompts that SFT read are the rows of the SFT set."""
+        learnt = (self.folder / "data/raw" / CONTRACT_FILE).read_text()
+        raw = read_parquet(self.folder / "data/raw/rationales.parquet", ["id", "messages"])
+        expected = {row.id: rendering(row.messages[0]["content"]) for row in raw.itertuples()}
+        samples = read_parquet(self.folder / "data/sft/train.parquet", ["id", "prompt"])
+        for model in ("sft", "grpo"):
+            contract = load_contract(str(self.folder / f"models/{model}" / CONTRACT_FILE))
+            if contract.text != learnt:
+                raise Failed(f"models/{model} has another contract than data/raw")
+            for row in samples.itertuples():
+                prompt = [{**turn, "content": [*turn["content"]]} for turn in row.prompt]
+                if (found := contract.render(prompt)) != expected[row.id]:
+                    raise Failed(f"row {row.id} is rendered as {found!r}, not {expected[row.id]!r}")
+        return f"models/sft and models/grpo render {len(samples)} rows of the SFT set byte for byte"
 
     def cards(self) -> str:
         self.run("dvc", "repro", "cards")
@@ -276,6 +339,17 @@ class Rehearsal:
         return self.log.read_text(errors="replace")[-3000:]
 
 
+def thinking(template: str) -> str:
+    """The tiny base's chat template, but it begins the answer, as the released critic's does."""
+    return template.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
+
+
+def rendering(text: str) -> str:
+    """A user's turn of the released SFT set as the chat template of `fill` renders it."""
+    pictures = text.replace(IMAGE_MARK, "<|vision_start|><|image_pad|><|vision_end|>")
+    return f"<|im_start|>user\n{pictures}<|im_end|>\n<|im_start|>assistant\n<think>"
+
+
 TRY_BENTO = """
 import sys
 from pathlib import Path
@@ -309,10 +383,13 @@ def fill(hub: Hub, content: dict[str, Any]) -> None:
     """Put on the hub what the profiles of params.yaml read: the benchmark, the SFT set and the base model."""
     sets = released.make(sources=12, side=112)
     base = {file.name: file.read_bytes() for file in (ROOT / "assets/tiny-base").iterdir() if file.suffix != ".py"}
+    template = base["chat_template.jinja"].decode()
     for profile in PROFILES:
         download, model = (content["profiles"][profile][section] for section in ("download", "model"))
         sets.push(hub, download["hub"]["dataset"], download["rationales"]["dataset"])
         hub.files[model["base"]] = base
+        if critic := download.get("learn_contract"):
+            hub.files[critic["model"]] = {**base, "chat_template.jinja": thinking(template).encode()}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -324,6 +401,24 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def over_budget(rows: Sequence[Row]) -> list[str]:
+    """A line for each budget that the profiles have passed, if all of its profiles ran."""
+    took = minutes(rows)
+    lines = []
+    for profiles, most in BUDGETS.items():
+        if {*profiles} <= {*took} and (total := sum(took[profile] for profile in profiles)) > most:
+            lines.append(f"{', '.join(profiles)} took {total:.1f} minutes, more than {most}")
+    return lines
+
+
+def minutes(rows: Sequence[Row]) -> dict[str, float]:
+    """How long each profile took."""
+    took: dict[str, float] = {}
+    for row in rows:
+        took[row.profile] = took.get(row.profile, 0.0) + (row.seconds or 0.0) / 60
+    return took
+
+
 def main() -> None:
     summary, more = (__doc__ or "").split("\n\n", 1)
     parser = argparse.ArgumentParser(
@@ -332,7 +427,7 @@ def main() -> None:
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"of {', '.join(PROFILES)} (default: both)")
+    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"of {', '.join(PROFILES)} (default: all)")
     parser.add_argument("--folder", type=Path, help="an empty folder that is kept (default: a temporary one)")
     given = parser.parse_args()
     if unknown := {*given.profiles} - {*PROFILES}:
@@ -348,13 +443,15 @@ def main() -> None:
                 rows.append(row)
                 print(f"{profile}: {row.step}: {row.seen}", flush=True)
     failed = [row for row in rows if not row.passed]
-    minutes = sum(row.seconds or 0 for row in rows) / 60
-    print(f"\n{table(rows)}\n\n{minutes:.1f} minutes of {MINUTES}")
+    print(f"\n{table(rows)}\n")
+    print("\n".join(f"{profile}: {took:.1f} minutes" for profile, took in minutes(rows).items()))
+    late = over_budget(rows)
+    print("\n".join(late))
     if given.folder is None and not failed:
         shutil.rmtree(folder)
     elif failed:
         print(f"Logs: {folder}/*.log")
-    sys.exit(bool(failed))
+    sys.exit(bool(failed or late))
 
 
 if __name__ == "__main__":
