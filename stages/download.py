@@ -11,6 +11,8 @@ them, see docs/data.md. Ratings in data/ratings are added to splits of edits, se
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
                 f"{params.FILE}: download.rationales is a set about edits, and the pictures of "
                 f"download.{section.source} have no source image: set it to null"
             )
-        tables = reader.read(settings, seed, snapshots)
+        tables = _read_benchmark(section.source, reader.read(settings, seed, snapshots))
         hub_split = settings.split if isinstance(settings, HubSettings) else None
         if hub_split == "by_source":
             tables = iter(split_by_source(dict(tables), phash_distance).items())
@@ -77,16 +79,19 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
         for split, table in tables:
             write_parquet(table, partial / f"{split}.parquet", ALL_TYPES)
         if (given := section.rationales) is not None:
-            if given.dataset is not None and given.revision is not None:
-                snapshots["rationales"] = fetch(given.dataset, given.revision)
-                table = rationale_sets.read_snapshot(snapshots["rationales"])
-            elif given.path is not None:
-                table = rationale_sets.read_file(Path(given.path))
+            with _naming("rationales"):
+                if given.dataset is not None and given.revision is not None:
+                    snapshots["rationales"] = fetch(given.dataset, given.revision)
+                    table = rationale_sets.read_snapshot(snapshots["rationales"])
+                elif given.path is not None:
+                    table = rationale_sets.read_file(Path(given.path))
             write_parquet(table, partial / "rationales.parquet", rationale_sets.COLUMNS)
             if section.learn_contract is not None:
                 commit = snapshots["rationales"].commit if given.dataset else None
                 origin = f"{given.dataset} at {commit}" if commit else str(given.path)
-                files.write_text(partial / CONTRACT_FILE, learn_contract(table, section.learn_contract, origin))
+                with _naming("learn_contract"):
+                    text = learn_contract(table, section.learn_contract, origin)
+                files.write_text(partial / CONTRACT_FILE, text)
         if section.agiqa is not None and section.source != "agiqa":
             write_parquet(read_agiqa(Path(section.agiqa.folder)), partial / "agiqa.parquet", GENERATED_COLUMNS)
         hub = {
@@ -98,8 +103,26 @@ def download(section: params.Download, seed: int, raw: Path, ratings: Path, phas
         files.write_json(partial / "checksums.json", content | ({"split": hub_split} if hub_split else {}))
 
 
+def _read_benchmark(source: str, tables: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame]]:
+    with _naming(source):
+        yield from tables
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Errors of what `part` of `download` names, with this key of params.yaml."""
+    try:
+        yield
+    except (HubError, TableError, LearnError) as error:
+        raise type(error)(f"{params.FILE}: download.{part}: {error}") from error
+
+
 def learn_contract(table: pd.DataFrame, section: params.LearnContract, origin: str) -> str:
-    """The file of the contract that is learnt from an SFT set; rows that it doesn't render are printed."""
+    """The file of the contract that is learnt from an SFT set; rows that it doesn't render are printed.
+
+    Raises:
+        LearnError, HubUnreachable: as `read_template` and `learn`.
+    """
     least, most = section.min_pixels, section.max_pixels
     pixels = None if least is None or most is None else (least, most)
     learnt = learn(table, read_template(section.model, section.revision), LEARNT, origin, pixels)

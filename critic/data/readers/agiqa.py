@@ -87,7 +87,7 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
     file = folder / "data.csv"
     if not file.is_file():
         raise TableError(
-            f"{file} doesn't exist: set download.agiqa to the folder of AGIQA-3k's data.csv and images"
+            f"{file} doesn't exist: set download.agiqa.folder to that of AGIQA-3k's data.csv and images"
         )
     table = read_table(file, required=[*NAMES.values()], optional=(), fix="give AGIQA-3k's own data.csv")
     found: dict[str, list[Path]] = {}

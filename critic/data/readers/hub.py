@@ -48,10 +48,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE_NAME = re.compile(r"[^_]+_(?P<editor>.+)_(?P<source_id>IEB_[^_]+)_prompt(?P<prompt_number>[0-9]+)\.[^.]+")
 """The names of the picture files in IE-Bench-4k: a2b3c_SomeEditor_IEB_00017_prompt2.png."""
 _T = TypeVar("_T")
+Kind = Literal["dataset", "model"]
 
 
 class HubError(ValueError):
-    """A data set of the hub that can't be used; the message names it, the cause and the fix."""
+    """A data set or model of the hub that can't be used; the message names it, the cause and the fix."""
 
 
 class HubUnreachable(HubError):
@@ -92,7 +93,7 @@ class Settings(Part):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a data set at a commit."""
+    """The files of a data set, or of a model, at a commit."""
 
     dataset: str
     revision: str
@@ -109,25 +110,29 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Itera
     yield from read_benchmark(snapshots["benchmark"], settings.name, settings.split_names)
 
 
-def fetch(dataset: str, revision: str) -> Snapshot:
-    """Download the files of a data set (owner/name) at a revision, except those that are in the cache.
+def fetch(name: str, revision: str, *, kind: Kind = "dataset", only: list[str] | None = None) -> Snapshot:
+    """Download the files of a data set or model at a revision, except those of the commit that are in the cache.
 
-    A revision is a branch or tag, which is looked up on the hub each time, since it can move, or the 40 digits of
-    a commit, whose data never change.
+    A branch or tag is looked up on the hub each time, since it can move.
+
+    Args:
+        name: owner/name.
+        revision: a branch, a tag, or the 40 digits of a commit, whose data never change.
+        only: patterns of the files' names, as `*.json`; None for all files.
 
     Raises:
         HubUnreachable: the hub can't be reached or answers with a server error.
-        HubError: the data set or revision doesn't exist, or is private or gated.
+        HubError: the data set, model or revision doesn't exist, or is private or gated.
     """
     try:
-        commit = revision
-        if not _COMMIT.fullmatch(revision):
-            commit = str(_retried(lambda: HfApi().dataset_info(dataset, revision=revision)).sha)
-        folder = _retried(lambda: snapshot_download(dataset, repo_type="dataset", revision=commit))
+        commit = revision if _COMMIT.fullmatch(revision) else _retried(lambda: _look_up(name, revision, kind))
+        folder = _retried(lambda: snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=only))
     except (httpx.HTTPError, OSError, ValueError) as error:
-        kind = HubUnreachable if _may_pass(error) else HubError
-        raise kind(f"{dataset} at revision {revision} can't be downloaded: {_advice(error, dataset)}") from error
-    return Snapshot(dataset, revision, commit, Path(folder))
+        failure = HubUnreachable if _may_pass(error) else HubError
+        raise failure(
+            f"{name} at revision {revision} can't be downloaded: {_advice(error, name, kind)}"
+        ) from error
+    return Snapshot(name, revision, commit, Path(folder))
 
 
 def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
@@ -145,8 +150,8 @@ def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
         if name not in configs and (name or get_dataset_default_config_name(folder) is None):
             fault = f"has no config {name}" if name else "has several configs"
             raise HubError(
-                f"{snapshot} {fault}; it has {', '.join(configs)}: set download.hub.name in params.yaml to one of "
-                "them (a set of rationales must have one config)"
+                f"{snapshot} {fault}; it has {', '.join(configs)}: choose one of them by name; "
+                "an SFT set must have one alone, or be given as a file"
             )
         splits = load_dataset(folder, name=name)
     except HubError:
@@ -154,7 +159,7 @@ def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
     except (DatasetsError, OSError, ValueError) as error:
         raise HubError(
             f"{snapshot} can't be read by datasets: {error}: give another revision, or download its Parquet "
-            "files and set download.source to local"
+            "files and give these"
         ) from error
     for split, table in splits.items():
         if "images" not in table.column_names:
@@ -183,7 +188,7 @@ def read_benchmark(
     if missing := [published for published in split_names.values() if published not in splits]:
         raise HubError(
             f"{snapshot} has no split {' or '.join(missing)}; it has {', '.join(splits)}: correct "
-            "download.hub.train_split, validation_split and test_split in params.yaml"
+            "train_split, validation_split and test_split"
         )
     for split, published in split_names.items():
         table = number_rows(splits[published].to_pandas(), f"{snapshot}, split {published},")
@@ -236,6 +241,10 @@ def _file_name(images: Any) -> str:
     return Path(str(image.get("path") or "")).name if isinstance(image, Mapping) else ""
 
 
+def _look_up(name: str, revision: str, kind: Kind) -> str:
+    return str(HfApi().repo_info(name, revision=revision, repo_type=kind).sha)
+
+
 def _may_pass(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError) or (
         isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
@@ -254,8 +263,8 @@ def _retried(call: Callable[[], _T]) -> _T:
     return call()
 
 
-def _advice(error: Exception, dataset: str) -> str:
-    page = f"{constants.ENDPOINT}/datasets/{dataset}"
+def _advice(error: Exception, name: str, kind: Kind) -> str:
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
     match error:
         case errors.GatedRepoError():
             return (
@@ -264,8 +273,8 @@ def _advice(error: Exception, dataset: str) -> str:
             )
         case errors.RepositoryNotFoundError():
             return (
-                "the hub has no such data set, or it is private. Correct the name in params.yaml, "
-                "or set HF_TOKEN in the environment to a token with read access"
+                f"the hub has no such {'data set' if kind == 'dataset' else 'model'}, or it is private. Correct "
+                "the name, or set HF_TOKEN in the environment to a token with read access"
             )
         case errors.RevisionNotFoundError():
             return f"the revision doesn't exist. Give a branch, tag or commit of {page}/commits/main"
@@ -274,6 +283,6 @@ def _advice(error: Exception, dataset: str) -> str:
         case httpx.TransportError() | errors.HfHubHTTPError():
             return (
                 f"{constants.ENDPOINT} can't be reached or answers with a server error ({error}). Check the "
-                "network and HF_ENDPOINT, and run the stage again: it downloads only the missing files"
+                "network and HF_ENDPOINT, and try again: only the missing files are downloaded"
             )
     return f"{error}"

@@ -45,7 +45,7 @@ def read_file(path: Path, *, images: bool = True) -> pd.DataFrame:
     """
     if not path.is_file() or path.suffix.lower() not in (".json", ".jsonl", ".parquet"):
         reason = "is not a .json, .jsonl or .parquet file" if path.is_file() else "doesn't exist"
-        raise TableError(f"{path} {reason}: set download.rationales.path to a file of {EXAMPLE}")
+        raise TableError(f"{path} {reason}: give a file of {EXAMPLE}")
     return read_rows(read(path), path.parent if images else None)
 
 

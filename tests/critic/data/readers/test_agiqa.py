@@ -49,7 +49,7 @@ def test_what_is_read_can_be_written_and_looked_at(folder: Path) -> None:
 
 
 def test_a_folder_without_a_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"data\.csv doesn't exist: set download\.agiqa to the folder"):
+    with pytest.raises(TableError, match=r"data\.csv doesn't exist: set download\.agiqa\.folder to that"):
         read_agiqa(tmp_path)
 
 

@@ -123,9 +123,9 @@ def test_a_config_that_must_be_named_is_named_with_those_that_are_there(
     hub: Any, columns: dict[str, list[Any]]
 ) -> None:
     two_configs(hub, columns)
-    with pytest.raises(HubError, match=r"has several configs; it has large, small: set download\.hub\.name"):
+    with pytest.raises(HubError, match=r"has several configs; it has large, small: choose one of them by name"):
         read_splits(fetch(NAME, "main"))
-    with pytest.raises(HubError, match=r"has no config tiny; it has large, small: set download\.hub\.name"):
+    with pytest.raises(HubError, match=r"has no config tiny; it has large, small: choose one of them by name"):
         read_splits(fetch(NAME, "main"), "tiny")
 
 
@@ -342,7 +342,7 @@ def test_a_column_of_images_that_holds_none_is_named(hub: Any, columns: dict[str
 
 def test_a_missing_split_is_named_with_those_that_are_there(hub: Any, columns: dict[str, list[Any]]) -> None:
     hub.push(NAME, FEATURES, {"train": columns, "dev": columns})
-    with pytest.raises(HubError, match=r"has no split test; it has train, dev: .*download\.hub\.train_split"):
+    with pytest.raises(HubError, match=r"has no split test; it has train, dev: correct train_split"):
         dict(read_benchmark(fetch(NAME, "main")))
 
 

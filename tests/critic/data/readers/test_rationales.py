@@ -148,9 +148,9 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -
         ("set.json", "{", r"set\.json is not JSON: "),
         ("set.json", '{"messages": []}', r"set\.json is not a list of objects, \[\{\.\.\.\}, \.\.\.\]"),
         ("set.json", "[]", r"set\.json has 0 rows with the columns none: give rows of(.|\n)*conversations"),
-        ("set.csv", "a,b", r"set\.csv is not a \.json, \.jsonl or \.parquet file: set download\.rationales\.path"),
+        ("set.csv", "a,b", r"set\.csv is not a \.json, \.jsonl or \.parquet file: give a file of rows"),
         ("set.parquet", "PAR1", r"set\.parquet is not a whole Parquet file"),
-        ("set.json", None, r"set\.json doesn't exist: set download\.rationales\.path to"),
+        ("set.json", None, r"set\.json doesn't exist: give a file of rows"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
