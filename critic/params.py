@@ -90,9 +90,9 @@ class Rationales(Part):
 
 
 class LearnContract(Part):
-    """The model whose chat template and pixel limits a contract takes (`critic.data.learnt_contract`).
+    """The model whose chat template a contract takes, and its pixel limits (`critic.data.learnt_contract`).
 
-    `min_pixels` and `max_pixels` are null for the limits in the model's files.
+    `min_pixels` and `max_pixels` are null for those with which IE-Critic-R1 was trained.
     """
 
     model: str

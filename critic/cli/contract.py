@@ -21,8 +21,8 @@ def command() -> None:
     epilog="""\b
 Examples:
   critic contract learn Coobiw/IE-Bench-CoT-mixed
-  critic contract learn Coobiw/IE-Bench-CoT-mixed --min-pixels 262144 --max-pixels 1048576
-  critic contract learn set.json --model models/other-critic --out critic/contracts/other.yaml""",
+  critic contract learn set.json --model models/other-critic --out critic/contracts/other.yaml
+  critic contract learn set.json --model models/small-critic --min-pixels 3136 --max-pixels 50176""",
 )
 @click.argument("sft_set", metavar="SET")
 @click.option("--revision", default="main", help="The commit, tag or branch of a SET on the hub.")
@@ -33,8 +33,16 @@ Examples:
     help="The critic: a folder, or a name on the hub. Only its tokenizer and processor files are read.",
 )
 @click.option("--model-revision", default="main", help="The commit, tag or branch of a model on the hub.")
-@click.option("--min-pixels", type=click.IntRange(min=1), help="Enlarge pictures of a smaller area, in pixels.")
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Reduce pictures of a larger area, in pixels.")
+@click.option(
+    "--min-pixels",
+    type=click.IntRange(min=1),
+    help="Enlarge pictures of a smaller area, in pixels.  [default: 262144]",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Reduce pictures of a larger area, in pixels.  [default: 1048576]",
+)
 @click.option(
     "--out",
     type=OUT,
@@ -53,8 +61,9 @@ def learn(
 
     SET is a data set on the hub (downloaded whole), as owner/name, or a .json, .jsonl or .parquet file (without
     its pictures), in a layout of docs/data.md. Every row holds the prompt with another instruction. The command
-    finds the text around the instruction, for answers with and without reasoning, and takes the chat template, the
-    start of the answer and the limits of the pictures' area from the model's own files.
+    finds the text around the instruction, for answers with and without reasoning, and takes the chat template and
+    the start of the answer from the model's own files. The default limits of the pictures' area are those with
+    which IE-Critic-R1 was trained: the files of a model have the limits of its base.
 
     The contract renders every row of SET byte for byte. Rows that it can't render are listed with the first
     difference: those with another prompt, and those whose instruction holds special tokens, which contracts never
@@ -88,12 +97,12 @@ def learn(
         click.echo(f"  not {line}")
     for note in learnt.notes:
         click.echo(f"Check: {note}. If not, add a column edit_inst to the set.")
-    contract, trained = learnt.contract, "{} to {}".format(*learnt_contract.UPSTREAM_PIXELS)
-    limits = f"{contract.min_pixels} to {contract.max_pixels}"
-    click.echo(f"Chat template and prefill ({contract.prefill!r}) from the files of {model}")
-    click.echo(f"Pictures of {limits} pixels{'' if chosen or not template.pixels else ', from the same files'}")
-    if limits != trained:
-        click.echo(f"  IE-Critic-R1 was trained with {trained}: choose with --min-pixels and --max-pixels")
+    click.echo(f"Chat template and prefill ({learnt.contract.prefill!r}) from the files of {model}")
+    source = "from --min-pixels and --max-pixels" if chosen else "with which IE-Critic-R1 was trained"
+    click.echo(f"Pictures of {learnt.contract.min_pixels} to {learnt.contract.max_pixels} pixels, {source}")
+    if not chosen and template.pixels not in (None, UPSTREAM_PIXELS):
+        others = "{} to {}".format(*template.pixels)
+        click.echo(f"  The files of {model} have {others}: choose with --min-pixels and --max-pixels")
     score = ["critic", "score", "-m", model, "--contract", str(out), "--source", "source.png"]
     score += ["--edited", "edited.png", "--instruction", "make the cat red"]
     score += ["--revision", model_revision] * (model_revision != "main")

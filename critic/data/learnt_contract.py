@@ -2,28 +2,30 @@
 
 A row whose assistant reasons in `<think>` belongs to the mode reasoning, any other to direct. The text around the
 instruction is what the rows of a mode share at their beginning and at their end, unless a column `instruction`
-says what is between. The chat template, the prefill and the pixel limits are those of a model.
+says what is between. The chat template and the prefill are those of a model. The pixel limits are upstream's,
+because a model's files have those of its base, whatever it was trained with.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from jinja2 import TemplateError
+from PIL import Image
 from transformers import AutoProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic.answers import parse_critique
-from critic.prompts import IMAGE_MARK, MODES, Contract, ContractError, Mode, neutralise, parse_contract
+from critic.data.readers.hub import HubUnreachable, fetch
+from critic.edits import Edit
+from critic.prompts import IMAGE_MARK, MODES, Contract, ContractError, Message, Mode, neutralise, parse_contract
 
 UPSTREAM_PIXELS = (262144, 1048576)
 """The limits of each picture's area with which IE-Critic-R1 was trained."""
@@ -32,6 +34,7 @@ _CLOSING = dict(zip("\"'`*_([{\u201c", "\"'`*_)]}\u201d", strict=True))
 _OPENING = f"[{re.escape(''.join(_CLOSING))}]"
 _BEGINNING = re.compile(rf"(?:\n|:|{IMAGE_MARK})[^\S\n]*{_OPENING}*|\s{_OPENING}+")
 """Where an instruction can begin: after a line break, a colon, an image or an opening quote."""
+_QUOTES = re.compile(rf"{_OPENING}+\Z")
 _END = re.compile(rf"[^\S\n]*(?:\n|{IMAGE_MARK})")
 """Where the text after it can begin."""
 _MARKS = re.compile(r"[^\w\s]+(?=\s|\Z)")
@@ -42,6 +45,12 @@ _MOST = 0.9
 _HEAD, _NEAR = 16, 40
 """How many characters tell the beginning of a text, and how far it may be from that of another mode's."""
 _SHOWN = 40
+_PREFILL = "<think>"
+_PROCESSOR_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+"""What a processor is read from: no weights."""
+_QUOTED = "make 'it'\n\"red\""
+"""A text that a template changes if it writes a list or a string as code."""
+_ANSWER = f"{_PREFILL}Half done.</think>\n<answer>3.00</answer>"
 
 
 class LearnError(ValueError):
@@ -52,13 +61,18 @@ class LearnError(ValueError):
 class Template:
     """How a model reads a conversation: its chat template (Jinja, verbatim), and limits of a picture's area.
 
-    `model` is its folder, or its name on the hub and the commit; `prefill` the `<think>` with which the template
-    begins the assistant's turn, or "".
+    Attributes:
+        model: its folder, or its name on the hub and the commit.
+        chat_template: Jinja, verbatim.
+        prefill: `<think>` if the template begins the assistant's turn with it, or "".
+        image_token: the placeholder of a picture.
+        pixels: the limits of each picture's area in the model's files, or None.
     """
 
     model: str
     chat_template: str
     prefill: str
+    image_token: str
     pixels: tuple[int, int] | None
 
 
@@ -80,36 +94,40 @@ def read_template(model: str, revision: str | None = None) -> Template:
     """The chat template and pixel limits in the files of a model, a folder or a name on the hub; reads no weights.
 
     Raises:
-        LearnError: there is no such model, or it has no chat template.
+        HubUnreachable: the hub can't be reached or answers with a server error.
+        LearnError: there is no such model, or it has no chat template or reads no pictures.
     """
-    revision = revision or "main"
+    folder = name = model
     try:
         if not Path(model).exists():
-            revision = str(HfApi().model_info(model, revision=revision).sha)
-        processor = AutoProcessor.from_pretrained(model, revision=revision)
-        config, _ = ImageProcessingMixin.get_image_processor_dict(model, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+            snapshot = fetch(model, revision or "main", kind="model", only=_PROCESSOR_FILES)
+            folder, name = str(snapshot.folder), f"{model} at {snapshot.commit}"
+        processor = AutoProcessor.from_pretrained(folder)
+        config, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    except HubUnreachable:
+        raise
+    except (OSError, ValueError) as error:
         raise LearnError(
             f"the chat template of {model} can't be read: give the folder of a checkpoint, or the name of a model "
             f"on the hub ({str(error).splitlines()[0]})"
         ) from error
+    image_token = getattr(processor, "image_token", None)
+    if image_token is None:
+        raise LearnError(f"{model} reads no pictures: give another model")
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
-        raise LearnError(f"{model} has no chat template: give another model with --model")
+        raise LearnError(f"{model} has no chat template: give another model")
     size = config.get("size") or {}
     least = config.get("min_pixels") or size.get("shortest_edge")
     most = config.get("max_pixels") or size.get("longest_edge")
-    try:
+    with _rendering(name):
         rendered, _ = render_jinja_template(
             conversations=[[{"role": "user", "content": "?"}]], chat_template=template, add_generation_prompt=True
         )
-    except TemplateError as error:
-        raise LearnError(f"the chat template of {model} can't be rendered: {error}") from None
-    begun = re.search(r"<think>\s*\Z", rendered[0])
-    name = model if Path(model).exists() else f"{model} at {revision}"
-    return Template(name, template, begun[0] if begun else "", (least, most) if least and most else None)
+    prefill = _PREFILL if rendered[0].endswith(_PREFILL) else ""
+    return Template(name, template, prefill, image_token, (least, most) if least and most else None)
 
 
 def learn(
@@ -120,11 +138,12 @@ def learn(
     Args:
         table: the raw table of `critic.data.readers.rationales`, with or without images.
         origin: what the set is called in messages and in the contract's file.
-        pixels: limits of each picture's area; None for those of `template`, or else `UPSTREAM_PIXELS`.
+        pixels: limits of each picture's area; None for `UPSTREAM_PIXELS`.
 
     Raises:
         LearnError: a mode has no rows, or most of them have no text around an instruction in common; or the text
-            around holds special tokens, or the chat template changes it.
+            around holds special tokens; or the chat template can't be rendered, changes a text, moves a picture,
+            or ends a prompt in a way that an answer beginning with `<think>` doesn't continue.
     """
     rows = _rows(table)
     for mode in MODES:
@@ -158,7 +177,7 @@ def learn(
         "user_text": {mode: f"{_escape(b)}{{instruction}}{_escape(a)}" for mode, (b, a) in around.items()},
         **({} if strip else {"strip_instruction": False}),
         "prefill": template.prefill,
-        "pixels": dict(zip(("min", "max"), pixels or template.pixels or UPSTREAM_PIXELS, strict=True)),
+        "pixels": dict(zip(("min", "max"), pixels or UPSTREAM_PIXELS, strict=True)),
         "chat_template": template.chat_template,
     }
     head = f"# Learnt from {origin}, with the chat template of {template.model}, by `critic contract learn`.\n"
@@ -166,7 +185,7 @@ def learn(
         contract = parse_contract(head + _to_yaml(fields), f"the contract learnt from {origin}")
     except ContractError as error:
         raise LearnError(str(error)) from None
-    _check_template(contract, template, {mode: found[0].text for mode, found in texts.items()})
+    _check_template(contract, template)
     failures = [f"{row.place}: {reason}" for row in rows if (reason := _difference(contract, row))]
     failures += [
         f"row {number}: its turns are {', '.join(message['role'] for message in messages)}"
@@ -271,6 +290,8 @@ def _cut_beginning(before: str, notes: list[str]) -> str:
     ends = [match.end() for match in _BEGINNING.finditer(before)]
     end = ends[-1] if ends else len(before)
     rest = before[end:]
+    if quotes := _QUOTES.search(before[:end]):
+        notes.append(_note("begins", quotes[0], "text before it"))
     if not rest.strip() or neutralise(rest) != rest:
         return before
     cut = len(rest.split()) <= _BY_CHANCE
@@ -335,22 +356,60 @@ def _escape(text: str) -> str:
 # --- checks
 
 
-def _check_template(contract: Contract, template: Template, examples: dict[Mode, str]) -> None:
+def _check_template(contract: Contract, template: Template) -> None:
     """Check that neither the text around nor the chat template changes a conversation's structure or text."""
+    blank = Image.new("RGB", (1, 1))
+    edit = Edit("", blank, blank, _QUOTED)
+    quoted = [replace(contract, system=f"{contract.system}\n{_QUOTED}")] if contract.system else []
     for mode in MODES:
         around = contract.marked_text("", mode)
         if neutralise(around, tags=False) != around:
             raise LearnError(f"the text around the instruction holds special tokens, in mode {mode}: {around!r}")
-        pieces = [piece for piece in examples[mode].split(IMAGE_MARK) if piece]
-        parts = [{"type": "text", "text": piece} for piece in pieces]
-        try:
-            rendered = contract.render([{"role": "user", "content": parts}])
-        except TemplateError as error:
-            raise LearnError(f"the chat template of {template.model} can't be rendered: {error}") from None
-        if lost := [piece for piece in pieces if piece not in rendered]:
-            raise LearnError(
-                f"the chat template of {template.model} changes the user's text {lost[0]!r}: give another --model"
-            )
+        for one in (contract, *quoted):
+            _check_conversation(one, template, one.messages(edit, mode))
+
+
+def _check_conversation(contract: Contract, template: Template, messages: list[Message]) -> None:
+    """Check that the prompt has the texts and pictures of messages in order, and that an answer continues it."""
+    answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+    with _rendering(template.model):
+        prompt = contract.render(messages)
+        answered = contract.render([*messages, answer], generate=False)
+    texts: list[list[str]] = [[]]
+    for part in (part for message in messages for part in message["content"]):
+        if part["type"] == "image":
+            texts.append([])
+        else:
+            texts[-1].append(part["text"])
+    rendered = prompt.split(template.image_token)
+    if len(rendered) != len(texts):
+        raise LearnError(
+            f"the chat template of {template.model} writes {len(rendered) - 1} {template.image_token} for "
+            f"{len(texts) - 1} pictures: give another model"
+        )
+    for between, own in zip(rendered, texts, strict=True):
+        rest = between
+        for text in own:
+            _, found, rest = rest.partition(text)
+            if not found:
+                raise LearnError(
+                    f"the chat template of {template.model} changes, drops or moves the text {text!r}: give "
+                    "another model"
+                )
+    if not answered.startswith(prompt) or _ANSWER not in answered:
+        raise LearnError(
+            f"the chat template of {template.model} ends a prompt with {prompt[-_SHOWN:]!r}, and an answer that "
+            f"begins with {_PREFILL} and its reasoning doesn't continue it: a prompt must end with {_PREFILL} or "
+            "just before it, and the template must keep the reasoning. Give another model"
+        )
+
+
+@contextmanager
+def _rendering(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (TemplateError, TypeError, ValueError) as error:
+        raise LearnError(f"the chat template of {model} can't be rendered: {error}. Give another model") from None
 
 
 def _between(text: str, before: str, after: str) -> str | None:

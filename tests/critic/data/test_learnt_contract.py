@@ -1,5 +1,6 @@
 """A contract learnt from an SFT set renders the set's rows byte for byte, and names those that it can't."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from local_hub import COMMIT, Hub
-from transformers import AutoProcessor
+from transformers import AutoProcessor, AutoTokenizer
 
 from critic.data.learnt_contract import UPSTREAM_PIXELS, LearnError, Learnt, Template, learn, read_template
+from critic.data.readers.hub import HubUnreachable
 from critic.data.readers.rationales import read_file
 from critic.edits import Edit
 from critic.prompts import IMAGE_MARK, MODES, Contract, Mode, load_contract, parse_contract
@@ -33,7 +35,7 @@ CHAT = (
     r"<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     r"<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
 )
-TEMPLATE = Template("org/critic", CHAT, "<think>", None)
+TEMPLATE = Template("org/critic", CHAT, "<think>", "<|image_pad|>", None)
 ANSWERS: dict[Mode, str] = {"reasoning": "<think>Half done.</think>\n<answer>2.63</answer>", "direct": "2.71"}
 
 ODD = [
@@ -220,6 +222,16 @@ def test_a_system_message_is_kept() -> None:
     assert rendered.startswith(r"<|im_start|>system\n Be strict. <|im_end|>\n<|im_start|>user\n")
 
 
+@pytest.mark.parametrize(("before", "after"), [('"', '"'), ("Edit: [", "]"), ("Edit: \u201c", "\u201d by hand")])
+def test_quotes_around_all_instructions_are_noted(before: str, after: str) -> None:
+    """They can be those of the instructions, too."""
+    found = learnt(rows(released(odd=[]), MARKS + before, dict.fromkeys(MODES, f"{after}\n\nRate it.")))
+    mark = before[-1]
+    assert found.notes == [
+        f"all rows have {mark!r} where the instruction begins: it is taken as a part of the text before it"
+    ]
+
+
 def test_whitespace_around_instructions_is_kept_only_if_some_have_it() -> None:
     def strips(odd: list[str]) -> bool:
         return learnt(rows(released(odd=odd))).contract.strip_instruction
@@ -362,10 +374,72 @@ def test_modes_with_different_system_messages_are_refused() -> None:
         learnt(table)
 
 
-def test_a_chat_template_that_changes_the_text_is_refused() -> None:
-    trimming = CHAT.replace("part['text']", "part['text'] | trim")
-    with pytest.raises(LearnError, match=r"org/critic changes the user's text ' Requested change: .*give another"):
-        learn(rows(released(20)), Template("org/critic", trimming, "<think>", None), "learnt", "the set")
+def with_system(table: pd.DataFrame, system: str = "Be strict.") -> pd.DataFrame:
+    turns = [[{"role": "system", "content": system}, *messages] for messages in table["messages"]]
+    return table.assign(messages=pd.Series(turns, dtype="object"))
+
+
+PART = "{% for part in message['content'] %}"
+PAD = "<|vision_start|><|image_pad|><|vision_end|>"
+UNFIT = {
+    "a trimmed text": (
+        "part['text']",
+        "part['text'] if message['role'] == 'system' else part['text'] | trim",
+        "changes, drops or moves the text 'Before: '",
+    ),
+    "a system message as a list": (
+        "{% if message['content'] is string %}",
+        "{% if message['role'] == 'system' %}{{ message['content'] }}{% elif message['content'] is string %}",
+        "changes, drops or moves the text 'Be strict.",
+    ),
+    "a trimmed system message": (
+        "{% if message['content'] is string %}",
+        "{% if message['role'] == 'system' %}{{ message['content'][0]['text'] | trim }}"
+        "{% elif message['content'] is string %}",
+        "changes, drops or moves the text 'Be strict.",
+    ),
+    "no system message": (
+        "{% if message['content'] is string %}",
+        "{% if message['role'] == 'system' %}Be nice.{% elif message['content'] is string %}",
+        "changes, drops or moves the text 'Be strict.",
+    ),
+    "no placeholder": (PAD, "", r"writes 0 <\|image_pad\|> for 2 pictures"),
+    "two placeholders a picture": (PAD, PAD * 2, r"writes 4 <\|image_pad\|> for 2 pictures"),
+    "pictures moved to the front": (
+        PART,
+        "{% for part in message['content'] | sort(attribute='type') %}",
+        "changes, drops or moves the text 'Before: '",
+    ),
+    "a text added to a list": (
+        "{% if message['content'] is string %}",
+        "{% if message['role'] == 'user' %}{{ 'x' + message['content'] }}{% elif message['content'] is string %}",
+        r"can't be rendered: can only concatenate str \(not \"list\"\) to str\. Give another",
+    ),
+    "a line break after the prefill": ("<think>{% endif %}", "<think>{{ '\n' }}{% endif %}", "ends a prompt with"),
+    "a literal one after the prefill": (
+        "<think>{% endif %}",
+        r"<think>\n{% endif %}",
+        r"ends a prompt with .*<think>\\\\n', .* must end with <think> or just before it",
+    ),
+    "a closed prefill": ("<think>{% endif %}", "<think></think>{% endif %}", "ends a prompt with"),
+    "answers without their reasoning": (
+        "part['text']",
+        "part['text'].split('</think>')[-1] if message['role'] == 'assistant' else part['text']",
+        "ends a prompt with .* the template must keep the reasoning",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), UNFIT.values(), ids=UNFIT)
+def test_a_chat_template_that_does_not_keep_a_conversation_is_refused(old: str, new: str, message: str) -> None:
+    before = f"Before: {IMAGE_MARK} after: {IMAGE_MARK} Requested change: "
+    table = with_system(rows(released(20), before), "Be strict. ")
+    assert learnt(table).failures == []
+    assert CHAT.count(old) == 1
+    unfit = CHAT.replace(old, new)
+    prefill = "<think>" if unfit.endswith("<think>{% endif %}") else ""
+    with pytest.raises(LearnError, match=f"the chat template of org/critic {message}"):
+        learn(table, replace(TEMPLATE, chat_template=unfit, prefill=prefill), "learnt", "the set")
 
 
 # --- the model's files
@@ -380,27 +454,48 @@ def critic(tmp_path: Path) -> Path:
     return tmp_path / "critic"
 
 
-def test_template_prefill_and_pixels_are_those_of_the_models_files(critic: Path) -> None:
+def test_template_and_prefill_are_those_of_the_models_files(critic: Path) -> None:
     found = read_template(str(critic))
-    assert (found.chat_template, found.prefill, found.pixels) == (CHAT, "<think>", (3136, 50176))
+    assert found == Template(str(critic), CHAT, "<think>", "<|image_pad|>", (3136, 50176))
     base = read_template(str(BASE))
     assert base.prefill == ""
     contract = learn(rows(released(20)), base, "learnt", "the set").contract
-    assert (contract.prefill, contract.min_pixels, contract.max_pixels) == ("", 3136, 50176)
+    assert contract.prefill == ""
 
 
 def test_a_model_on_the_hub_is_named_with_its_commit(critic: Path, hub: Hub) -> None:
-    hub.files["org/critic"] = {file.name: file.read_bytes() for file in critic.iterdir()}
+    files = {file.name: file.read_bytes() for file in critic.iterdir()}
+    hub.files["org/critic"] = files | {"model.safetensors": b"weights"}
     template = read_template("org/critic")
     assert (template.model, template.chat_template) == (f"org/critic at {COMMIT}", CHAT)
     contract = learn(rows(released(20)), template, "learnt", "the set").contract
     assert contract.text.startswith(f"# Learnt from the set, with the chat template of org/critic at {COMMIT}, by")
+    assert hub.sent("tokenizer.json") and not hub.sent("model.safetensors")
 
 
-def test_pixels_are_chosen_or_the_models_or_upstreams() -> None:
+def test_a_hub_out_of_order_is_asked_again(critic: Path, hub: Hub) -> None:
+    hub.files["org/critic"] = {file.name: file.read_bytes() for file in critic.iterdir()}
+    hub.out_of_order = 1
+    assert read_template("org/critic").chat_template == CHAT
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_a_hub_that_is_down_may_be_up_later(hub: Hub, revision: str) -> None:
+    hub.stop()
+    with pytest.raises(HubUnreachable, match=r"org/critic at revision .* can't be reached"):
+        read_template("org/critic", revision)
+
+
+def test_a_model_that_the_hub_does_not_have_is_named(hub: Hub) -> None:
+    with pytest.raises(LearnError, match=r"template of org/critic can't be read: .*the hub has no such model"):
+        read_template("org/critic")
+
+
+def test_pixels_are_chosen_or_upstreams_whatever_the_model_has() -> None:
+    """A Qwen2.5-VL's processor always has some: those of its base."""
     table = rows(released(20))
     assert learnt(table, pixels=(3136, 6272)).contract.min_pixels == 3136
-    contract = learnt(table).contract
+    contract = learn(table, replace(TEMPLATE, pixels=(3136, 12845056)), "learnt", "the set").contract
     assert (contract.min_pixels, contract.max_pixels) == UPSTREAM_PIXELS == (262144, 1048576)
 
 
@@ -411,6 +506,19 @@ def test_a_model_without_a_template_is_named(tmp_path: Path, critic: Path) -> No
         read_template(str(tmp_path / "nowhere"))
     (critic / "chat_template.jinja").unlink()
     with pytest.raises(LearnError, match="has no chat template: give another model"):
+        read_template(str(critic))
+
+
+def test_a_template_that_cannot_be_rendered_is_named(critic: Path) -> None:
+    (critic / "chat_template.jinja").write_text("{% for m in messages %}{{ 1 + m['content'] }}{% endfor %}")
+    with pytest.raises(LearnError, match=r"the chat template of .*critic can't be rendered: unsupported operand"):
+        read_template(str(critic))
+
+
+def test_a_model_that_reads_no_pictures_is_named(critic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(critic)
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda folder: tokenizer)
+    with pytest.raises(LearnError, match="critic reads no pictures: give another model"):
         read_template(str(critic))
 
 
