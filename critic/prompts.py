@@ -146,7 +146,7 @@ class Contract:
         else:
             raise ContractError(
                 f"contract {self.name} has no `generated_text`, so it can't judge generated pictures: "
-                "add it, choose another prompt.contract, or set download.agiqa to null"
+                "add it to the contract, or choose another prompt.contract"
             )
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, {"role": "user", "content": content}]

@@ -6,7 +6,8 @@ A benchmark without a validation split gets one, carved from its train split by 
 has generated pictures. With `download.hub.split: official`, test may share source images with the other splits,
 and the report counts them. A released SFT set and AGIQA-3k are checked too, if they are there. Data Docs are
 written to runs/data_docs in any case. If an expectation fails, the stage names the rows, exits with status 1 and
-leaves no outputs, not even earlier ones.
+leaves no outputs, not even earlier ones. It stops before these checks if there are generated pictures and the
+prompt contract has no text for them.
 """
 
 import json
@@ -21,7 +22,7 @@ from critic.data import generated, rationale_sets
 from critic.data.expectations import SplitName, describe, validate_tables
 from critic.data.near_duplicates import carve, group_sources
 from critic.edits import COLUMNS, GENERATED_COLUMNS, SPLITS, normalise
-from critic.prompts import CONTRACT_FILE, Contract, ContractError, stage_contract
+from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, stage_contract
 from critic.tables import read_parquet, write_parquet
 
 
@@ -41,6 +42,7 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     """Check `data`/raw; write `data`/validated and `data`/validation.json, or neither.
 
     Raises:
+        ContractError: there are generated pictures, and the contract has no `generated_text`.
         InvalidBenchmark: an expectation failed.
         FileNotFoundError: the train or test table is missing.
         TableError: a table is not Parquet.
@@ -61,12 +63,15 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     checksums = raw / "checksums.json"
     recorded = json.loads(checksums.read_text()) if checksums.exists() else {}
     split: SplitName = recorded.get("split", "given")  # as `download` recorded it
+    if contract.generated_text is None and (has_pictures or agiqa is not None):
+        raise ContractError(_no_generated_text(contract, raw, has_pictures))
     validation = validate_tables(
         tables,
         rationales,
         agiqa,
         split=split,
         resize=contract.resize,
+        system=contract.system,
         phash_distance=section.phash_distance,
         min_side=section.min_side,
         max_instruction_chars=section.max_instruction_chars,
@@ -107,6 +112,18 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
         if (raw / CONTRACT_FILE).exists():
             shutil.copyfile(raw / CONTRACT_FILE, partial / CONTRACT_FILE)
     files.write_json(report, {"splits": summary, **counts, "checks": validation.checks})
+
+
+def _no_generated_text(contract: Contract, raw: Path, has_pictures: bool) -> str:
+    """What is wrong with a contract for edits alone, if the benchmark has pictures, or else AGIQA-3k beside it."""
+    of, more = ("the benchmark", "") if has_pictures else ("AGIQA-3k", ", or set download.agiqa to null")
+    add = "add it to the contract"
+    if contract.name == LEARNT:
+        add = f"add it, and `requests`, to a copy of {raw / CONTRACT_FILE} that prompt.contract names"
+    return (
+        f"contract {contract.name} has no `generated_text`, and the pictures of {of} have no source image: {add}, "
+        f"or choose another prompt.contract{more}"
+    )
 
 
 def _summary(table: pd.DataFrame) -> dict[str, float]:

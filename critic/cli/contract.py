@@ -100,7 +100,7 @@ def learn(
     click.echo(f"Chat template and prefill ({learnt.contract.prefill!r}) from the files of {model}")
     source = "from --min-pixels and --max-pixels" if chosen else "with which IE-Critic-R1 was trained"
     click.echo(f"Pictures of {learnt.contract.min_pixels} to {learnt.contract.max_pixels} pixels, {source}")
-    if not chosen and template.pixels not in (None, UPSTREAM_PIXELS):
+    if not chosen and template.pixels not in (None, learnt_contract.UPSTREAM_PIXELS):
         others = "{} to {}".format(*template.pixels)
         click.echo(f"  The files of {model} have {others}: choose with --min-pixels and --max-pixels")
     score = ["critic", "score", "-m", model, "--contract", str(out), "--source", "source.png"]

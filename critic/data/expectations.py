@@ -98,6 +98,7 @@ def validate_tables(
     *,
     split: SplitName = "given",
     resize: Resize,
+    system: str | None = None,
     phash_distance: int,
     min_side: int,
     max_instruction_chars: int,
@@ -114,9 +115,10 @@ def validate_tables(
             `critic.data.generated.normalise_generated`, without rationales).
         rationales, agiqa: the raw tables of a released SFT set and of AGIQA-3k.
         split: how the benchmark is split.
-        resize: the prompt contract's.
-        phash_distance, min_side, max_instruction_chars: see `critic.params.Validate` and
-            `critic.data.near_duplicates`; in bits, pixels and characters.
+        resize, system: the prompt contract's.
+        phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
+        min_side: the smallest shorter side of an image, in pixels.
+        max_instruction_chars: the longest instruction, in characters.
         docs: the folder for Data Docs, which holds those of this run only; its first page is index.html.
     """
     context = _context(docs)
@@ -145,7 +147,7 @@ def validate_tables(
         apart = facts[facts["split"] != "test"].reset_index(drop=True) if official else facts
         run("sources", _of_sources(phash_distance, but_test=official), find_shared(apart, phash_distance))
         if rationales is not None:
-            rationale_table = rationale_facts(rationales, facts, phash_distance, resize)
+            rationale_table = rationale_facts(rationales, facts, phash_distance, resize, system)
             rationale_table, dropped = _drop_of_test(rationale_table, split)
             run("rationales", _of_rationales(min_side, may_share_sources=official), rationale_table)
         if all(result.success for result in results.values()):
@@ -274,7 +276,7 @@ def _of_sources(phash_distance: int, *, but_test: bool) -> list[gxe.Expectation]
 def _of_rationales(min_side: int, *, may_share_sources: bool) -> list[gxe.Expectation]:
     """A released set may have source images of the test split if that is official, but none of its edits."""
     low, high = SCALE
-    turns = "there is one turn of the user, then one of the assistant"
+    turns = "there is one turn of the user, then one of the assistant, and no system message but the prompt's own"
     answer = (
         f"the assistant's turn is <think>...</think> or nothing, then <answer> with a score from {low} "
         f"to {high} </answer>; or such a score alone"

@@ -6,6 +6,7 @@ instruction of the raw table comes before that of the benchmark.
 """
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -34,23 +35,31 @@ COLUMNS: dict[str, pa.DataType] = {
 the set's own user text to the letter, `instruction` is missing if neither the set nor the benchmark has it."""
 
 
-def rationale_facts(raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int, resize: Resize) -> pd.DataFrame:
+def rationale_facts(
+    raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int, resize: Resize, system: str | None = None
+) -> pd.DataFrame:
     """The facts about each row of a raw table, in its order.
 
     Args:
         edits: the facts about the benchmark's edits (`critic.data.features.edit_facts`).
         phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
+        resize: the prompt contract's.
+        system: the prompt contract's, with which a row may begin.
 
     Returns:
         The columns of `edit_facts`, with the split "rationales", and
         is_bare: whether the assistant's turn is a number and nothing else.
-        turns: the roles of the turns, if not user and assistant; missing in a valid row, as the columns below.
+        turns: the roles of the turns after `system`, if not user and assistant; missing in a valid row, as the
+            columns below.
         fault: why the assistant's turn can't be used for training.
         in_test: a row of the test split with the same source image.
         same_edit: a row of the test split with the same two pictures.
     """
     facts = edit_facts({"rationales": normalise(raw.assign(instruction=""), "rationales")}, resize)
-    turns = [", ".join(message["role"] for message in messages) for messages in raw["messages"]]
+    turns = [
+        ", ".join(message["role"] for message in messages[_begins_with(messages, system) :])
+        for messages in raw["messages"]
+    ]
     test = edits[edits["split"] == "test"]
     shared = find_shared(pd.concat([test, facts], ignore_index=True), phash_distance)
     shared = shared[shared["split"] == "rationales"].reset_index(drop=True)
@@ -67,6 +76,10 @@ def rationale_facts(raw: pd.DataFrame, edits: pd.DataFrame, phash_distance: int,
         in_test=shared["same_pixels"].fillna(shared["looks_like"]),
         same_edit=facts[pair].merge(tests[[*pair, "same_edit"]], on=pair, how="left")["same_edit"],
     )
+
+
+def _begins_with(messages: Sequence[dict[str, str]], system: str | None) -> bool:
+    return messages[0]["role"] == "system" and messages[0]["content"] == system
 
 
 def to_answer_form(response: str) -> str:
@@ -114,7 +127,7 @@ def finish(
     validation = edits[edits["source_id"].isin(held_out["source_id"])]
     groups = group_sources(pd.concat([validation, facts], ignore_index=True), phash_distance)
     in_validation, own = {*groups[: len(validation)]}, groups[len(validation) :]
-    turns = [[message["content"] for message in messages] for messages in raw["messages"]]
+    turns = [[message["content"] for message in messages[-2:]] for messages in raw["messages"]]
     responses = [to_answer_form(assistant) for _, assistant in turns]
     return pd.DataFrame(
         {

@@ -314,7 +314,9 @@ def test_no_prompt_changes_the_structure_of_the_conversation(prompt: str) -> Non
 
 
 def test_a_contract_without_a_text_for_generated_pictures_says_so() -> None:
-    with pytest.raises(ContractError, match=r"contract tiny has no `generated_text`.*download\.agiqa to null"):
+    with pytest.raises(
+        ContractError, match=r"contract tiny has no `generated_text`.*: add it .* choose another prompt\.contract$"
+    ):
         loaded("tiny").messages(PICTURE)
 
 

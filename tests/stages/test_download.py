@@ -26,6 +26,7 @@ from stages.download import download, main
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MINIBENCH = {"train_sources": 2, "validation_sources": 1, "test_sources": 1, "side": 56}
+GENERATED = str(ROOT / "assets/tiny-generated.yaml")
 ANSWER = "<think>Half done.</think><answer>3.5</answer>"
 
 
@@ -132,7 +133,7 @@ def run_stages(download: dict[str, Any], monkeypatch: pytest.MonkeyPatch, contra
 
 
 def test_a_labs_own_data_go_as_far_as_the_samples(lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_stages(lab, monkeypatch)
+    run_stages(lab, monkeypatch, contract=GENERATED)
     assert {*checksums(Path("data/raw"))["sha256"]} == {
         f"{name}.parquet" for name in ("train", "validation", "test", "rationales", "agiqa")
     }
@@ -141,7 +142,7 @@ def test_a_labs_own_data_go_as_far_as_the_samples(lab: dict[str, Any], monkeypat
     assert report["rationales"] == {"train": 3, "validation": 1, "bare_numbers": 0, "dropped": dropped}
     assert report["agiqa"] == {"pictures": 2}
     assert [*read_parquet("data/validated/agiqa.parquet")["mos_alignment"]] == [2.0, 0.0]
-    contract = load_contract("tiny")
+    contract = load_contract(GENERATED)
     train = load_samples("data/sft/train.parquet", contract)
     assert train["id"][:] == ["rationale-00000", "rationale-00001", "rationale-00002"]
     assert train[0]["prompt"][0]["content"][-1]["text"] == "Edit: make it red. Think, then score."
@@ -156,7 +157,7 @@ def test_rationales_of_a_test_image_stop_at_validation(
     text = Path("set.jsonl").read_text()
     Path("set.jsonl").write_text(text.replace("images/12.png", "images/20.png"))
     with pytest.raises(SystemExit, match=r"(?s)rationales row 4, .*test row 3.*download\.rationales\.path"):
-        run_stages(lab, monkeypatch)
+        run_stages(lab, monkeypatch, contract=GENERATED)
     assert not Path("data/validated").exists()
 
 
@@ -191,6 +192,78 @@ def test_a_contract_learnt_from_the_released_set_renders_it_in_all_stages(
     for sample, instruction in zip(rl, asked, strict=True):
         (message,) = sample["prompt"]
         assert f"<image><image>{message['content'][-1]['text']}" == user_text(instruction, "reasoning")
+
+
+def learning(lab: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """The lab's settings, with a contract learnt from its set, which holds both modes and a system message."""
+    rows = []
+    for n, line in enumerate(Path("set.jsonl").read_text().splitlines()):
+        row = json.loads(line)
+        turns = [{"from": "system", "value": "Be strict."}, *row["conversations"]]
+        turns[1]["value"] = f"Edit: change {n} of {'abcd'[n]}.\nRate it."
+        turns[2]["value"] = ANSWER if n % 2 else "3.5"
+        rows.append(json.dumps({**row, "conversations": turns}))
+    Path("set.jsonl").write_text("\n".join(rows))
+    model = {"model": str(ROOT / "assets/tiny-base"), "revision": "main", "min_pixels": 3136, "max_pixels": 6272}
+    return {**lab, "agiqa": None, "learn_contract": model | changed}
+
+
+def test_a_system_message_of_the_set_is_the_contracts(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages(learning(lab), monkeypatch, contract="learnt")
+    contract = stage_contract("learnt", "data/validated")
+    assert contract.system == "Be strict."
+    problems = read_parquet("data/validated/rationales.parquet")["problem"]
+    assert problems[0] == "Edit: change 0 of a.\nRate it."
+    system, user = load_samples("data/sft/train.parquet", contract)[0]["prompt"]
+    assert (system["role"], system["content"][0]["text"]) == ("system", "Be strict.")
+    assert user["content"][-1]["text"] == problems[0]
+
+
+def test_a_system_message_that_is_not_the_contracts_stops_at_validation(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=r"no system message but the prompt's own, which fails in\n.* row 1, "):
+        run_stages(learning(lab), monkeypatch)
+
+
+def test_a_learnt_contract_asks_nothing_about_generated_pictures(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = learning(lab) | {"agiqa": lab["agiqa"]}
+    with pytest.raises(
+        SystemExit, match=r"contract learnt has no .* add it, and `requests`, to a copy of data/raw/"
+    ):
+        run_stages(part, monkeypatch, contract="learnt")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"source": "local", "local": {"path": "nowhere"}}, "download.local: nowhere doesn't exist: give"),
+        ({"rationales": {"path": "no.json"}}, "download.rationales: no.json doesn't exist: give a file of"),
+        (
+            {"learn_contract": {"model": "nowhere/", "revision": "main"}},
+            "download.learn_contract: the chat template of nowhere/ can't be read: give the folder",
+        ),
+    ],
+)
+def test_the_stage_names_the_key_of_what_cannot_be_read(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch, part: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"^params.yaml: {message}"):
+        run_stages(lab | part, monkeypatch)
+
+
+def test_a_model_that_the_hub_cannot_send_now_is_a_temporary_failure(
+    hub: Any, lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.stop()
+    with pytest.raises(SystemExit) as stopped:
+        run_stages(learning(lab, model="org/critic"), monkeypatch)
+    assert stopped.value.code == os.EX_TEMPFAIL
+    assert "params.yaml: download.learn_contract: org/critic at revision main" in capsys.readouterr().err
 
 
 # --- the hub, as a process of its own

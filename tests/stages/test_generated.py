@@ -44,10 +44,12 @@ def folder(tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.Mo
     return folder
 
 
-def run_stages(part: dict[str, Any], *, fraction: float = 0.25, rationales: str = "scores") -> None:
+def run_stages(
+    part: dict[str, Any], *, fraction: float = 0.25, rationales: str = "scores", contract: str = CONTRACT
+) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["profiles"]["tiny"] |= {
-        "prompt": {"contract": CONTRACT},
+        "prompt": {"contract": contract},
         "download": part,
         "build": {"rationales": rationales, "samples_per_edit": 1, "direct_fraction": fraction},
     }
@@ -141,6 +143,31 @@ def test_minibench_without_sources_has_its_splits_and_scores(
         assert all(edit.source is None for edit in edits)
         assert [len(images) for images in as_edits(table)["images"]] == [1] * len(table)
     assert read_split().leak == ""
+
+
+NO_TEXT = "contract tiny has no `generated_text`, and the pictures of"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            agiqa(5),
+            rf"{NO_TEXT} the benchmark have no source image: add it .*, or choose another prompt\.contract$",
+        ),
+        ({"source": "minibench", "minibench": MINIBENCH}, rf"{NO_TEXT} the benchmark .* prompt\.contract$"),
+        (
+            {"source": "minibench", "minibench": MINIBENCH | {"generated": False}, "agiqa": "AGIQA-3K"},
+            rf"{NO_TEXT} AGIQA-3k .* choose another prompt\.contract, or set download\.agiqa to null$",
+        ),
+    ],
+)
+def test_a_contract_without_a_text_for_them_stops_at_validation(
+    folder: Path, part: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run_stages(part, contract="tiny")
+    assert Path("data/raw").exists() and not Path("data/validated").exists()
 
 
 @pytest.mark.parametrize("rationales", ["released", "teacher"])

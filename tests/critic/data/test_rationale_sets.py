@@ -91,6 +91,17 @@ def test_other_turns_than_one_of_each_are_told(edits: dict[str, pd.DataFrame], r
     assert [*facts["turns"]] == [roles]
 
 
+def test_only_the_contracts_own_system_message_may_come_first(edits: dict[str, pd.DataFrame]) -> None:
+    table = raw(0, 10)
+    for row, system in enumerate(("Be strict.", "Be kind.")):
+        table.at[row, "messages"] = [{"role": "system", "content": system}, *table["messages"][row]]
+    benchmark = edit_facts(edits, RESIZE)
+    facts = rationale_facts(table, benchmark, DISTANCE, RESIZE, "Be strict.")
+    assert pd.isna(facts["turns"][0]) and facts["turns"][1] == "system, user, assistant"
+    (kept,) = finish(table, facts[:1], benchmark, edits["validation"], DISTANCE).itertuples()
+    assert (kept.problem, kept.response) == ("Rate it.", REASONED)
+
+
 @pytest.mark.parametrize(
     "response",
     [
