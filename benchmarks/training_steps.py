@@ -5,7 +5,7 @@
 
 TRL's own trainers read a prompt once for each completion, prepare a picture once for each micro-batch, and on a
 CPU generate with transformers. The project's read a prompt once per group, prepare a picture once per step, and
-generate with vLLM. SFT is timed with `share_prompts` on as well. Each way runs in a process of its own; seconds are
+generate with vLLM. SFT is timed with `share_prompts` on as well. Each way has a process of its own; seconds are
 medians of the steps after the first. Nothing is written but the JSON.
 """
 
