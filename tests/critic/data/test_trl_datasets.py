@@ -68,7 +68,7 @@ def test_sft_samples_come_back_and_render_the_same(
 ) -> None:
     write_samples(sft, tmp_path / "train.parquet")
     back = load_samples(tmp_path / "train.parquet", contract)
-    assert back.column_names == ["id", "mode", "prompt", "completion", "images"]
+    assert back.column_names == ["id", "mode", "prompt", "completion", "images", "group"]
     assert len(back) == 2
     for sample, given in zip(back, sft, strict=True):
         assert (sample["id"], sample["mode"]) == (given["id"], given["mode"])
@@ -82,9 +82,17 @@ def test_rl_samples_come_back_with_their_mos_and_no_completion(
 ) -> None:
     write_samples(rl, tmp_path / "train.parquet")
     back = load_samples(tmp_path / "train.parquet", contract)
-    assert back.column_names == ["id", "prompt", "images", "mos"]
+    assert back.column_names == ["id", "prompt", "images", "mos", "group"]
     assert back["mos"][:] == [1.0, 3.7333]
     assert [contract.render(sample["prompt"]) for sample in back] == [contract.render(s["prompt"]) for s in rl]
+
+
+def test_samples_with_the_same_two_pictures_are_a_group(
+    sft: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    swapped = {**sft[0], "images": IMAGES[0][::-1]}
+    write_samples([sft[1], sft[0], swapped, sft[1], {**sft[0], "id": "other"}], tmp_path / "train.parquet")
+    assert load_samples(tmp_path / "train.parquet", contract)["group"][:] == [0, 1, 2, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["tiny", "ie-critic"])
