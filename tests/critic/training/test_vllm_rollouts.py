@@ -21,6 +21,7 @@ from critic.prompts import load_contract
 from critic.training.rollout_check import RolloutMismatch, check_rollouts, never_sampled
 from critic.training.rollouts import Rollout, greedy, make_trainer, roll_out
 from critic.training.setup import load_trainable
+from critic.training.shared_prompts import SharedPromptGRPO
 from stages.build import rl_samples
 from stages.grpo import arguments
 
@@ -59,6 +60,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
     )
     launch = params.load(params.Launch, ROOT / "params.yaml")
     return make_trainer(
+        SharedPromptGRPO,
         model=load_trainable(folder / "sft", MODEL, section),
         processing_class=processor,
         reward_funcs=parity,
