@@ -8,9 +8,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from hypothesis import settings
 from local_hub import Hub, serve
 from PIL import Image
 from smoke import Project
+
+settings.register_profile("tests", deadline=None)  # a busy machine isn't a failure
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_identical_pictures_have_a_finite_best_score(photo: Image.Image) -> None
 def test_more_noise_is_worse_in_the_documented_direction(photo: Image.Image, name: str) -> None:
     baseline = BASELINES[name]
     light, heavy = (baseline.score(photo, noisy(photo, sigma)) for sigma in (3, 30))
-    assert (light > heavy) == baseline.higher_is_better
+    assert (light > heavy) == baseline.scale.higher_is_better
 
 
 def test_noise_is_estimated_in_grey_levels() -> None:

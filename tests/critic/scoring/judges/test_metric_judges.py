@@ -98,7 +98,7 @@ def test_less_noise_scores_higher_whatever_the_metrics_own_direction(name: str) 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_directions_are_those_of_the_baselines(name: str) -> None:
-    assert kinds()[name].scale.higher_is_better == BASELINES[name].higher_is_better
+    assert kinds()[name].scale.higher_is_better == BASELINES[name].scale.higher_is_better
 
 
 def test_psnr_ends_where_its_baseline_does() -> None:
