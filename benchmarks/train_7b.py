@@ -3,7 +3,7 @@
     python benchmarks/train_7b.py sft                            # one GPU of 80 GB, LoRA: profile single-gpu
     python benchmarks/train_7b.py grpo
     torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
-    python benchmarks/train_7b.py sft --set sft.lora=null model.attn_implementation=flash_attention_2
+    python benchmarks/train_7b.py sft --set model.attn_implementation=flash_attention_2 grpo.share_prompts=false
     python benchmarks/train_7b.py grpo --set grpo.share_prompts=false        # each completion reads its prompt
     python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
 

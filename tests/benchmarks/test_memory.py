@@ -47,15 +47,11 @@ def test_the_page_has_the_totals_for_the_largest_pictures() -> None:
     assert [int(number) for number in found.groups()] == [round(total) for total in totals]
 
 
-def test_the_page_says_what_the_pixels_of_a_whole_step_would_take() -> None:
-    found = re.search(r"it is (\d+) of (\d+): with all (\d+) completions, the pixels would take (\d+) GB", PAGE)
+def test_the_page_says_what_the_pixels_would_take_without_sharing() -> None:
+    found = re.search(r"once for each completion: ([\d.]+) GB\s+in\s+`full` instead of (\d+\.\d+)", PAGE)
     assert found
-    grpo = params.load(params.Grpo, profile="single-gpu")
-    step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-    parts = grpo.gradient_accumulation_steps // (grpo.steps_per_generation or 0)
-    all_at_once = parts * gb(SINGLE)[row("pixels")]
-    expected = [grpo.steps_per_generation, grpo.gradient_accumulation_steps, step, round(all_at_once)]
-    assert [int(number) for number in found.groups()] == expected
+    pixels = gb(FULL)[row("pixels")]
+    assert found.groups() == (f"{8 * pixels:.1f}", f"{pixels:.1f}")
 
 
 @pytest.mark.parametrize("place", [FULL, SINGLE])
@@ -65,8 +61,8 @@ def test_grpo_fits_a_gpu_with_cuda_and_nccl(place: tuple[str, str], side: int) -
 
 
 def test_the_terms_are_those_that_the_rows_name() -> None:
-    """By hand: two pictures of 756 x 756 pixels, 54 x 54 patches each, in 8 completions."""
-    tokens, patches = 8 * (2 * 27 * 27 + 250 + 400), 8 * 2 * 54 * 54
+    """By hand: 8 completions share two pictures of 756 x 756 pixels, 54 x 54 patches each."""
+    tokens, patches = 2 * 27 * 27 + 250 + 8 * 400, 2 * 54 * 54
     full, single = gb(FULL), gb(SINGLE)
     assert full[row("weights")] == pytest.approx(2 * 8_292_166_656 / 8 / GB)
     assert full[row("gradients")] == pytest.approx(2 * full[row("weights")])

@@ -141,11 +141,12 @@ def test_a_group_reads_its_prompt_once_and_a_completion_attends_to_all_before_it
 
 
 def test_values_of_the_profile_can_be_changed() -> None:
-    changes = ["sft.lora=null", "sft.per_device_train_batch_size=2", "model.attn_implementation=flash_attention_2"]
-    sections = load_sections("single-gpu", changes)
+    changes = ["sft.lora=null", "sft.per_device_train_batch_size=2", "grpo.share_prompts=false"]
+    sections = load_sections("single-gpu", [*changes, "model.attn_implementation=flash_attention_2"])
     assert (sections[params.Sft].lora, sections[params.Sft].per_device_train_batch_size) == (None, 2)
     assert sections[params.Model].attn_implementation == "flash_attention_2"
-    assert sections[params.Grpo] == params.load(params.Grpo, profile="single-gpu")
+    unchanged = params.load(params.Grpo, profile="single-gpu")
+    assert sections[params.Grpo] == unchanged.model_copy(update={"share_prompts": False})
     paper = load_sections("paper", ["grpo.use_vllm=false"])
     assert paper[params.Sft] == params.load(params.Sft, profile="paper")
     assert (paper[params.Grpo].use_vllm, paper[params.Grpo].loss_type) == (False, "bnpo")
