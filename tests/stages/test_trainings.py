@@ -196,7 +196,8 @@ def name_in_memory(name: str) -> str:
 
 
 def test_flash_attention_without_flash_attn_says_what_to_do(tmp_path: Path) -> None:
-    folder = make_project(tmp_path / "flash", model={"attn_implementation": "flash_attention_2"})
+    flash = {"attn_implementation": "flash_attention_2"}
+    folder = make_project(tmp_path / "flash", model=flash, grpo={"share_prompts": False})
     failed = run(folder, "-m", "stages.sft")
     assert failed.returncode != 0
     assert "model.attn_implementation is flash_attention_2" in failed.stderr
