@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from critic.files import replacing_folder
-from critic.packed_attention import pack_windows
 from critic.params import Model
 from critic.prompts import CONTRACT_FILE, Contract
+from critic.vision_tower import multiply_patches, pack_windows
 
 _PACKAGES = {
     "flash_attention_2": "flash-attn, which needs a CUDA compiler",
@@ -81,6 +81,7 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
         ) from error
     if attention == "sdpa":
         pack_windows(loaded)
+    multiply_patches(loaded)
     return loaded
 
 

@@ -30,7 +30,6 @@ from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
     common_arguments,
-    forget_prompts,
     join_processes,
     load_trainable,
     publish,
@@ -77,14 +76,12 @@ def main() -> None:
 
 def make_trainer(section: params.Grpo, reward: params.Reward, contract: Contract, **arguments: Any) -> GRPOTrainer:
     """TRL's trainer with the adapters of `section` and the reward; `arguments` are its other arguments."""
-    trainer = rollouts.make_trainer(
+    return rollouts.make_trainer(
         SharedPromptGRPO if section.share_prompts else GRPOTrainer,
         reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
         peft_config=adapters(section),
         **arguments,
     )
-    forget_prompts(trainer)
-    return trainer
 
 
 def arguments(

@@ -26,7 +26,7 @@ from critic.training.setup import (
     publish,
     save_weights,
 )
-from critic.training.shared_prompts import SharedPromptSFT
+from critic.training.shared_pictures import SharedPictureSFT
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
 def make_trainer(section: params.Sft, **arguments: Any) -> SFTTrainer:
     """TRL's trainer with the adapters and the loss of `section`; `arguments` are its other arguments."""
-    kind = SharedPromptSFT if section.share_prompts else SFTTrainer
+    kind = SharedPictureSFT if section.share_prompts else SFTTrainer
     trainer = kind(peft_config=adapters(section), **arguments)
     # Qwen2.5-VL's own loss doesn't accept the number of tokens in the update, but TRL's does. With it, the loss is
     # a mean over them for any number of processes and accumulation steps; without it, a mean of the micro-batches.

@@ -1,7 +1,8 @@
 """Pack rows that begin alike into one sequence: their common prefix once, and then the rest of each row.
 
+    attend_to_packs(model)    # once
     pack = pack_rows(model, rows, labels, groups, image_grid_thw)
-    outputs = model(**pack.inputs(implementation), pixel_values=..., image_grid_thw=..., fused_lm_head=True)
+    outputs = model(**pack.inputs(), pixel_values=..., image_grid_thw=..., fused_lm_head=True)
     pack.of_tokens(outputs.log_probs)    # one tensor per row
 
 A token sees the prefix and what precedes it in its own row, and has the position that it has in its own row. So
@@ -12,61 +13,132 @@ The last token of a prompt is part of each row, not of the prefix, since what fo
 token of a completion stands right after the one that predicts it, as in a sequence of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 IGNORED = -100
 """The label of a token without a loss, as in PyTorch's cross_entropy."""
-_PADDING = -1
+NAME = "sdpa_of_packs"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the prefixes and the rests are in a pack; with padding on the right, which repeats the first token.
+
+    Attributes:
+        prefixes: [groups, longest prefix].
+        rests: [rows, longest rest].
+        keys: [rows, longest prefix + longest rest], what the tokens of a rest may see.
+        seen: [rows, 1, longest rest, longest prefix + longest rest], which of `keys` each sees.
+        order: [tokens], of each token in `prefixes` and then `rests`, both flattened.
+    """
+
+    prefixes: Tensor
+    rests: Tensor
+    keys: Tensor
+    seen: Tensor
+    order: Tensor
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Groups of rows, each as one sequence, padded on the right.
+    """The groups, one after the other, without padding: the prefix, and then the rest of each row.
 
     Attributes:
-        input_ids: [groups, length].
-        segments: [groups, length], 0 in the prefix, k in the rest of row k of the group (from 1), -1 in padding.
-        position_ids: [3, groups, length], M-RoPE positions.
-        labels: [groups, length], the tokens that have a loss; -100 elsewhere.
-        places: of each row's tokens in a flattened [groups, length].
+        input_ids: [1, tokens].
+        position_ids: [3, 1, tokens], M-RoPE positions.
+        labels: [1, tokens], the tokens that have a loss; -100 elsewhere.
+        places: of each row's tokens in the pack.
+        layout: what the attention needs.
     """
 
     input_ids: Tensor
-    segments: Tensor
     position_ids: Tensor
     labels: Tensor
     places: list[Tensor]
+    layout: Layout
 
-    def inputs(self, implementation: str) -> dict[str, Any]:
-        """The model's arguments, without those of pictures.
-
-        Raises:
-            ValueError: as `attention_mask`.
-        """
+    def inputs(self) -> dict[str, Any]:
+        """The model's arguments, without those of pictures."""
         return {
             "input_ids": self.input_ids,
-            "attention_mask": attention_mask(self.segments, implementation),
             "position_ids": self.position_ids,
             "labels": self.labels,
+            "layout": self.layout,
         }
 
     def of_tokens(self, predicted: Tensor) -> list[Tensor]:
         """What was predicted about the tokens of each row, whose first token has 0.
 
         Args:
-            predicted: [groups, length - 1], about the token after each place.
+            predicted: [1, tokens - 1], about the token after each place.
         """
         flat = pad(predicted, (1, 0)).flatten()
         return [flat[place] for place in self.places]
+
+
+def attend_to_packs(model: PreTrainedModel) -> None:
+    """Let the language model of a Qwen VL model use `attend`, which is SDPA for everything that isn't a pack.
+
+    Raises:
+        ValueError: the model has another attention than SDPA.
+    """
+    config = model.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", NAME):
+        raise ValueError(
+            f"share_prompts: true needs model.attn_implementation: sdpa, not {config._attn_implementation}"
+        )
+    config._attn_implementation = NAME
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: Layout | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """SDPA with the arguments of transformers' interface; if there is a `layout`, in two calls.
+
+    The prefixes are one batch, the rests another, in which the prefix of a group is a key of each of its rows.
+
+    Args:
+        query, key, value: [batch, heads, tokens, dimension]; of a pack, batch is 1.
+
+    Returns:
+        [batch, tokens, heads, dimension], and None for the weights.
+    """
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+
+    def of(tensor: Tensor, places: Tensor) -> Tensor:
+        return tensor[0].index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
+
+    prefixes, rests, keys = layout.prefixes, layout.rests, layout.keys
+    of_prefixes, _ = sdpa_attention_forward(
+        module, of(query, prefixes), of(key, prefixes), of(value, prefixes), None, **arguments
+    )
+    of_rests, _ = sdpa_attention_forward(
+        module, of(query, rests), of(key, keys), of(value, keys), layout.seen, **arguments
+    )
+    outputs = torch.cat([of_prefixes.flatten(0, 1), of_rests.flatten(0, 1)])
+    return outputs.index_select(0, layout.order)[None], None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def pack_rows(
@@ -88,31 +160,34 @@ def pack_rows(
     Raises:
         ValueError: a picture comes after the first difference between rows of a group.
     """
-    prefixes, sequences, segments, targets, places = [], [], [], [], []
-    start = 0
+    tokens, targets = [], []  # of prefixes and rests, in the pack's order
+    prefixes, rests, keys, places = [], [], [], []  # where they are in the pack
+    size = first = 0
     for count in groups:
-        members = slice(start, start + count)
-        start += count
-        length = _common_prefix(rows[members], labels[members])
-        prefix, *rests = rows[start - count][:length], *(row[length:] for row in rows[members])
-        if any((rest == model.config.image_token_id).any() for rest in rests):
-            raise ValueError("a picture comes after the first difference between prompts that share it")
-        sizes = torch.tensor([length, *map(len, rests)], device=prefix.device)
-        prefixes.append(prefix)
-        sequences.append(torch.cat([prefix, *rests]))
-        segments.append(torch.arange(count + 1, device=prefix.device).repeat_interleave(sizes))
-        targets.append(torch.cat([torch.full_like(prefix, IGNORED), *(row[length:] for row in labels[members])]))
-        bounds = sizes.cumsum(0).tolist()
-        tokens = torch.arange(bounds[-1], device=prefix.device)
-        places.append([torch.cat([tokens[:length], tokens[begin:end]]) for begin, end in pairwise(bounds)])
-    input_ids = pad_sequence(sequences, batch_first=True)
-    packed = pad_sequence(segments, batch_first=True, padding_value=_PADDING)
+        members = range(first, first + count)
+        first += count
+        length = _common_prefix([rows[row] for row in members], [labels[row] for row in members])
+        prefixes.append(torch.arange(size, size + length))
+        tokens.append(rows[members[0]][:length])
+        targets.append(torch.full_like(tokens[-1], IGNORED))
+        size += length
+        for row in members:
+            rests.append(torch.arange(size, size + len(rows[row]) - length))
+            tokens.append(rows[row][length:])
+            targets.append(labels[row][length:])
+            size += len(rests[-1])
+            if (tokens[-1] == model.config.image_token_id).any():
+                raise ValueError("a picture comes after the first difference between prompts that share it")
+            keys.append(prefixes[-1])
+            places.append(torch.cat([prefixes[-1], rests[-1]]))
+    input_ids = torch.cat(tokens)[None]
+    device = input_ids.device
     return Pack(
         input_ids=input_ids,
-        segments=packed,
-        position_ids=_positions(model, prefixes, packed, image_grid_thw),
-        labels=pad_sequence(targets, batch_first=True, padding_value=IGNORED),
-        places=[place + number * input_ids.shape[1] for number, group in enumerate(places) for place in group],
+        position_ids=_positions(model, input_ids, prefixes, groups, rests, image_grid_thw),
+        labels=torch.cat(targets)[None],
+        places=[place.to(device) for place in places],
+        layout=_layout(prefixes, keys, rests, device),
     )
 
 
@@ -125,43 +200,68 @@ def _common_prefix(rows: Sequence[Tensor], labels: Sequence[Tensor]) -> int:
     return int(differences[0]) if len(differences) else limit
 
 
-def _positions(
-    model: PreTrainedModel, prefixes: Sequence[Tensor], segments: Tensor, image_grid_thw: Tensor | None
-) -> Tensor:
-    """[3, groups, length]: the model's own positions in the prefix, and then those of text."""
-    ids = pad_sequence(list(prefixes), batch_first=True)
-    is_prefix = segments[:, : ids.shape[1]] == 0
-    of_prefix, _ = model.base_model.get_rope_index(
-        ids,
-        mm_token_type_ids=(ids == model.config.image_token_id).long(),
-        image_grid_thw=image_grid_thw,
-        attention_mask=is_prefix.long(),
+def _layout(prefixes: list[Tensor], seen: list[Tensor], rests: list[Tensor], device: torch.device) -> Layout:
+    """Of the places of prefixes, of the prefix that each rest sees, and of rests."""
+    padded_prefixes, of_prefixes = _padded(prefixes)
+    padded_seen, of_seen = _padded(seen)
+    padded_rests, of_rests = _padded(rests)
+    longest = padded_rests.shape[1]
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(rests), 1, -1, -1)
+    real = torch.cat([of_prefixes.flatten(), of_rests.flatten()])
+    places = torch.cat([padded_prefixes.flatten(), padded_rests.flatten()])[real]
+    return Layout(
+        prefixes=padded_prefixes.to(device),
+        rests=padded_rests.to(device),
+        keys=torch.cat([padded_seen, padded_rests], 1).to(device),
+        seen=torch.cat([of_seen[:, None, None].expand(-1, -1, longest, -1), causal], 3).to(device),
+        order=real.nonzero()[:, 0][places.argsort()].to(device),
     )
-    first = of_prefix.masked_fill(~is_prefix, -1).amax(dim=(0, 2)) + 1
-    places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    begins = (segments != segments.roll(1, dims=1)) * places
-    of_text = first[:, None] + places - begins.cummax(dim=1).values
-    positions = of_text.repeat(3, 1, 1)
-    positions[:, :, : ids.shape[1]] = torch.where(is_prefix, of_prefix, positions[:, :, : ids.shape[1]])
-    return positions
 
 
-def attention_mask(segments: Tensor, implementation: str) -> Tensor:
-    """The mask in which a token sees, up to itself, the prefix and its own row; padding sees padding.
+def _padded(places: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """[rows, longest], the places, padded with 0 on the right, and which are real."""
+    lengths = torch.tensor([len(place) for place in places])
+    padded = pad_sequence(places, batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
-    Args:
-        segments: [groups, length], as in `Pack`.
-        implementation: transformers' name of the attention, such as "sdpa".
 
-    Returns:
-        [groups, 1, length, length], true where a token sees another.
+def _positions(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    prefixes: list[Tensor],
+    groups: Sequence[int],
+    rests: list[Tensor],
+    image_grid_thw: Tensor | None,
+) -> Tensor:
+    """[3, 1, tokens]: the model's own positions in the prefixes; those of text follow in each rest."""
+    padded, real = (tensor.to(input_ids.device) for tensor in _padded(prefixes))
+    ids = input_ids[0, padded]
+    of_prefixes, _ = model.base_model.get_rope_index(
+        ids,
+        mm_token_type_ids=((ids == model.config.image_token_id) & real).long(),
+        image_grid_thw=image_grid_thw,
+        attention_mask=real.long(),
+    )
+    next_of_text = (of_prefixes.masked_fill(~real, -1).amax(dim=(0, 2)) + 1).tolist()
+    parts, remaining = [], iter(rests)
+    for number, count in enumerate(groups):
+        parts.append(of_prefixes[:, number, real[number]])
+        for _ in range(count):
+            rest = torch.arange(len(next(remaining)), device=input_ids.device)
+            parts.append((next_of_text[number] + rest).expand(3, -1))
+    return torch.cat(parts, 1)[:, None]
 
-    Raises:
-        ValueError: the attention takes no mask of this kind.
-    """
 
-    if implementation not in ("sdpa", "eager"):
-        raise ValueError(f"share_prompts: true needs model.attn_implementation: sdpa, not {implementation}")
-    places = torch.arange(segments.shape[1], device=segments.device)
-    of_query, of_key = segments[:, :, None], segments[:, None, :]
-    return ((places <= places[:, None]) & ((of_key == 0) | (of_key == of_query)))[:, None]
+def select_pictures(batch: dict[str, Any], counts: list[int], rows: Iterable[int]) -> dict[str, Tensor]:
+    """The pictures of some rows of a batch, in that order; `counts` is how many each row has."""
+    grids = batch["image_grid_thw"].split(counts)
+    patches = batch["pixel_values"].split([int(grid.prod(-1).sum()) for grid in grids])
+    return {
+        "pixel_values": torch.cat([patches[row] for row in rows]),
+        "image_grid_thw": torch.cat([grids[row] for row in rows]),
+    }
+
+
+def unwrapped(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without adapters' wrappers."""
+    return model.get_base_model() if is_peft_model(model) else model

@@ -10,6 +10,7 @@ cover them.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ class PictureVllm(VLLMGeneration):
         }
         if not torch.cuda.is_available():
             # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks. So the
-            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens.
-            settings |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens. The prefix cache has whole blocks,
+            # and the tiny critic's prompts are shorter than the 128 tokens that vLLM takes on a CPU.
+            settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
             self.max_model_length = min(4096, self.model.config.get_text_config().max_position_embeddings)
         with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
             super()._init_vllm()
@@ -171,6 +173,9 @@ def make_trainer(kind: type[GRPOTrainer] = GRPOTrainer, **arguments: Any) -> GRP
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+    # TRL 1.16 keeps the prompts, and so the pictures, of the last generation batch of all processes for its log of
+    # completions, even if it writes none.
+    trainer._logs["prompt"] = deque(maxlen=0)
     if trainer.use_vllm:
         trainer.vllm_generation.trainer = trainer
         set_seed(trainer.args.seed, device_specific=True)

@@ -9,7 +9,6 @@ publish(run / "final", model.base, model, processor, contract, Path("models/sft"
 """
 
 import os
-from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import unset_hf_deepspeed_config
-from trl import GRPOTrainer
 
 from critic.checkpoints import load_model, save_checkpoint
 from critic.files import move_folder
@@ -142,15 +140,6 @@ def adapters(section: Training) -> LoraConfig | None:
         target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="CAUSAL_LM",
     )
-
-
-def forget_prompts(trainer: GRPOTrainer) -> None:
-    """Keep no prompts, and so no pictures, of past steps.
-
-    TRL 1.16 keeps the prompts of the last generation batch of all processes for its log of completions, even if it
-    writes none.
-    """
-    trainer._logs["prompt"] = deque(maxlen=0)
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, ProcessorMixin
 
-from critic import packed_attention
+from critic import vision_tower
 from critic.checkpoints import CheckpointError, load_model, load_processor, save_checkpoint
 from critic.params import Model
 from critic.prompts import Contract, load_contract
@@ -105,9 +105,9 @@ def test_sdpa_takes_all_windows_of_a_length_at_once_which_no_file_says(
 ) -> None:
     model, _ = base
     assert model.config._attn_implementation == model.model.language_model.config._attn_implementation == "sdpa"
-    assert model.model.visual.config._attn_implementation == packed_attention.NAME
+    assert model.model.visual.config._attn_implementation == vision_tower.NAME
     save_checkpoint(*base, contract, tmp_path / "model")
-    assert packed_attention.NAME not in (tmp_path / "model/config.json").read_text()
+    assert vision_tower.NAME not in (tmp_path / "model/config.json").read_text()
     eager = load_model(BASE, MODEL.model_copy(update={"attn_implementation": "eager"}))
     assert eager.model.visual.config._attn_implementation == "eager"
 

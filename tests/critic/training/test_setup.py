@@ -26,8 +26,9 @@ from critic.edits import normalise
 from critic.params import Lora, Model
 from critic.pictures import decode_cell
 from critic.prompts import Contract, load_contract
+from critic.training import rollouts
 from critic.training.rewards import CriticReward
-from critic.training.setup import adapters, forget_prompts, load_trainable
+from critic.training.setup import adapters, load_trainable
 from stages.build import rl_samples
 from stages.grpo import arguments, pictures_of_a_batch
 
@@ -78,14 +79,14 @@ class Watched:
         args.save_strategy = "no"
         self.keep = pictures_of_a_batch(args)
         self.before = {id(picture) for picture in pictures()}
-        self.trainer = GRPOTrainer(
+        self.trainer = rollouts.make_trainer(
+            GRPOTrainer,
             model=load_trainable(BASE, MODEL, small),
             processing_class=processor,
             reward_funcs=CriticReward(),
             args=args,
             train_dataset=load_samples(folder / "train.parquet", contract, keep=self.keep),
         )
-        forget_prompts(self.trainer)
         self.trainer.train()
 
     def _decode(self, cell: dict[str, Any]) -> Image.Image:

@@ -19,14 +19,9 @@ from critic.checkpoints import load_model, load_processor
 from critic.edits import Edit
 from critic.params import Model
 from critic.prompts import load_contract
-from critic.training.packing import attention_mask, pack_rows
-from critic.training.shared_prompts import (
-    GroupSampler,
-    SharedPromptGRPO,
-    SharedPromptSFT,
-    select_pictures,
-    shuffle_groups,
-)
+from critic.training.packing import NAME, attend_to_packs, pack_rows, select_pictures
+from critic.training.shared_pictures import GroupSampler, SharedPictureSFT
+from critic.training.shared_prompts import SharedPromptGRPO, shuffle_groups
 
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 MODEL = Model(base=str(BASE), revision=None, attn_implementation="sdpa", dtype="float32")
@@ -272,7 +267,7 @@ def test_the_samples_of_an_edit_have_the_loss_and_the_gradients_of_separate_rows
     processor: ProcessorMixin, tmp_path: Path
 ) -> None:
     losses, grads, tokens, shapes = [], [], [], []
-    for kind in (SharedPromptSFT, SFTTrainer):
+    for kind in (SharedPictureSFT, SFTTrainer):
         trainer = sft_trainer(processor, tmp_path, kind)
         trainer.model.train()
         trainer.model.register_forward_pre_hook(
@@ -291,7 +286,7 @@ def test_the_samples_of_an_edit_have_the_loss_and_the_gradients_of_separate_rows
 
 
 def test_batches_of_sft_have_an_edits_samples_beside_each_other(processor: ProcessorMixin, tmp_path: Path) -> None:
-    trainer = sft_trainer(processor, tmp_path, SharedPromptSFT)
+    trainer = sft_trainer(processor, tmp_path, SharedPictureSFT)
     (batch,) = trainer.get_train_dataloader()
     assert sorted(batch["groups"].tolist()) == [1, 2, 3]
     assert len(batch["image_grid_thw"]) == 6
@@ -316,27 +311,73 @@ def test_the_sampler_yields_each_row_once_with_its_group_and_in_another_order_la
 # --- packing
 
 
-def test_a_token_sees_the_prefix_and_its_own_row() -> None:
-    (mask,) = attention_mask(torch.tensor([[0, 0, 1, 1, 2, 2, -1, -1]]), "sdpa")[:, 0].int().tolist()
-    assert mask == [
-        [1, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 1, 0, 0, 0],
-        [1, 1, 0, 0, 1, 1, 0, 0],
-        [1, 1, 0, 0, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 0, 1, 1],
+@pytest.fixture(scope="module")
+def model() -> Any:
+    model = load_model(BASE, MODEL)
+    attend_to_packs(model)
+    return model.eval()
+
+
+def labelled(prompt: list[int], completion: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A row and its labels."""
+    return torch.tensor(prompt + completion), torch.tensor([-100] * len(prompt) + completion)
+
+
+def test_a_pack_has_each_prefix_once_and_no_padding(model: Any) -> None:
+    rows, labels = zip(
+        labelled([5, 6, 7], [8, 9]), labelled([5, 6, 7], [8]), labelled([20, 21], [22]), strict=True
+    )
+    pack = pack_rows(model, rows, labels, [2, 1], None)
+    assert pack.input_ids.tolist() == [[5, 6, 7, 8, 9, 7, 8, 20, 21, 22]]
+    assert pack.labels.tolist() == [[-100, -100, -100, 8, 9, -100, 8, -100, -100, 22]]
+    assert pack.position_ids[:, 0].tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1, 2]] * 3
+    assert [place.tolist() for place in pack.places] == [[0, 1, 2, 3, 4], [0, 1, 5, 6], [7, 8, 9]]
+
+
+def test_a_token_sees_the_prefix_and_its_own_row_alone(model: Any) -> None:
+    """Whichever token changes, the outputs of those that don't see it stay the same to the bit."""
+    rows, labels = zip(
+        labelled([5, 6, 7], [8, 9]), labelled([5, 6, 7], [8]), labelled([20, 21], [22]), strict=True
+    )
+    pack = pack_rows(model, rows, labels, [2, 1], None)
+    inputs = {name: value for name, value in pack.inputs().items() if name != "labels"}
+
+    def states(ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model.model(**{**inputs, "input_ids": ids}).last_hidden_state[0]
+
+    before = states(pack.input_ids)
+    sees = []
+    for place in range(pack.input_ids.shape[1]):
+        changed = pack.input_ids.clone()
+        changed[0, place] += 40
+        sees.append((states(changed) != before).any(1).int().tolist())
+    assert torch.tensor(sees).T.tolist() == [
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1, 1, 1],
     ]
 
 
-def test_flash_attention_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ValueError, match="attn_implementation: sdpa, not flash_attention_2"):
-        attention_mask(torch.zeros(1, 4, dtype=torch.long), "flash_attention_2")
+def test_another_attention_is_refused_with_the_way_out(model: Any) -> None:
+    other = load_model(BASE, MODEL.model_copy(update={"attn_implementation": "eager"}))
+    with pytest.raises(ValueError, match="attn_implementation: sdpa, not eager"):
+        attend_to_packs(other)
 
 
-def test_a_picture_after_the_first_difference_is_refused(processor: ProcessorMixin) -> None:
-    model = load_model(BASE, MODEL)
+def test_a_saved_model_does_not_name_the_attention_of_packs(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_a_picture_after_the_first_difference_is_refused(model: Any) -> None:
     image = model.config.image_token_id
     rows = [torch.tensor([5, 6, image, 8, 9]), torch.tensor([5, 7, image, 8, 9])]
     labels = [torch.tensor([-100, -100, -100, -100, 9])] * 2

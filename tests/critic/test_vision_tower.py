@@ -1,4 +1,4 @@
-"""Packed attention is transformers' loop over windows to the bit, in fewer calls."""
+"""The faster vision tower has the outputs of transformers' own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
 
-from critic import packed_attention
+from critic import vision_tower
 
 BASE = Path(__file__).parents[2] / "assets/tiny-base"
 
@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return attend
 
     monkeypatch.setattr(
-        packed_attention, "scaled_dot_product_attention", counted(packed_attention.scaled_dot_product_attention)
+        vision_tower, "scaled_dot_product_attention", counted(vision_tower.scaled_dot_product_attention)
     )
     return shapes
 
@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_it_equals_the_loop_to_the_bit(grids: list[list[int]], calls: list[tuple[int, ...]]) -> None:
     expected = run("sdpa", grids)
     assert not calls
-    packed = run(packed_attention.NAME, grids)
+    packed = run(vision_tower.NAME, grids)
     assert calls
     for tensor, other in zip(packed, expected, strict=True):
         assert torch.equal(tensor, other)
@@ -67,10 +67,24 @@ def test_it_equals_the_loop_to_the_bit(grids: list[list[int]], calls: list[tuple
 def test_windows_of_equal_length_are_one_call(calls: list[tuple[int, ...]]) -> None:
     """16 windows of 8 x 8 patches, 8 at the edges of 8 x 4, and one in the corner of 4 x 4."""
     config = AutoConfig.from_pretrained(BASE).vision_config
-    visual = tower(packed_attention.NAME)
+    visual = tower(vision_tower.NAME)
     with torch.no_grad():
         visual(torch.zeros(36 * 36, 1176), grid_thw=torch.tensor([[1, 36, 36]]))
     whole = [shape for shape in calls if shape[2] == 36 * 36]
     windowed = [(shape[0], shape[2]) for shape in calls if shape[2] != 36 * 36]
     assert len(whole) == len(config.fullatt_block_indexes)
     assert windowed == [(16, 64), (8, 32), (1, 16)] * (config.depth - len(config.fullatt_block_indexes))
+
+
+def test_patches_are_embedded_as_by_the_convolution() -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv3d(3, 128, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False)
+    patches = torch.randn(50, 3, 2, 14, 14)
+    expected = convolution(patches)
+    expected.square().sum().backward()
+    gradient, convolution.weight.grad = convolution.weight.grad, None
+    convolution.__class__ = vision_tower.WholePatch
+    found = convolution(patches)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(convolution.weight.grad, gradient)
