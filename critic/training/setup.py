@@ -42,9 +42,10 @@ def join_processes(launch: Launch) -> None:
     The timeout is half an hour, because the others wait while one reads pictures or writes a checkpoint.
     """
     if "WORLD_SIZE" in os.environ:
-        os.environ["ACCELERATE_USE_DEEPSPEED"] = str(launch.zero_stage is not None).lower()
-        backend = None if torch.cuda.is_available() else "gloo"
-        PartialState(backend=backend, timeout=timedelta(minutes=30))
+        sharded, gpus = launch.zero_stage is not None, torch.cuda.is_available()
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = str(sharded).lower()
+        # Without `cpu`, accelerate 1.15 takes processes without GPUs and DeepSpeed for separate ones.
+        PartialState(cpu=not (gpus or sharded), backend=None if gpus else "gloo", timeout=timedelta(minutes=30))
 
 
 def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:

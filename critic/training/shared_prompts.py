@@ -60,8 +60,12 @@ class SharedPromptGRPO(GRPOTrainer):
         repeated = {
             name: [values[row] for row in rows] for name, values in fields.items() if name not in _PICTURES
         }
-        if not self.use_vllm:  # vLLM prepares the pictures itself
-            repeated |= select_pictures(fields, [len(row) for row in images], rows)
+        counts = [len(row) for row in images]
+        if self.use_vllm:  # it prepares the pictures itself
+            grids = fields["image_grid_thw"].split(counts)
+            repeated["image_grid_thw"] = torch.cat([grids[row] for row in rows])
+        else:
+            repeated |= select_pictures(fields, counts, rows)
         return [ids[row] for row in rows], [images[row] for row in rows], repeated
 
     def _get_per_token_logps_and_entropies(
