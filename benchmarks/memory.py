@@ -23,6 +23,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoder
 
 from critic import params
 from critic.prompts import load_contract
+from critic.training.packing import NAME, lay_out
 from critic.training.setup import adapters
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,7 +74,8 @@ def column(profile: str, training: str, side: int) -> list[float | None]:
     if isinstance(section, params.Grpo) and section.share_prompts:
         reads //= section.num_generations
     patches *= reads
-    tokens = patches // vision.spatial_merge_size**2 + reads * TEXT + rows * COMPLETION
+    prompt = patches // vision.spatial_merge_size**2 // reads + TEXT
+    tokens = reads * prompt + rows * COMPLETION
     shards = launch.nnodes * launch.nproc_per_node if launch.zero_stage == 3 else 1
 
     everything, trained = count(section)
@@ -88,7 +90,7 @@ def column(profile: str, training: str, side: int) -> list[float | None]:
     weights, gradients, states = 2 * everything / shards, 4 * trained / shards, 12 * trained / shards
     sharding = 2 * LIVE + 2 * 4 * BUCKET if launch.zero_stage == 3 else None
     base = [weights, gradients, states, sharding]
-    update = [PIXEL_COPIES * pixels if vllm else pixels, kept, tokens * layer_bytes(config, section)]
+    update = [PIXEL_COPIES * pixels if vllm else pixels, kept, tokens * layer_bytes(config, section, prompt)]
     gb = [None if size is None else size / 1e9 for size in [*base, *update]]
     asleep = isinstance(section, params.Grpo) and section.vllm_enable_sleep_mode
     in_update = sum(filter(None, gb)) + (0 if asleep else vllm or 0)
@@ -114,15 +116,24 @@ def count(section: params.Training) -> tuple[int, int]:
     return everything, sum(sum(shape) * lora.r for shape in adapted)
 
 
-def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, parts: int = 8, tokens: int = 64) -> float:
+def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, prompt: int, parts: int = 8) -> float:
     """Bytes per token that autograd keeps for the backward pass of one layer of the language model, in bfloat16.
 
-    They are proportional to the width, so a layer of a part of it is measured, with its adapters.
+    They are proportional to the width, so a layer of a part of it is measured, with its adapters. If GRPO shares
+    prompts, it reads a group of rows that are as much shorter.
     """
     text = type(config.text_config)(**config.text_config.to_dict())
     text.hidden_size //= parts
     text.intermediate_size //= parts
-    text._attn_implementation = "sdpa"
+    if isinstance(section, params.Grpo) and section.share_prompts:
+        prefix = torch.arange(prompt // parts)
+        rests = list(torch.arange(section.num_generations * (COMPLETION // parts)).split(COMPLETION // parts))
+        layout = lay_out([prefix], [prefix] * len(rests), [rest + len(prefix) for rest in rests])
+        tokens, attention = len(layout.order), {"attention_mask": None, "layout": layout}
+        text._attn_implementation = NAME
+    else:
+        tokens, attention = 64, {"attention_mask": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()}
+        text._attn_implementation = "sdpa"
     model = torch.nn.ModuleDict({"language_model": Qwen2_5_VLDecoderLayer(text, 0).to(torch.bfloat16)})
     if (lora := adapters(section)) is not None:
         inject_adapter_in_model(lora, model)
@@ -140,9 +151,8 @@ def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, parts: int =
 
     hidden = torch.zeros(1, tokens, text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     turns = (torch.zeros(1, tokens, text.hidden_size // text.num_attention_heads, dtype=torch.bfloat16),) * 2
-    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
-        model["language_model"](hidden, attention_mask=mask, position_embeddings=turns)
+        model["language_model"](hidden, position_embeddings=turns, **attention)
     return parts * sum(storage.nbytes() for storage in kept.values()) / tokens
 
 

@@ -244,7 +244,7 @@ class Training(Section):
 
     `warmup_steps` below 1 is a share of all steps. A checkpoint to resume from is kept every `save_steps` steps.
     With `share_prompts`, what samples of one edit, or completions of one prompt, have in common is read once
-    (`critic.training.shared_prompts`).
+    (`critic.training.packing`).
     """
 
     learning_rate: Positive
@@ -624,7 +624,7 @@ def _mismatches(*sections: Section) -> list[str]:
         )
     model = next(section for section in sections if isinstance(section, Model))
     sharing = [one.name for one in sections if isinstance(one, Training) and one.share_prompts]
-    if sharing and model.attn_implementation not in ("sdpa", "eager"):
+    if sharing and model.attn_implementation != "sdpa":
         problems.append(
             f"model.attn_implementation: {model.attn_implementation} can't share prompts: choose sdpa, "
             f"or set share_prompts to false in {' and '.join(sharing)}"

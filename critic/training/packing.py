@@ -187,7 +187,7 @@ def pack_rows(
         position_ids=_positions(model, input_ids, prefixes, groups, rests, image_grid_thw),
         labels=torch.cat(targets)[None],
         places=[place.to(device) for place in places],
-        layout=_layout(prefixes, keys, rests, device),
+        layout=lay_out(prefixes, keys, rests, device),
     )
 
 
@@ -200,8 +200,17 @@ def _common_prefix(rows: Sequence[Tensor], labels: Sequence[Tensor]) -> int:
     return int(differences[0]) if len(differences) else limit
 
 
-def _layout(prefixes: list[Tensor], seen: list[Tensor], rests: list[Tensor], device: torch.device) -> Layout:
-    """Of the places of prefixes, of the prefix that each rest sees, and of rests."""
+def lay_out(
+    prefixes: list[Tensor], seen: list[Tensor], rests: list[Tensor], device: torch.device | str = "cpu"
+) -> Layout:
+    """The layout of a pack.
+
+    Args:
+        prefixes: [tokens], the places of each group's prefix.
+        seen: [tokens], for each row, the places of the prefix that it has.
+        rests: [tokens], the places of each row's rest.
+        device: of the layout.
+    """
     padded_prefixes, of_prefixes = _padded(prefixes)
     padded_seen, of_seen = _padded(seen)
     padded_rests, of_rests = _padded(rests)

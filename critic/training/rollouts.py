@@ -77,8 +77,8 @@ class PictureVllm(VLLMGeneration):
         }
         if not torch.cuda.is_available():
             # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks. So the
-            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens. The prefix cache has whole blocks,
-            # and the tiny critic's prompts are shorter than the 128 tokens that vLLM takes on a CPU.
+            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens. The prefix cache keeps whole
+            # blocks, of 128 tokens by default; prompts of the tiny critic are shorter.
             settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
             self.max_model_length = min(4096, self.model.config.get_text_config().max_position_embeddings)
         with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
