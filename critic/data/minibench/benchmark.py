@@ -1,6 +1,9 @@
 """Generate the benchmark's tables from a seed, one source image after another."""
 
 import io
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from critic.data.minibench.scenes import Scene, random_scene, render
 REQUESTS_A_SOURCE = 2
 EDITS_A_REQUEST = 3
 EDITS_A_SOURCE = REQUESTS_A_SOURCE * EDITS_A_REQUEST
+SOURCES_OF_A_PROCESS = 60
+"""One process draws fewer faster than several do."""
 
 
 def make_table(split: str, sources: int, side: int, seed: int) -> pd.DataFrame:
@@ -26,24 +31,35 @@ def make_table(split: str, sources: int, side: int, seed: int) -> pd.DataFrame:
         side: width and height of the pictures, in pixels.
         seed: the same seed gives the same bytes; all splits of a seed have the same raters.
     """
+    draw = partial(_edits_of_source, split, side, seed)
+    progress = partial(tqdm, desc=f"minibench {split}", total=sources, unit=" sources", mininterval=2)
+    if sources < SOURCES_OF_A_PROCESS:
+        drawn = [*progress(map(draw, range(sources)))]
+    else:
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            drawn = [*progress(pool.map(draw, range(sources), chunksize=8))]
+    rows = [row for of_source in drawn for row in of_source]
+    return pd.DataFrame([{"id": f"{split}-{number:05d}", **row} for number, row in enumerate(rows)])
+
+
+def _edits_of_source(split: str, side: int, seed: int, number: int) -> list[dict[str, Any]]:
     panel = Panel(np.random.default_rng([seed, 0]))
     stream = {"train": 1, "validation": 2, "test": 3}[split]
+    rng = np.random.default_rng([seed, stream, number])
+    scene = random_scene(rng)
+    source = {"bytes": _jpeg(render(scene, side)), "path": None}
     rows: list[dict[str, Any]] = []
-    for number in tqdm(range(sources), desc=f"minibench {split}", unit=" sources", mininterval=2):
-        rng = np.random.default_rng([seed, stream, number])
-        scene = random_scene(rng)
-        source = {"source_id": f"{split}-{number:04d}", "file": _jpeg(render(scene, side))}
-        kinds = set[str]()
-        while len(kinds) < REQUESTS_A_SOURCE:
-            request = random_request(scene, rng)
-            if request.edit_type in kinds:
-                continue
-            kinds.add(request.edit_type)
-            for editor in rng.choice(len(EDITORS), EDITS_A_REQUEST, replace=False):
-                row = _row(scene, request, EDITORS[editor], panel, side, rng)
-                row["images"].insert(0, {"bytes": source["file"], "path": None})
-                rows.append({"id": f"{split}-{len(rows):05d}", "source_id": source["source_id"], **row})
-    return pd.DataFrame(rows)
+    kinds = set[str]()
+    while len(kinds) < REQUESTS_A_SOURCE:
+        request = random_request(scene, rng)
+        if request.edit_type in kinds:
+            continue
+        kinds.add(request.edit_type)
+        for editor in rng.choice(len(EDITORS), EDITS_A_REQUEST, replace=False):
+            row = _row(scene, request, EDITORS[editor], panel, side, rng)
+            row["images"].insert(0, source)
+            rows.append({"source_id": f"{split}-{number:04d}", **row})
+    return rows
 
 
 def _row(
