@@ -245,3 +245,29 @@ def test_deepspeed_sums_gradients_in_float32(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-4000:]
     assert "REDUCED torch.float32" in run.stdout
     assert f"SUM {1 + 1 / 512}" in run.stdout
+
+
+# --- processes without GPUs
+
+TWO = """
+import torch
+from accelerate import Accelerator
+from critic.params import Launch
+from critic.training.setup import join_processes
+
+join_processes(Launch(nnodes=1, nproc_per_node=2, zero_stage=None))
+accelerator = Accelerator()
+model = accelerator.prepare(torch.nn.Linear(1, 1, bias=False))
+model(torch.tensor([[float(accelerator.process_index)]])).sum().backward()
+gathered = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
+print(f"GATHERED {gathered} GRADIENT {model.module.weight.grad.item()}\\\\n", end="", flush=True)
+"""
+
+
+def test_processes_without_gpus_or_deepspeed_train_one_model(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = subprocess.run([*command, str(tmp_path / "two.py")], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert run.stdout.count("GATHERED [0, 1] GRADIENT 0.5") == 2
