@@ -7,16 +7,20 @@ whatever their colour.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
+from itertools import combinations
+from math import comb
 
-import imagehash
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from critic.data.features import HASH_SIZE
+
+_PAIRS_AT_ONCE = 1 << 21
 
 SHARED = ("same_source_id", "same_pixels", "looks_like")
 """The columns of `find_shared` that name a row of another split."""
@@ -47,11 +51,14 @@ def group_sources(facts: pd.DataFrame, phash_distance: int) -> list[str]:
     """
     keys = ["source_id", "pixels"]
     sources = facts.drop_duplicates(keys)
-    same = _distances(sources["phash"]) <= phash_distance
-    for key in keys:
-        values = sources[key].to_numpy()
-        same |= values[:, None] == values
-    _, component = connected_components(same, directed=False)
+    hashes, codes = _hashes(sources["phash"])
+    rows = np.unique(codes, return_index=True)[1]  # the first row with each hash
+    links = [rows[np.array(_near(hashes, phash_distance))]]
+    for of in (codes, *(pd.factorize(sources[key])[0] for key in keys)):
+        links.append(np.array([np.unique(of, return_index=True)[1][of], np.arange(len(sources))]))
+    ends = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(ends.shape[1], dtype=bool), ends), shape=(len(sources),) * 2)
+    _, component = connected_components(graph, directed=False)
     label = sources.groupby(component)["source_id"].transform("min")
     labels = dict(zip(zip(*(sources[key] for key in keys), strict=True), label, strict=True))
     return [labels[row] for row in zip(*(facts[key] for key in keys), strict=True)]
@@ -134,15 +141,21 @@ def _same(named: pd.DataFrame, key: str) -> "pd.Series[str]":
 
 def _alike(named: pd.DataFrame, phash_distance: int) -> "pd.Series[str]":
     firsts = named.dropna(subset="phash").drop_duplicates(["split", "pixels"])
-    distances = _distances(firsts["phash"])
-    split, pixels, name = (firsts[key].to_numpy() for key in ("split", "pixels", "name"))
-    elsewhere = (split[:, None] != split) & (pixels[:, None] != pixels)
-    here, there = np.nonzero(elsewhere & (distances <= phash_distance))
-    nearest = np.argsort(distances[here, there], kind="stable")
-    here, there = here[nearest], there[nearest]
-    apart = [f"{bits:.0f} of {HASH_SIZE**2} bits apart" for bits in distances[here, there]]
-    pairs = pd.DataFrame({"split": split[here], "pixels": pixels[here], "name": name[there]})
-    return _partners(named, "pixels", pairs.assign(name=pairs["name"] + ", " + apart))
+    hashes, codes = _hashes(firsts["phash"])
+    u, v = _near(hashes, phash_distance)
+    same = np.arange(len(hashes))
+    near = pd.DataFrame({"code": np.concatenate([u, v, same]), "code_there": np.concatenate([v, u, same])})
+    near["bits"] = _bits_apart(hashes[near["code"]], hashes[near["code_there"]])
+    here = firsts[["split", "pixels", "name"]].assign(code=codes, place=np.arange(len(firsts)))
+    # A split has a picture's pixels once at most, so of its pictures with a hash two are enough.
+    there = here.groupby(["code", "split"]).head(2).add_suffix("_there")
+    pairs = here.drop(columns="name").merge(near, on="code").merge(there, on="code_there")
+    pairs = pairs[(pairs["split"] != pairs["split_there"]) & (pairs["pixels"] != pairs["pixels_there"])]
+    pairs = pairs.sort_values(["place", "bits", "place_there"])
+    apart = [f", {bits} of {HASH_SIZE**2} bits apart" for bits in pairs["bits"]]
+    return _partners(
+        named, "pixels", pairs.assign(name=pairs["name_there"] + pd.Series(apart, pairs.index, "str"))
+    )
 
 
 def _partners(named: pd.DataFrame, key: str, pairs: pd.DataFrame) -> "pd.Series[str]":
@@ -151,9 +164,61 @@ def _partners(named: pd.DataFrame, key: str, pairs: pd.DataFrame) -> "pd.Series[
     return named[["split", key]].merge(pairs, on=["split", key], how="left")["name"]
 
 
-def _distances(phashes: "pd.Series[str]") -> NDArray[np.float32]:
-    """Hamming distances (n, n) in bits, computed as products of bits mapped to -1 and 1."""
-    bits = np.array([imagehash.hex_to_hash(text).hash for text in phashes], dtype=np.float32)
-    signs: NDArray[np.float32] = 2 * bits.reshape(len(phashes), HASH_SIZE**2) - 1
-    distances: NDArray[np.float32] = np.float32(0.5) * (HASH_SIZE**2 - signs @ signs.T)
-    return distances
+def _hashes(phashes: "pd.Series[str]") -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """The different hashes, [n, words], and the number of each row's."""
+    words = np.frombuffer(bytes.fromhex("".join(phashes)), np.uint64).reshape(len(phashes), HASH_SIZE**2 // 64)
+    hashes, codes = np.unique(words, axis=0, return_inverse=True)
+    return hashes, codes.ravel()
+
+
+def _bits_apart(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """The Hamming distance of each two hashes, [..., words]."""
+    return np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.uint16)
+
+
+def _near(hashes: NDArray[np.uint64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of all pairs of different hashes that differ in at most `most` bits, the lower first.
+
+    The bits are dealt into `most` + 2 chunks. Two chunks of such a pair are equal (the pigeonhole principle), so
+    only hashes with two equal chunks are compared (multi-index hashing, Norouzi et al. 2012). The time is nearly
+    linear as long as there are fewer hashes than values of two chunks. If `most` is so large that comparing all
+    pairs is faster, they are compared.
+    """
+    number = len(hashes)
+    found = np.empty(0, dtype=np.int64)
+    tables, width = comb(most + 2, 2), min(HASH_SIZE**2 // (most + 2), 31)
+    indexed = tables * number * (32 + number / 4**width) < number**2
+    for here, there in _indexed(hashes, most + 2, width) if indexed else _all_pairs(number):
+        close = _bits_apart(hashes[here], hashes[there]) <= most
+        if close.any():
+            low, high = np.minimum(here, there)[close], np.maximum(here, there)[close]
+            found = np.union1d(found, low * number + high)
+    return found // max(number, 1), found % max(number, 1)
+
+
+def _indexed(
+    hashes: NDArray[np.uint64], chunks: int, width: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The pairs of hashes that are equal in `width` bits of two of their chunks, some of them several times."""
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1)
+    values = np.arange(width, dtype=np.int64)
+    keys = [bits[:, chunk::chunks][:, :width] @ (1 << values) for chunk in range(chunks)]
+    for one, other in combinations(keys, 2):
+        key = one << width | other
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        start, step = np.arange(len(key)), 1
+        while len(start := start[start + step < len(key)]):
+            start = start[key[start] == key[start + step]]
+            if len(start):
+                yield order[start], order[start + step]
+            step += 1
+
+
+def _all_pairs(number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All pairs, some million at a time."""
+    rows = max(1, _PAIRS_AT_ONCE // max(number, 1))
+    for first in range(0, number, rows):
+        here, there = np.indices((min(rows, number - first), number - first), dtype=np.int64).reshape(2, -1)
+        later = there > here
+        yield here[later] + first, there[later] + first
