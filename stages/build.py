@@ -1,9 +1,10 @@
-"""Build data/sft and data/rl from data/validated, in TRL's conversational format.
+"""Build data/sft, data/rl and data/pictures from data/validated, in TRL's conversational format.
 
     python -m stages.build
 
 An SFT sample is a prompt and its completion: a rationale in `<think>` and the MOS in `<answer>`, or, for a
-fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, which the reward needs.
+fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, which the reward needs. Both name
+their pictures, which are in data/pictures, each once.
 
 With `build.rationales: teacher` a large model writes the rationales. Its answers are kept in runs/teacher, so that
 none is paid for twice; an edit without an accepted rationale gets samples without reasoning. With `released` the
@@ -11,13 +12,15 @@ SFT samples are the rows of a released set: with a contract that was learnt from
 those of the rows. Both are about edits: generated pictures get rationales from scores, or none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from critic import files, params
@@ -26,13 +29,14 @@ from critic.data.rationale_templates import AXES, write_rationale
 from critic.data.teacher.client import TeacherError
 from critic.data.teacher.journal import JournalError
 from critic.data.teacher.rationales import write_rationales
-from critic.data.trl_datasets import write_samples
-from critic.edits import GENERATED_AXES, Edit, edits_from_table
+from critic.data.trl_datasets import PictureWriter, write_samples
+from critic.edits import GENERATED_AXES, Edit, count_images
 from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, Mode, stage_contract
 from critic.tables import read_parquet
 
 RELEASED = Path("data/validated/rationales.parquet")
 JOURNAL = Path("runs/teacher/journal.jsonl")
+_BLANK = Image.new("RGB", (1, 1))
 Teach = Callable[[pd.DataFrame], Mapping[str, str]]
 """Returns rationales by edit id; edits without an accepted rationale are left out."""
 
@@ -46,7 +50,11 @@ def main() -> None:
     rng = np.random.default_rng([params.seed(), 10])
     try:
         contract = stage_contract(prompt.contract, "data/validated")
-        with files.replacing_folder("data/sft") as sft, files.replacing_folder("data/rl") as rl:
+        with (
+            files.replacing_folder("data/rl") as rl,
+            files.replacing_folder("data/sft") as sft,
+            files.replacing_folder("data/pictures") as folder,
+        ):
             for split in ("train", "validation"):
                 table = read_parquet(f"data/validated/{split}.parquet")
                 if is_generated(table) and build.rationales != "scores":
@@ -70,8 +78,9 @@ def main() -> None:
                         each=each,
                         teach=teach,
                     )
-                write_samples(samples, sft / f"{split}.parquet")
-                write_samples(rl_samples(table, contract), rl / f"{split}.parquet")
+                with PictureWriter(folder / f"{split}.arrow", f"../pictures/{split}.arrow") as pictures:
+                    write_samples(samples, sft / f"{split}.parquet", pictures)
+                    write_samples(rl_samples(table, contract), rl / f"{split}.parquet", pictures)
             if prompt.contract == LEARNT:
                 files.write_text(sft / CONTRACT_FILE, contract.text)
     except (NoRationales, TeacherError, JournalError, ContractError, files.OutputError) as error:
@@ -86,8 +95,8 @@ def sft_samples(
     *,
     each: int = 1,
     teach: Teach | None = None,
-) -> list[dict[str, Any]]:
-    """`each` samples per edit; a `direct_fraction` of all samples has no reasoning.
+) -> Iterator[dict[str, Any]]:
+    """`each` samples per edit, one edit after another; a `direct_fraction` of all samples has no reasoning.
 
     `teach` gives the reasoning; it gets the edits that need some. Without `teach` the reasoning is written from
     the MOS of each axis; a generated picture has no fidelity. A row without either gets samples without reasoning.
@@ -104,24 +113,34 @@ def sft_samples(
             f"data/validated has no {', '.join(missing)}, so rationales can't be written from scores: "
             "set build.direct_fraction to 1.0 or build.rationales to teacher, or give a benchmark that has them"
         )
-    samples = []
-    table = table.loc[table.index.repeat(each)]
-    direct = rng.permutation(len(table)) < round(direct_fraction * len(table))
-    taught = teach(table[~direct].drop_duplicates("id")) if teach else {}
-    rows = tqdm(as_edits(table).to_dict("records"), desc="SFT samples", mininterval=2)
-    for row, edit, is_direct in zip(rows, edits_from_table(table), direct, strict=True):
-        reasoning = ""
-        if teach and not is_direct:
-            reasoning = taught.get(edit.id, "")
-        elif not is_direct and not any(pd.isna(row[column]) for column in axes.values()):
-            reasoning = write_rationale({axis: row[column] for axis, column in axes.items()}, rng)
-        response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
-        mode: Mode = "reasoning" if reasoning else "direct"
-        samples.append(_sft_sample(edit, mode, response, row["images"], contract))
-    return samples
+    number = each * len(table)
+    direct = (rng.permutation(number) < round(direct_fraction * number)).reshape(-1, each)
+    taught = teach(table.iloc[np.flatnonzero(~direct.all(axis=1))].drop_duplicates("id")) if teach else None
+    return _worded(as_edits(table), contract, direct, axes, taught, rng)
 
 
-def released_samples(path: Path, split: str, contract: Contract) -> list[dict[str, Any]]:
+def _worded(
+    table: pd.DataFrame,
+    contract: Contract,
+    direct: NDArray[np.bool_],
+    axes: Mapping[str, str],
+    taught: Mapping[str, str] | None,
+    rng: np.random.Generator,
+) -> Iterator[dict[str, Any]]:
+    """The samples; `direct` says of each row and sample, [rows, each], whether it has no reasoning."""
+    rows = tqdm(table.to_dict("records"), desc="SFT samples", unit=" edits", mininterval=2)
+    for row, without in zip(rows, direct, strict=True):
+        for is_direct in without:
+            reasoning = ""
+            if taught is not None and not is_direct:
+                reasoning = taught.get(row["id"], "")
+            elif not is_direct and not any(pd.isna(row[column]) for column in axes.values()):
+                reasoning = write_rationale({axis: row[column] for axis, column in axes.items()}, rng)
+            response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
+            yield _sft_sample(row, "reasoning" if reasoning else "direct", response, contract)
+
+
+def released_samples(path: Path, split: str, contract: Contract) -> Iterator[dict[str, Any]]:
     """The samples of a released set (`critic.data.rationale_sets`) for a split, with its own responses.
 
     The instruction is the one that the contract reads in the row's own text (`Contract.read_instruction`), so that
@@ -148,34 +167,31 @@ def released_samples(path: Path, split: str, contract: Contract) -> list[dict[st
             "pictures. Learn a contract from the set with `critic contract learn` and name it in prompt.contract, "
             "or add a column edit_inst to the set"
         )
-    return [
-        _sft_sample(edit, row["mode"], row["response"], row["images"], contract)
-        for row, edit in zip(table.to_dict("records"), edits_from_table(table), strict=True)
-    ]
+    rows = table.to_dict("records")
+    return (_sft_sample(row, row["mode"], row["response"], contract) for row in rows)
 
 
-def rl_samples(table: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
+def rl_samples(table: pd.DataFrame, contract: Contract) -> Iterator[dict[str, Any]]:
     """One sample per edit or generated picture: a prompt that asks for reasoning, and the MOS."""
-    rows = as_edits(table)
-    return [
-        {
-            "id": edit.id,
-            "prompt": contract.messages(edit, "reasoning"),
-            "images": list(images),
-            "mos": float(mos),
-        }
-        for edit, images, mos in zip(edits_from_table(table), rows["images"], rows["mos"], strict=True)
-    ]
+    for row in as_edits(table).to_dict("records"):
+        prompt = contract.messages(_edit(row), "reasoning")
+        yield {"id": row["id"], "prompt": prompt, "images": row["images"], "mos": float(row["mos"])}
 
 
-def _sft_sample(edit: Edit, mode: Mode, response: str, images: Any, contract: Contract) -> dict[str, Any]:
+def _sft_sample(row: Mapping[Hashable, Any], mode: Mode, response: str, contract: Contract) -> dict[str, Any]:
     return {
-        "id": edit.id,
+        "id": row["id"],
         "mode": mode,
-        "prompt": contract.messages(edit, mode),
+        "prompt": contract.messages(_edit(row), mode),
         "completion": [{"role": "assistant", "content": [{"type": "text", "text": response}]}],
-        "images": list(images),
+        "images": row["images"],
     }
+
+
+def _edit(row: Mapping[Hashable, Any]) -> Edit:
+    """The edit of a row with blank pictures: its prompt has their places, not what they show."""
+    source = _BLANK if count_images(row["images"]) == 2 else None
+    return Edit(row["id"], source, _BLANK, row["instruction"])
 
 
 if __name__ == "__main__":

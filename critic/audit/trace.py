@@ -14,6 +14,7 @@ from critic.audit.resolve import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
 TRAINING_TABLES = (
+    "data/pictures/train.arrow",
     "data/rl/train.parquet",
     "data/sft/train.parquet",
     "data/validated/train.parquet",

@@ -48,7 +48,7 @@ def text(messages: list[Message]) -> str:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_the_direct_share_asks_for_a_score_alone(share: float, table: pd.DataFrame, contract: Contract) -> None:
-    samples = sft_samples(table, contract, share, rng())
+    samples = [*sft_samples(table, contract, share, rng())]
     direct = [sample for sample in samples if sample["mode"] == "direct"]
     assert len(direct) == share * len(table)
     for sample in samples:
@@ -64,7 +64,7 @@ def test_direct_samples_are_spread_over_the_table(table: pd.DataFrame, contract:
 
 
 def test_a_completion_parses_to_the_mos_with_two_decimals(table: pd.DataFrame, contract: Contract) -> None:
-    samples = sft_samples(table, contract, 0.5, rng())
+    samples = [*sft_samples(table, contract, 0.5, rng())]
     for sample, mos in zip(samples, table["mos"], strict=True):
         critique = parse_critique(text(sample["completion"]))
         assert critique.well_formed
@@ -82,13 +82,13 @@ def test_reasoning_is_worded_from_the_edits_own_axes(table: pd.DataFrame, contra
 
 
 def test_samples_keep_the_order_the_ids_and_the_image_files(table: pd.DataFrame, contract: Contract) -> None:
-    for samples in (sft_samples(table, contract, 0.5, rng()), rl_samples(table, contract)):
+    for samples in ([*sft_samples(table, contract, 0.5, rng())], [*rl_samples(table, contract)]):
         assert [sample["id"] for sample in samples] == [*table["id"]]
         assert [sample["images"] for sample in samples] == [[*images] for images in table["images"]]
 
 
 def test_each_edit_is_worded_anew_as_often_as_asked(table: pd.DataFrame, contract: Contract) -> None:
-    samples = sft_samples(table[:1], contract, 0.0, rng(), each=4)
+    samples = [*sft_samples(table[:1], contract, 0.0, rng(), each=4)]
     assert {sample["id"] for sample in samples} == {table["id"][0]}
     responses = [text(sample["completion"]) for sample in samples]
     assert len(responses) == 4
@@ -99,9 +99,9 @@ def test_each_edit_is_worded_anew_as_often_as_asked(table: pd.DataFrame, contrac
 def test_the_same_generator_gives_the_same_samples_and_another_others(
     table: pd.DataFrame, contract: Contract
 ) -> None:
-    once, again = (sft_samples(table, contract, 0.5, rng()) for _ in range(2))
+    once, again = ([*sft_samples(table, contract, 0.5, rng())] for _ in range(2))
     assert once == again
-    assert sft_samples(table, contract, 0.5, np.random.default_rng(1)) != once
+    assert [*sft_samples(table, contract, 0.5, np.random.default_rng(1))] != once
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -111,7 +111,7 @@ def test_a_table_without_an_axis_is_named_with_what_to_do(
     lacking = table.drop(columns=f"mos_{axis}")
     with pytest.raises(NoRationales, match=rf"no mos_{axis}, .*build\.direct_fraction to 1\.0"):
         sft_samples(lacking, contract, 0.25, rng())
-    samples = sft_samples(lacking, contract, 1.0, rng())
+    samples = [*sft_samples(lacking, contract, 1.0, rng())]
     assert {sample["mode"] for sample in samples} == {"direct"}
 
 
@@ -144,7 +144,7 @@ def test_released_responses_are_learnt_as_they_are_under_the_contracts_prompt(
     assert (sample["id"], sample["mode"]) == ("r1", "direct")
     assert text(sample["completion"]) == "<think></think>\n<answer>2</answer>"
     assert text(sample["prompt"]) == f"Edit: {table['instruction'][1]}. {contract.requests['direct']}"
-    assert sample["images"] == [*table["images"][1]]
+    assert [*sample["images"]] == [*table["images"][1]]
 
 
 def test_with_the_contract_of_the_set_prompts_are_the_rows_to_the_byte(released: Path) -> None:
@@ -157,7 +157,7 @@ def test_with_the_contract_of_the_set_prompts_are_the_rows_to_the_byte(released:
     rows = read_parquet(released)
     rows["problem"] = [own.marked_text(f" {n}\n", mode) for n, mode in enumerate(rows["mode"])]
     write_parquet(rows, released, COLUMNS)
-    samples = released_samples(released, "train", own)
+    samples = [*released_samples(released, "train", own)]
     assert [sample["id"] for sample in samples] == ["r0", "r2"]
     assert [text(sample["prompt"]) for sample in samples] == [" Rate:  0\n\nReason.", " Rate:  2\n\n{1..5}\n"]
     for sample, problem in zip(samples, rows["problem"][[0, 2]], strict=True):
@@ -191,8 +191,8 @@ def test_a_teachers_reasoning_takes_the_place_of_words_and_the_answer_stays_the_
         return {edit: f"As for {edit}." for edit in edits["id"]}
 
     bare = table[["id", "images", "instruction", "mos"]]
-    samples = sft_samples(bare, contract, 0.5, rng(), each=2, teach=teach)
-    worded = sft_samples(table, contract, 0.5, rng(), each=2)
+    samples = [*sft_samples(bare, contract, 0.5, rng(), each=2, teach=teach)]
+    worded = [*sft_samples(table, contract, 0.5, rng(), each=2)]
     assert [sample["mode"] for sample in samples] == [sample["mode"] for sample in worded]
     assert len(asked) == len({*asked})
     assert {*asked} == {sample["id"] for sample in samples if sample["mode"] == "reasoning"}
@@ -206,9 +206,11 @@ def test_an_edit_that_the_teacher_leaves_out_asks_for_a_score_alone(
     table: pd.DataFrame, contract: Contract
 ) -> None:
     left_out = {*table["id"][:5]}
-    samples = sft_samples(
-        table, contract, 0.0, rng(), teach=lambda edits: {e: "So." for e in edits["id"] if e not in left_out}
-    )
+    samples = [
+        *sft_samples(
+            table, contract, 0.0, rng(), teach=lambda edits: {e: "So." for e in edits["id"] if e not in left_out}
+        )
+    ]
     assert [sample["id"] for sample in samples] == [*table["id"]]
     assert {sample["id"] for sample in samples if sample["mode"] == "direct"} == left_out
     for sample in samples[:5]:
@@ -222,7 +224,7 @@ def test_an_edit_that_the_teacher_leaves_out_asks_for_a_score_alone(
 def test_rl_samples_ask_for_reasoning_and_carry_the_mos_and_never_the_answer(
     table: pd.DataFrame, contract: Contract
 ) -> None:
-    samples = rl_samples(table, contract)
+    samples = [*rl_samples(table, contract)]
     assert [sample["mos"] for sample in samples] == [*table["mos"]]
     for sample, edit in zip(samples, edits_from_table(table), strict=True):
         assert {*sample} == {"id", "prompt", "images", "mos"}
@@ -233,7 +235,7 @@ def test_rl_samples_ask_for_reasoning_and_carry_the_mos_and_never_the_answer(
 
 def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> None:
     bare = table[["id", "images", "instruction", "mos"]]
-    assert rl_samples(bare, contract) == rl_samples(table, contract)
+    assert [*rl_samples(bare, contract)] == [*rl_samples(table, contract)]
 
 
 # --- both
@@ -241,7 +243,8 @@ def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> Non
 
 def samples_folders() -> dict[str, bytes]:
     """What the stage wrote: path to bytes."""
-    paths = [path for folder in ("data/sft", "data/rl") for path in Path(folder).iterdir()]
+    folders = ("data/sft", "data/rl", "data/pictures")
+    paths = [path for folder in folders for path in Path(folder).iterdir()]
     return {str(path.relative_to("data")): path.read_bytes() for path in paths}
 
 
@@ -261,12 +264,18 @@ def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(project: Path,
     main()
     made = samples_folders()
     assert {*made} == {
-        f"{folder}/{split}.parquet" for folder in ("sft", "rl") for split in ("train", "validation")
+        f"{name}.{suffix}"
+        for split in ("train", "validation")
+        for name, suffix in (
+            (f"sft/{split}", "parquet"),
+            (f"rl/{split}", "parquet"),
+            (f"pictures/{split}", "arrow"),
+        )
     }
     Path("data/sft/left-over.parquet").touch()
     main()
     assert samples_folders() == made
-    assert {path.name for path in Path("data").iterdir()} == {"validated", "sft", "rl"}
+    assert {path.name for path in Path("data").iterdir()} == {"validated", "sft", "rl", "pictures"}
     train = load_samples("data/sft/train.parquet", contract)
     build = params.load(params.Build)
     assert len(train) == 12 * build.samples_per_edit

@@ -35,7 +35,7 @@ def made_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the trainer of the stage `sft` with `token_mean`: 4 samples per update, one at a time."""
     contract = load_contract("tiny")
     table = normalise(make_table("train", sources=1, side=56, seed=7), "train")
-    samples = sft_samples(table[:4], contract, 0.5, np.random.default_rng(0))
+    samples = [*sft_samples(table[:4], contract, 0.5, np.random.default_rng(0))]
     (tmp_path / "data/sft").mkdir(parents=True)
     for split in ("train", "validation"):
         write_samples(samples, tmp_path / f"data/sft/{split}.parquet")

@@ -72,7 +72,7 @@ def make_project(folder: Path, **sections: dict[str, Any]) -> Path:
     """A folder with params and data for eight steps of each training, and no models yet."""
     contract = load_contract("tiny")
     table = normalise(make_table("train", sources=6, side=56, seed=7), "train")
-    samples = sft_samples(table[:32], contract, 0.25, np.random.default_rng(0))
+    samples = [*sft_samples(table[:32], contract, 0.25, np.random.default_rng(0))]
     for name in ("data/sft", "data/rl", "models", "reports"):
         (folder / name).mkdir(parents=True)
     for split, some in (("train", slice(0, 32)), ("validation", slice(32, 36))):

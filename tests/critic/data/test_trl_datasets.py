@@ -1,14 +1,16 @@
 """The trainings' samples come back from Parquet as they went in, with their pictures ready for the model."""
 
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 
-from critic.data.trl_datasets import load_samples, write_samples
+from critic.data.trl_datasets import PictureWriter, load_samples, write_samples
 from critic.edits import Edit
 from critic.pictures import decode_cell
 from critic.prompts import Contract, load_contract
@@ -138,9 +140,46 @@ def test_other_columns_can_be_looked_at_without_the_pictures(
 
 
 def test_the_same_samples_give_the_same_bytes(sft: list[dict[str, Any]], tmp_path: Path) -> None:
-    for name in ("once", "twice"):
-        write_samples(sft, tmp_path / name)
-    assert (tmp_path / "once").read_bytes() == (tmp_path / "twice").read_bytes()
+    made = []
+    for _ in range(2):
+        write_samples(sft, tmp_path / "train.parquet")
+        made.append([(tmp_path / name).read_bytes() for name in ("train.parquet", "train.arrow")])
+    assert made[0] == made[1]
+
+
+def test_files_of_samples_share_a_file_of_pictures_that_has_each_once(
+    sft: list[dict[str, Any]], rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    for name in ("sft", "rl", "pictures"):
+        (tmp_path / name).mkdir()
+    other = {**rl[1], "images": [IMAGES[0][0], picture(5, 64, 64)]}
+    with PictureWriter(tmp_path / "pictures/train.arrow", "../pictures/train.arrow") as pictures:
+        write_samples([*sft, *sft], tmp_path / "sft/train.parquet", pictures)
+        write_samples([*rl, other], tmp_path / "rl/train.parquet", pictures)
+    stored = Dataset.from_file(str(tmp_path / "pictures/train.arrow"))
+    assert stored["bytes"][:] == [cell["bytes"] for cell in (*IMAGES[0], *IMAGES[1], other["images"][1])]
+    assert stored["sha256"][:] == [sha256(file).hexdigest() for file in stored["bytes"]]
+    assert max(len(file.read_bytes()) for file in tmp_path.glob("*/*.parquet")) < len(IMAGES[1][0]["bytes"])
+    for name, samples in (("sft", [*sft, *sft]), ("rl", [*rl, other])):
+        back = load_samples(tmp_path / name / "train.parquet", contract)
+        for sample, given in zip(back, samples, strict=True):
+            for image, cell in zip(sample["images"], given["images"], strict=True):
+                assert np.array_equal(image, contract.resize(decode_cell(cell)))
+
+
+def test_pictures_are_read_when_they_are_asked_for(
+    rl: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    write_samples(rl, tmp_path / "train.parquet")
+    back = load_samples(tmp_path / "train.parquet", contract)
+    where = tmp_path / "train.arrow"
+    file = where.read_bytes()
+    damaged = file.replace(IMAGES[1][0]["bytes"], bytes(len(IMAGES[1][0]["bytes"])))
+    with where.open("r+b") as same:
+        same.write(damaged)
+    assert back[0]["images"][0].size == contract.resize(decode_cell(IMAGES[0][0])).size
+    with pytest.raises(ValueError, match="not a PNG, JPEG or WebP file"):
+        back[1]
 
 
 def test_a_file_that_is_made_again_is_read_again(
