@@ -78,8 +78,8 @@ def test_windows_of_equal_length_are_one_call(calls: list[tuple[int, ...]]) -> N
 
 def test_patches_are_embedded_as_by_the_convolution() -> None:
     torch.manual_seed(0)
-    convolution = torch.nn.Conv3d(3, 128, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False)
-    patches = torch.randn(50, 3, 2, 14, 14)
+    convolution = torch.nn.Conv3d(3, 128, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False).double()
+    patches = torch.randn(50, 3, 2, 14, 14, dtype=torch.float64)
     expected = convolution(patches)
     expected.square().sum().backward()
     gradient, convolution.weight.grad = convolution.weight.grad, None
