@@ -3,14 +3,16 @@
     dvc repro sft && python benchmarks/training_steps.py        # the active profile of params.yaml
     python benchmarks/training_steps.py grpo --steps 3 --json runs/training_steps.json
 
-TRL's own trainers read a prompt once for each completion, prepare a picture once for each micro-batch, and on a
-CPU generate with transformers. The project's read a prompt once per group, prepare a picture once per step, and
-generate with vLLM. SFT is timed with `share_prompts` on as well. Each way has a process of its own; seconds are
+TRL's own trainers, with transformers' own model, read a prompt once for each completion, prepare a picture once
+for each micro-batch, and on a CPU generate with transformers. The project's read a prompt once per group, prepare
+a picture once per step, and generate with vLLM. SFT is timed with `share_prompts` on as well, and four samples of
+each edit. Each way has one process of one thread, with the batch of all processes of the launch; seconds are
 medians of the steps after the first. Nothing is written but the JSON.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,16 +23,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from critic import params
+from critic.data.trl_datasets import load_samples, write_samples
 from critic.files import write_json
+from critic.prompts import Contract, stage_contract
+from critic.tables import read_parquet
+from stages.build import sft_samples
 
 WAYS = {
     "sft": {"TRL": {"share_prompts": False}, "shared": {"share_prompts": True}},
     "grpo": {"TRL": {"share_prompts": False, "use_vllm": False}, "shared": {}},
 }
 """The values of `sft` and `grpo` that each way changes."""
+EDITS = 400
+"""Of which SFT gets samples."""
 PARTS = {"sft": ("step",), "grpo": ("rollout", "update", "step")}
 
 
@@ -49,7 +58,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for training, way in tqdm(runs, desc="ways"):
         command = [sys.executable, __file__, training, "--way", way, "--steps", str(given.steps)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=one_thread)
         found[training][way] = json.loads(done.stdout.splitlines()[-1])
     print("| | TRL | shared | ratio |\n|---|---:|---:|---:|")
     for training, ways in found.items():
@@ -63,27 +73,35 @@ def main() -> None:
 
 def measure(training: str, way: str, steps: int) -> dict[str, float]:
     """Median seconds of each part of a step."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
     from critic.checkpoints import load_processor
-    from critic.data.trl_datasets import load_samples
-    from critic.prompts import stage_contract
     from critic.training.setup import load_trainable
     from stages import grpo, sft
 
     model, launch, prompt = params.load(params.Model), params.load(params.Launch), params.load(params.Prompt)
     kind = params.Sft if training == "sft" else params.Grpo
     section: Any = params.load(kind).model_copy(update=WAYS[training][way])
+    section.per_device_train_batch_size *= launch.nnodes * launch.nproc_per_node
     base = model.base if training == "sft" else "models/sft"
     contract = stage_contract(prompt.contract, "data/sft" if training == "sft" else base)
     processor = load_processor(base, contract)
+    if way == "TRL":
+        dtype = getattr(torch, model.dtype)
+        load = AutoModelForImageTextToText.from_pretrained
+        trainable = load(base, dtype=dtype, attn_implementation=model.attn_implementation)
+    else:
+        trainable = load_trainable(base, model, section)
     with tempfile.TemporaryDirectory() as folder:
         if training == "sft":
             args: Any = sft.arguments(section, launch, params.seed(), Path(folder))
             trainer: Any = sft.make_trainer(
                 section,
-                model=load_trainable(base, model, section),
+                model=trainable,
                 processing_class=processor,
                 args=args,
-                train_dataset=load_samples("data/sft/train.parquet", contract),
+                train_dataset=load_samples(write_sft_samples(Path(folder), contract), contract),
             )
         else:
             args = grpo.arguments(section, launch, params.seed(), Path(folder), processor)
@@ -91,7 +109,7 @@ def measure(training: str, way: str, steps: int) -> dict[str, float]:
                 section,
                 params.load(params.Reward),
                 contract,
-                model=load_trainable(base, model, section),
+                model=trainable,
                 processing_class=processor,
                 args=args,
                 train_dataset=load_samples(
@@ -116,6 +134,15 @@ def measure(training: str, way: str, steps: int) -> dict[str, float]:
         updates = [step - rollout for step, rollout in zip(steps_spent, rollouts, strict=True)]
         found["update"] = statistics.median(updates)
     return found
+
+
+def write_sft_samples(folder: Path, contract: Contract) -> Path:
+    """Four samples of each edit, as `build` writes them."""
+    edits = read_parquet("data/validated/train.parquet").head(EDITS)
+    build = params.load(params.Build)
+    samples = sft_samples(edits, contract, build.direct_fraction, np.random.default_rng(params.seed()), each=4)
+    write_samples(samples, folder / "train.parquet")
+    return folder / "train.parquet"
 
 
 def timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
