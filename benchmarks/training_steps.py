@@ -83,7 +83,8 @@ def measure(training: str, way: str, steps: int) -> dict[str, float]:
     model, launch, prompt = params.load(params.Model), params.load(params.Launch), params.load(params.Prompt)
     kind = params.Sft if training == "sft" else params.Grpo
     section: Any = params.load(kind).model_copy(update=WAYS[training][way])
-    section.per_device_train_batch_size *= launch.nnodes * launch.nproc_per_node
+    rows = section.per_device_train_batch_size * launch.nnodes * launch.nproc_per_node
+    section = section.model_copy(update={"per_device_train_batch_size": rows})
     base = model.base if training == "sft" else "models/sft"
     contract = stage_contract(prompt.contract, "data/sft" if training == "sft" else base)
     processor = load_processor(base, contract)
