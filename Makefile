@@ -29,7 +29,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro serve bento flows audit test rehearse gpu-check lint lock
+.PHONY: help setup repro serve bento flows audit test nightly rehearse gpu-check lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 11
@@ -55,7 +55,7 @@ $(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.tom
 # One thread, unless you set another number: outputs depend on it, and the record names it. Pictures for a GPU are
 # prepared by all cores; stages/launch.py divides them among the processes.
 ifeq ($(LOCK),cpu)
-repro flows: export OMP_NUM_THREADS ?= 1
+repro flows test nightly: export OMP_NUM_THREADS ?= 1
 endif
 
 repro: $(READY)  ## run the changed stages of the pipeline
@@ -79,8 +79,15 @@ audit: $(READY)  ## check the critic's record, then rebuild it in a clean clone 
 	$(BIN)/critic audit verify
 	$(BIN)/critic audit rerun
 
+# Two processes where there are two cores. The tests of a file, or of files that share a fixture, run in one of them.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 2 --no-loadscope-reorder \
+  --durations 25
+
 test: $(READY)  ## run the tests, including the pipeline at a small size
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+nightly: $(READY)  ## run the tests that take too long for each change: an hour or more
+	$(PYTEST) -m nightly
 
 rehearse: $(READY)  ## run profiles full, single-gpu and paper on a CPU, small, with kills: 30 minutes
 	$(BIN)/python tests/rehearse.py

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -12,9 +13,46 @@ from hypothesis import settings
 from local_hub import Hub, serve
 from PIL import Image
 from smoke import Project
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("tests", deadline=None)  # a busy machine isn't a failure
 settings.load_profile("tests")
+
+FLOWS, SMOKE, AUDITED, PREFECT = "tests/test_flows.py", "smoke", "audited", "prefect"
+GROUPS = {
+    "tests/test_pipeline.py": SMOKE,
+    "tests/test_service.py": SMOKE,
+    "tests/critic/audit/": AUDITED,
+    "tests/flows/": PREFECT,
+}
+"""Files and folders whose tests share a fixture of the session. Other files are groups of their own."""
+FIRST = [FLOWS, SMOKE, "tests/stages/test_trainings.py", AUDITED, "tests/critic/training/test_setup.py"]
+"""The longest groups, which begin first: two workers of pytest-xdist then end at about the same time."""
+
+
+def group_of(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return next((group for path, group in GROUPS.items() if file.startswith(path)), file)
+
+
+class Groups(LoadScopeScheduling):
+    """Keeps the tests of a group in one worker. pytest-xdist's own `loadgroup` has no effect with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest groups, and end with Prefect's.
+
+    Its threads fail in processes forked later, and the server remains a child of the worker.
+    """
+    order = {name: place for place, name in enumerate(FIRST)} | {PREFECT: len(items)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
 
 
 @pytest.fixture(scope="session")

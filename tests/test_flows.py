@@ -1,10 +1,11 @@
 """The flows from the first critic to a rollback: real Prefect, DVC, TRL, vLLM and BentoML, on a very small study.
 
 The tests depend on each other and run in this order: a first critic, whose worker is killed in the training, an
-audit, drift, and runs that must fail. The second part takes half an hour more: a power cut, the critic reproduced
-from its record, ratings that make it better, ratings that would make it worse, and a rollback.
+audit, drift, and runs that must fail. The nightly story is the same one with more test pictures, and takes half an
+hour more: a power cut, the critic reproduced from its record, ratings that make it better, ratings that would make
+it worse, and a rollback.
 
-    STORY=1 python -m pytest tests/test_flows.py
+    python -m pytest -m nightly tests/test_flows.py
 """
 
 import csv
@@ -48,18 +49,12 @@ PROJECT = (
     *("bentofile.yaml", "dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml", "pyproject.toml"),
     *("LICENSE", "Makefile", "README.md", ".gitignore", ".dvcignore"),
 )
-WHOLE = "STORY" in os.environ
-whole_story = pytest.mark.skipif(not WHOLE, reason="takes half an hour: STORY=1")
+pytestmark = pytest.mark.e2e
 SOURCES = 8
+TEST_SOURCES = {"short": 16, "whole": 200}
+"""Of each story: the whole one must tell a better critic from a worse one."""
 SMALL: dict[str, dict[str, Any]] = {
-    "download": {
-        "minibench": {
-            "train_sources": SOURCES,
-            "validation_sources": 4,
-            "test_sources": 200 if WHOLE else 16,
-            "side": 112,
-        }
-    },
+    "download": {"minibench": {"train_sources": SOURCES, "validation_sources": 4, "side": 112}},
     "sft": {"num_train_epochs": 8.0, "save_steps": 40},
     "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 24},
     "evaluate": {"engine": "transformers"},  # vLLM, of the Bentos, must score as it does
@@ -83,8 +78,8 @@ class Patient(httpx.HTTPTransport):
 class Flows:
     """`make flows` in a new checkout, and Prefect's API."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder / "checkout"
+    def __init__(self, folder: Path, story: str):
+        self.story, self.folder = story, folder / "checkout"
         self.kept, self.store = folder / "kept", f"sqlite:///{folder}/feedback.db"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -95,6 +90,7 @@ class Flows:
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder),
             "PREFECT_API_URL": url,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # instead of 10, between looks for new runs
             "BENTOML_HOME": str(folder / "bentoml"),
             "CRITIC_FEEDBACK_URL": self.store,
             "CRITIC_KEEP_IMAGES": str(self.kept),
@@ -110,6 +106,7 @@ class Flows:
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for section, values in SMALL.items():
             params["profiles"]["tiny"][section].update(values)
+        params["profiles"]["tiny"]["download"]["minibench"]["test_sources"] = TEST_SOURCES[self.story]
         params["evaluate"]["n_boot"] = 100
         params["gate"].update(min_main_score=-1.0, min_coverage=0.5, coverage_margin=1.0, type_margin=1.0)
         params["ratings"]["min_raters"] = 2
@@ -194,14 +191,19 @@ class Flows:
         return git(self.folder, "status", "--porcelain") == ""
 
 
-@pytest.fixture(scope="module")
-def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
-    flows = Flows(tmp_path_factory.mktemp("flows"))
+@pytest.fixture(scope="module", params=["short", pytest.param("whole", marks=pytest.mark.nightly)])
+def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
+    flows = Flows(tmp_path_factory.mktemp("flows"), request.param)
     flows.check_out()
     flows.start()
     yield flows
     flows.stop()
     flows.api.close()
+
+
+def whole_story(test: Callable[..., None]) -> Callable[..., None]:
+    """A test of the whole story alone."""
+    return pytest.mark.nightly(pytest.mark.parametrize("flows", ["whole"], indirect=True)(test))
 
 
 def test_make_flows_deploys_everything(flows: Flows) -> None:
@@ -241,7 +243,7 @@ def test_a_killed_worker_ends_its_run_and_the_next_run_continues_to_a_promotion(
     flows.stop()
     flows.start()
 
-    if WHOLE:
+    if flows.story == "whole":
         cut = flows.start_run("retrain", reason="go on")
         flows.wait(lambda: flows.is_running(cut, "sft") and flows.processes("stages.sft"), 600)
         for process in flows.processes():  # a power cut

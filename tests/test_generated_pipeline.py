@@ -1,10 +1,9 @@
 """The whole pipeline on pictures without a source image, at a smoke size: minibench's, with the tiny critic.
 
-STORY=1 python -m pytest tests/test_generated_pipeline.py
+python -m pytest -m nightly tests/test_generated_pipeline.py
 """
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,7 @@ from critic.tables import read_parquet
 
 CONTRACT = "assets/tiny-generated.yaml"
 
-pytestmark = pytest.mark.skipif("STORY" not in os.environ, reason="takes minutes: STORY=1")
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 
 def test_a_critic_is_trained_and_measured_on_pictures_without_a_source(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_help_lists_each_target(tmp_path: Path) -> None:
         "flows",
         "audit",
         "test",
+        "nightly",
         "rehearse",
         "gpu-check",
         "lint",

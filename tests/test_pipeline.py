@@ -2,7 +2,7 @@
 
 The critic that it trains is poor. The tests check that each stage does its work, once, again and after a kill.
 
-    KILLS=1 python -m pytest tests/test_pipeline.py    # kills every stage, not `build` alone
+    python -m pytest -m nightly tests/test_pipeline.py    # kills the other stages as it does `build`
 """
 
 import json
@@ -19,6 +19,7 @@ from critic.prompts import load_contract
 from critic.tables import read_parquet
 
 STAGES = ("download", "validate", "build", "sft", "grpo", "evaluate", "cards")
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,9 @@ def test_a_change_reruns_what_hangs_on_it(
     assert running == rerun
 
 
-@pytest.mark.parametrize("stage", STAGES if "KILLS" in os.environ else ["build"])
+@pytest.mark.parametrize(
+    "stage", [s if s == "build" else pytest.param(s, marks=pytest.mark.nightly) for s in STAGES]
+)
 def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
     project: Project, stage: str
 ) -> None:

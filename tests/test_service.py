@@ -43,7 +43,7 @@ from critic.prompts import IMAGE_MARK
 from critic.ratings.store import Feedback
 from critic.service.page import WEB
 
-whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes another minute: set STORY=1")
+pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
@@ -142,7 +142,8 @@ def offline(project: Path, *options: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "mode", ["greedy", pytest.param("expected", marks=whole), pytest.param("average", marks=whole)]
+    "mode",
+    ["greedy", *(pytest.param(mode, marks=pytest.mark.nightly) for mode in ("expected", "average"))],
 )
 def test_scores_are_those_of_critic_score(
     project: Path, service: Service, edits: list[dict[str, Any]], mode: str
@@ -254,6 +255,7 @@ def test_what_does_harm_is_refused_with_a_reason(service: Service, entry: Hostil
         assert error["message"] and error["request_id"] == reply.headers["X-Request-ID"]
 
 
+@pytest.mark.browser
 def test_a_person_scores_an_edit_on_the_page(service: Service) -> None:
     if (chromium := shutil.which("chromium")) is None:
         pytest.skip("the page needs a browser: apt-get install chromium")
@@ -341,7 +343,7 @@ def test_a_killed_engine_costs_its_requests_a_503_and_comes_back(
         assert [client.post("/score", **upload(edit)).json()["raw"] for edit in edits] == alone
 
 
-@whole
+@pytest.mark.nightly
 def test_sigterm_lets_requests_end_and_leaves_nothing_running(
     project: Path, tmp_path: Path, edits: list[dict[str, Any]]
 ) -> None:

@@ -127,7 +127,7 @@ def test_an_unknown_check_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown check speed: choose from device, kernels, sft, grpo" in capsys.readouterr().err
 
 
-@pytest.mark.skipif("STORY" not in os.environ, reason="takes minutes: STORY=1")
+@pytest.mark.nightly
 def test_all_of_it_runs_at_a_tiny_size(tmp_path: Path) -> None:
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     checked = check("--shape", "tiny", "--minutes", "60")

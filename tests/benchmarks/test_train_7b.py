@@ -234,7 +234,6 @@ def test_its_words_are_one_token_each_in_any_row(processor: Any) -> None:
 # --- a run
 
 
-whole = pytest.mark.skipif("STORY" not in os.environ, reason="takes half a minute more: STORY=1")
 SMALL = [
     "sft.per_device_train_batch_size=2",
     "sft.gradient_accumulation_steps=2",
@@ -244,7 +243,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize(
-    ("training", "completions"), [pytest.param("sft", 4 * (24 + 2), marks=whole), ("grpo", 4 * 24)]
+    ("training", "completions"), [pytest.param("sft", 4 * (24 + 2), marks=pytest.mark.nightly), ("grpo", 4 * 24)]
 )
 def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_path: Path) -> None:
     """SFT's completions also end: two tokens more."""

@@ -1,6 +1,6 @@
 """A server and a worker on two machines, of which one goes down: no run is repeated, and none runs for ever.
 
-STORY=1 python -m pytest tests/flows/test_outages.py
+python -m pytest -m nightly tests/flows/test_outages.py
 """
 
 import os
@@ -41,7 +41,7 @@ with get_client(sync_client=True) as client:
 with tags(*sys.argv[1:]):
     assert once() == ["train", "after"]
 """
-pytestmark = pytest.mark.skipif("STORY" not in os.environ, reason="takes minutes: STORY=1")
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 
 @contextmanager

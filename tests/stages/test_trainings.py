@@ -1,6 +1,6 @@
 """The trainings as they run at scale, on the tiny model: killed and resumed, sharded over two processes, adapted.
 
-KILLS=10 python -m pytest tests/stages/test_trainings.py    # ten kills of each training, as at a release
+python -m pytest -m nightly tests/stages/test_trainings.py    # ten kills of each training instead of one
 """
 
 import os
@@ -32,7 +32,6 @@ from stages.build import rl_samples, sft_samples
 from stages.launch import stage_command
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("KILLS", "1"))
 SMALL: dict[str, Any] = {
     "sft": {"per_device_train_batch_size": 4, "save_steps": 2, "bf16": False},
     "grpo": {
@@ -127,9 +126,10 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models/sft"
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
-    stage: str, tmp_path: Path, request: pytest.FixtureRequest
+    stage: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     whole, broken = make_project(tmp_path / "whole"), make_project(tmp_path / "broken")
     if stage == "grpo":
@@ -139,7 +139,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     train(whole, stage)
     assert (curve(whole, stage, "grad_norm")["grad_norm"] > 0).any()
 
-    for step in [*sorted(random.Random(0).choices(range(1, 8), k=KILLS)), DONE]:
+    for step in [*sorted(random.Random(0).choices(range(1, 8), k=kills)), DONE]:
         killed = run(broken, "-c", DIE_AT.format(stage=stage, done=DONE), str(step))
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
         assert not (broken / f"models/{stage}/contract.yaml").exists()

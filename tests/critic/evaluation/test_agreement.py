@@ -1,7 +1,6 @@
 """The metrics against scipy, cases worked out by hand and simulations with a known truth."""
 
 import math
-import os
 from random import Random
 from warnings import catch_warnings, simplefilter
 
@@ -186,7 +185,7 @@ def test_the_fit_equals_upstreams_where_upstreams_converges(rng: np.random.Gener
     )
 
 
-@pytest.mark.skipif("STORY" not in os.environ, reason="takes half a minute: STORY=1")
+@pytest.mark.nightly
 def test_on_a_thousand_random_critics_the_fit_is_upstreams_or_a_closer_one(rng: np.random.Generator) -> None:
     """Upstream's optimiser sometimes stops at a worse curve; ours never does."""
     same = 0

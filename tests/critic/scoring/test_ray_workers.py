@@ -1,7 +1,6 @@
 """Scoring with several workers: the final files equal those of one process, whichever process dies."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -90,7 +89,7 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.skipif("STORY" not in os.environ, reason="takes a minute: STORY=1")
+@pytest.mark.nightly
 def test_driver_and_worker_are_killed_and_the_files_are_those_of_one_process(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

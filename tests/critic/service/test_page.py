@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from critic.client.schemas import Kept, Problem, Rating, Refusal, Scored
 from critic.service.page import HEADERS, WEB, mount_page
 
+pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 TIMES = "\N{MULTIPLICATION SIGN}"
