@@ -1,12 +1,11 @@
 """Which stages run again when a key of params.yaml changes, and which modules read it.
 
-Each key is changed in turn in a copy of dvc.yaml and params.yaml, and DVC says which stages changed. Modules that
-read the key are found in their syntax trees.
+In a copy of dvc.yaml and params.yaml, each value is the name of its key, and DVC says which values a stage reads.
+Modules that read the key are found in their syntax trees.
 """
 
 import ast
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,10 @@ class Constant:
     stages: tuple[str, ...]
 
 
-def param_coverage(
-    folder: Path, profile: str | None = None, progress: Callable[[list[str]], Iterable[str]] = iter
-) -> list[ParamCoverage]:
+def param_coverage(folder: Path, profile: str | None = None) -> list[ParamCoverage]:
     """All keys of a checkout's params.yaml: the shared ones, then those of a profile (None: the active one).
 
-    `progress` takes the keys and yields them, for a progress bar. Raises a `KeyError` if there is no such profile.
+    Raises a `KeyError` if there is no such profile.
     """
     values = yaml.safe_load((folder / "params.yaml").read_text())
     if profile is not None:
@@ -62,21 +59,19 @@ def param_coverage(
     scaled = {f"profiles.{active}.{key}" for key in flatten(values["profiles"][active])}
     keys = [key for key in flatten({k: v for k, v in values.items() if k != "profiles"}) if key != "profile"]
     readers = _readers_by_name(folder)
-    coverage = []
+    other = next((name for name in values["profiles"] if name != active), active)
     with tempfile.TemporaryDirectory(prefix="critic-") as scratch:
         copy = Path(scratch)
         (copy / "dvc.yaml").write_text((folder / "dvc.yaml").read_text())
         (copy / ".dvc").mkdir()
         (copy / ".dvc/config").write_text("[core]\nno_scm = true\n")
-        before = _params_of_stages(copy, values)
-        for key in progress([*keys, *sorted(scaled), "profile"]):
-            if key == "profile":
-                other = next((name for name in values["profiles"] if name != active), active)
-                after = _params_of_stages(copy, values | {"profile": other})
-            else:
-                after = _params_of_stages(copy, _with_change(values, key))
-            stages = tuple(stage for stage in before if before[stage] != after[stage])
-            coverage.append(ParamCoverage(key, stages, _readers(key, readers)))
+        named = _named(values)
+        read = _keys_of_stages(copy, named | {"profile": active})
+        switched = _keys_of_stages(copy, named | {"profile": other})
+    coverage = []
+    for key in [*keys, *sorted(scaled), "profile"]:
+        stages = (s for s in read if key in read[s] or (key == "profile" and read[s] != switched[s]))
+        coverage.append(ParamCoverage(key, tuple(stages), _readers(key, readers)))
     return coverage
 
 
@@ -109,21 +104,28 @@ def _has_number(node: ast.expr) -> bool:
     )
 
 
-def _params_of_stages(folder: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The params that each stage reads, according to DVC, with these values in params.yaml."""
+def _keys_of_stages(folder: Path, values: dict[str, Any]) -> dict[str, set[Any]]:
+    """The values that each stage reads, according to DVC, with these in params.yaml."""
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     with Repo(str(folder)) as repo:
         return {
-            stage.name: {key: value for dep in stage.params for key, value in dep.read_params().items()}
+            stage.name: {
+                value
+                for dep in stage.params
+                for part in dep.read_params().values()
+                for value in flatten(part).values()
+            }
             for stage in repo.index.stages
             if stage.cmd
         }
 
 
-def _with_change(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """The values, with another one at a dotted key."""
-    name, _, rest = key.partition(".")
-    return values | {name: _with_change(values[name], rest) if rest else f"{values[name]}, changed"}
+def _named(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same keys, each with its dotted name for a value."""
+    return {
+        name: _named(value, f"{prefix}{name}.") if isinstance(value, dict) and value else f"{prefix}{name}"
+        for name, value in values.items()
+    }
 
 
 def _readers_by_name(folder: Path) -> dict[str, set[str]]:

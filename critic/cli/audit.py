@@ -227,15 +227,10 @@ def coverage(profile: str | None, constants: bool, as_json: bool) -> None:
 
     The exit status is 1 if a key changes nothing or no code reads it.
     """
-    from rich.progress import track
-
     from critic.audit import coverage
 
-    errors = Console(stderr=True)
     try:
-        keys = coverage.param_coverage(
-            Path.cwd(), profile, lambda names: track(names, "Changing keys", console=errors, transient=True)
-        )
+        keys = coverage.param_coverage(Path.cwd(), profile)
     except (KeyError, OSError) as error:
         raise click.ClickException(f"{error}: see dvc.yaml and the profiles of params.yaml") from None
     numbers = coverage.constants(Path.cwd()) if constants else []
