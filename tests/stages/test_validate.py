@@ -1,6 +1,7 @@
 """The validate stage writes a valid benchmark completely, and stops at an invalid one, naming its rows."""
 
 import json
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -46,8 +47,27 @@ def hub_table(first_source: int) -> pd.DataFrame:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder that holds a good raw benchmark as the hub has it: train and test."""
-    write_parquet(hub_table(0), tmp_path / "data/raw/train.parquet", TYPES)
-    write_parquet(hub_table(10), tmp_path / "data/raw/test.parquet", TYPES)
+    return write_raw(tmp_path / "data")
+
+
+def write_raw(data: Path) -> Path:
+    write_parquet(hub_table(0), data / "raw/train.parquet", TYPES)
+    write_parquet(hub_table(10), data / "raw/test.parquet", TYPES)
+    return data
+
+
+@pytest.fixture(scope="module")
+def once_validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that benchmark in `data`, which is valid, and its Data Docs in `docs`."""
+    folder = tmp_path_factory.mktemp("validated")
+    validate(write_raw(folder / "data"), folder / "docs", SECTION, CONTRACT)
+    return folder
+
+
+@pytest.fixture
+def validated(once_validated: Path, tmp_path: Path) -> Path:
+    """A copy of its data folder; the Data Docs are beside it."""
+    shutil.copytree(once_validated, tmp_path, dirs_exist_ok=True)
     return tmp_path / "data"
 
 
@@ -63,9 +83,8 @@ def outputs(data: Path) -> dict[str, bytes]:
     return {str(path.relative_to(data)): path.read_bytes() for path in files if path.parent != data / "raw"}
 
 
-def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    splits = {split: read_parquet(data / f"validated/{split}.parquet") for split in SPLITS}
+def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(validated: Path) -> None:
+    splits = {split: read_parquet(validated / f"validated/{split}.parquet") for split in SPLITS}
     assert [len(table) for table in splits.values()] == [EDITS - 2, 2, EDITS]
     assert {*splits["train"]["source_id"]}.isdisjoint(splits["validation"]["source_id"])
     assert [*splits["test"]] == ["id", "source_id", "images", "instruction", "problem", "mos"]
@@ -74,9 +93,8 @@ def test_a_hub_benchmark_is_normalised_and_gets_a_validation_split(data: Path, t
     assert (first.instruction, first.mos) == ("make it red", 1.0)
 
 
-def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    report = json.loads((data / "validation.json").read_text())
+def test_the_report_counts_and_lists_the_checks(once_validated: Path) -> None:
+    report = json.loads((once_validated / "data/validation.json").read_text())
     assert report["split"] == {"name": "given", "leak": {"edits": 0, "sources": 0}}
     assert report["splits"]["test"] == {
         "edits": EDITS,
@@ -90,14 +108,13 @@ def test_the_report_counts_and_lists_the_checks(data: Path, tmp_path: Path) -> N
         "column": "answer",
         "expected": "the score is from 1 to 5",
     } in report["checks"]
-    assert str(tmp_path) not in json.dumps(report)
+    assert str(once_validated) not in json.dumps(report)
 
 
-def test_the_same_benchmark_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    once = outputs(data)
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    assert outputs(data) == once
+def test_the_same_benchmark_gives_the_same_bytes(validated: Path, tmp_path: Path) -> None:
+    once = outputs(validated)
+    validate(validated, tmp_path / "docs", SECTION, CONTRACT)
+    assert outputs(validated) == once
     assert {*once} == {
         "validation.json",
         *(f"validated/{split}.parquet" for split in ("train", "validation", "test")),
@@ -142,26 +159,25 @@ BAD_INPUT: dict[str, tuple[Callable[[pd.DataFrame], object], str, list[int]]] = 
 
 @pytest.mark.parametrize(("change", "column", "rows"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input_is_named_and_leaves_nothing_downstream(
-    data: Path,
+    validated: Path,
     tmp_path: Path,
     change: Callable[[pd.DataFrame], object],
     column: str,
     rows: list[int],
 ) -> None:
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    spoil(data, "test", change)
+    spoil(validated, "test", change)
     with pytest.raises(InvalidBenchmark) as failure:
-        validate(data, tmp_path / "docs", SECTION, CONTRACT)
+        validate(validated, tmp_path / "docs", SECTION, CONTRACT)
     message = str(failure.value)
     assert f"\n{column}: expected that " in message
     assert "data/raw/<split>.parquet" in message
     for row in rows:
         assert f"test row {row + 1}, id " in message
     assert "    -> " in message
-    assert outputs(data) == {}
+    assert outputs(validated) == {}
     pages = "".join(page.read_text() for page in (tmp_path / "docs/validations").rglob("*.html"))
     for row in rows:
-        assert read_parquet(data / "raw/test.parquet").get("id", DEFAULT_IDS)[row] in pages
+        assert read_parquet(validated / "raw/test.parquet").get("id", DEFAULT_IDS)[row] in pages
 
 
 def test_files_of_phones_and_scanners_are_valid_and_several_pictures_are_not(data: Path, tmp_path: Path) -> None:
@@ -204,9 +220,8 @@ def test_run_as_a_stage_bad_input_ends_in_a_message(
     assert outputs(data) == {}
 
 
-def test_a_table_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
-    validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    (data / "raw/test.parquet").unlink()
+def test_a_table_that_is_not_there_is_named(validated: Path, tmp_path: Path) -> None:
+    (validated / "raw/test.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"raw/test\.parquet"):
-        validate(data, tmp_path / "docs", SECTION, CONTRACT)
-    assert outputs(data) == {}
+        validate(validated, tmp_path / "docs", SECTION, CONTRACT)
+    assert outputs(validated) == {}
