@@ -171,7 +171,9 @@ def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
     requests = [request(contract, edit) for edit in edits]
     by_transformers = TransformersEngine(load_model(checkpoint, model), load_processor(checkpoint, contract), 24)
     by_vllm = VllmEngine(checkpoint, dtype="float32", max_tokens=24)
-    assert by_vllm.complete(requests) == by_transformers.complete(requests)
+    completions = by_vllm.complete(requests)
+    by_vllm.close()
+    assert completions == by_transformers.complete(requests)
 
 
 def test_adapters_train_and_are_merged_into_a_plain_checkpoint(tmp_path: Path) -> None:
