@@ -18,15 +18,16 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("tests", deadline=None)  # a busy machine isn't a failure
 settings.load_profile("tests")
 
-FLOWS, SMOKE, AUDITED, PREFECT = "tests/test_flows.py", "smoke", "audited", "prefect"
+TRAINED, AUDITED, PREFECT = "trained", "audited", "prefect"
 GROUPS = {
-    "tests/test_pipeline.py": SMOKE,
-    "tests/test_service.py": SMOKE,
+    "tests/test_flows.py": TRAINED,
+    "tests/test_pipeline.py": TRAINED,
+    "tests/test_service.py": TRAINED,
     "tests/critic/audit/": AUDITED,
     "tests/flows/": PREFECT,
 }
 """Files and folders whose tests share a fixture of the session. Other files are groups of their own."""
-FIRST = [FLOWS, SMOKE, "tests/stages/test_trainings.py", AUDITED, "tests/critic/training/test_setup.py"]
+FIRST = [TRAINED, "tests/stages/test_trainings.py", AUDITED, "tests/critic/training/test_setup.py"]
 """The longest groups, which begin first: two workers of pytest-xdist then end at about the same time."""
 
 
@@ -56,9 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Run the stages that you need in it: those that have run already don't run again."""
-    return Project(tmp_path_factory.mktemp("smoke"))
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests of the flows train a critic, in `checkout`, with DVC's cache, `cache`; empty before them."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Project:
+    """Run the stages that you need in it: those that have run already, also in `trained`, don't run again."""
+    return Project(tmp_path_factory.mktemp("smoke"), trained)
 
 
 @pytest.fixture

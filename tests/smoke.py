@@ -16,16 +16,20 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
 SIZES: dict[str, dict[str, Any]] = {
-    "download": {"minibench": {"train_sources": 24, "validation_sources": 4, "test_sources": 8, "side": 112}},
-    "sft": {"num_train_epochs": 2.0},
-    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 8},
+    "download": {"minibench": {"train_sources": 8, "validation_sources": 4, "test_sources": 16, "side": 112}},
+    "sft": {"num_train_epochs": 8.0, "save_steps": 40},
+    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 24},
 }
 
 
 class Project:
     """A copy of the project in which no stage has run yet."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, trained: Path | None = None):
+        """With the outputs of `trained/checkout`, if it has any, whose DVC cache is `trained/cache`.
+
+        DVC then runs only the stages whose inputs differ from those of that checkout.
+        """
         self.folder = folder
         for name in PIPELINE:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -36,6 +40,11 @@ class Project:
         params["evaluate"]["n_boot"] = 100
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         self.dvc("init", "--no-scm")
+        if trained is not None and (trained / "checkout/dvc.lock").exists():
+            self.dvc("cache", "dir", str(trained / "cache"))
+            shutil.copy(trained / "checkout/dvc.lock", folder)
+            for room in ("data", "models", "reports"):
+                shutil.copytree(trained / "checkout" / room, folder / room, dirs_exist_ok=True)
 
     def run(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in a process group of its own."""

@@ -1,9 +1,9 @@
 """The flows from the first critic to a rollback: real Prefect, DVC, TRL, vLLM and BentoML, on a very small study.
 
 The tests depend on each other and run in this order: a first critic, whose worker is killed in the training, an
-audit, drift, and runs that must fail. The nightly story is the same one with more test pictures, and takes half an
-hour more: a power cut, the critic reproduced from its record, ratings that make it better, ratings that would make
-it worse, and a rollback.
+audit, drift, and runs that must fail. The tests of the pipeline and of the service use the critic that was trained
+here. The nightly story is the same one with more test pictures, and takes half an hour more: a power cut,
+the critic reproduced from its record, ratings that make it better, ratings that would make it worse, a rollback.
 
     python -m pytest -m nightly tests/test_flows.py
 """
@@ -32,6 +32,7 @@ import pytest
 import yaml
 from panel import write_study
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from smoke import SIZES
 
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Receipt
@@ -50,15 +51,9 @@ PROJECT = (
     *("LICENSE", "Makefile", "README.md", ".gitignore", ".dvcignore"),
 )
 pytestmark = pytest.mark.e2e
-SOURCES = 8
-TEST_SOURCES = {"short": 16, "whole": 200}
-"""Of each story: the whole one must tell a better critic from a worse one."""
-SMALL: dict[str, dict[str, Any]] = {
-    "download": {"minibench": {"train_sources": SOURCES, "validation_sources": 4, "side": 112}},
-    "sft": {"num_train_epochs": 8.0, "save_steps": 40},
-    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 24},
-    "evaluate": {"engine": "transformers"},  # vLLM, of the Bentos, must score as it does
-}
+SOURCES = SIZES["download"]["minibench"]["train_sources"]
+MANY_TEST_SOURCES = 200
+"""The whole story must tell a better critic from a worse one."""
 STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
 
 
@@ -104,9 +99,12 @@ class Flows:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, self.folder / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        for section, values in SMALL.items():
-            params["profiles"]["tiny"][section].update(values)
-        params["profiles"]["tiny"]["download"]["minibench"]["test_sources"] = TEST_SOURCES[self.story]
+        tiny = params["profiles"]["tiny"]
+        for section, values in SIZES.items():
+            tiny[section].update(values)
+        tiny["evaluate"]["engine"] = "transformers"  # vLLM, of the Bentos, must score as it does
+        if self.story == "whole":
+            tiny["download"]["minibench"]["test_sources"] = MANY_TEST_SOURCES
         params["evaluate"]["n_boot"] = 100
         params["gate"].update(min_main_score=-1.0, min_coverage=0.5, coverage_margin=1.0, type_margin=1.0)
         params["ratings"]["min_raters"] = 2
@@ -114,7 +112,8 @@ class Flows:
         git(self.folder, "init", "--quiet", "--initial-branch", "main")
         git(self.folder, "config", "user.name", "Ann")
         git(self.folder, "config", "user.email", "ann@example.org")
-        subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=self.folder, check=True)
+        for command in (["init", "--quiet"], ["cache", "dir", "--local", str(self.folder.parent / "cache")]):
+            subprocess.run([sys.executable, "-m", "dvc", *command], cwd=self.folder, check=True)
         git(self.folder, "add", ".")
         git(self.folder, "commit", "--quiet", "-m", "Begin")
 
@@ -192,8 +191,11 @@ class Flows:
 
 
 @pytest.fixture(scope="module", params=["short", pytest.param("whole", marks=pytest.mark.nightly)])
-def flows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
-    flows = Flows(tmp_path_factory.mktemp("flows"), request.param)
+def flows(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Path
+) -> Iterator[Flows]:
+    folder = trained if request.param == "short" else tmp_path_factory.mktemp("flows")
+    flows = Flows(folder, request.param)
     flows.check_out()
     flows.start()
     yield flows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from smoke import Project
+from smoke import SIZES, Project
 
 from critic.tables import read_parquet
 
@@ -34,7 +34,8 @@ def test_a_critic_is_trained_and_measured_on_pictures_without_a_source(tmp_path:
     assert list(scored["id"]) == list(test["id"])
     assert {"source_id", "edit_type", "editor", "mos"} <= {*scored}
     report = (tmp_path / "reports/report.html").read_text()
-    assert f"{len(test)} pictures of 8 source images" in report
+    sources = SIZES["download"]["minibench"]["test_sources"]
+    assert f"{len(test)} pictures of {sources} source images" in report
     assert "Blur effect" in report and "PSNR" not in report
     assert 'alt="generated image"' in report
     for model in ("sft", "grpo"):
