@@ -80,14 +80,17 @@ audit: $(READY)  ## check the critic's record, then rebuild it in a clean clone 
 	$(BIN)/critic audit rerun
 
 # Two processes where there are two cores. The tests of a file, or of files that share a fixture, run in one of them.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 2 --no-loadscope-reorder \
-  --durations 25
+# vLLM would bind its engines in both to the same core.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 2 --no-loadscope-reorder --durations 25
+ifeq ($(LOCK),cpu)
+test nightly: export VLLM_CPU_OMP_THREADS_BIND ?= nobind
+endif
 
 test: $(READY)  ## run the tests, including the pipeline at a small size
 	$(PYTEST)
 
-nightly: $(READY)  ## run the tests that take too long for each change: an hour or more
-	$(PYTEST) -m nightly
+nightly: $(READY)  ## run what takes too long for each change: more tests, more examples, coverage
+	$(PYTEST) -m "nightly or not e2e" --hypothesis-profile nightly --cov
 
 rehearse: $(READY)  ## run profiles full, single-gpu and paper on a CPU, small, with kills: 30 minutes
 	$(BIN)/python tests/rehearse.py

@@ -16,6 +16,7 @@ from smoke import Project
 from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("tests", deadline=None)  # a busy machine isn't a failure
+settings.register_profile("nightly", settings.get_profile("tests"), max_examples=1000)
 settings.load_profile("tests")
 
 TRAINED, AUDITED, PREFECT = "trained", "audited", "prefect"
