@@ -122,7 +122,7 @@ class Flows:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.up"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
-        self.wait(lambda: "The flows:" in self.log.read_text(), 300)
+        self.wait(lambda: "The flows:" in self.log.read_text())
 
     def stop(self) -> None:
         if self.process is not None:
@@ -130,7 +130,7 @@ class Flows:
             self.process.wait(60)
         self.log.write_text("")
 
-    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = 300) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := what()):
             assert time.monotonic() < deadline, self.log.read_text()[-5000:]
@@ -227,7 +227,7 @@ def test_a_scheduled_run_starts(flows: Flows) -> None:
         .raise_for_status()
         .json()
     )
-    done = flows.wait(lambda: [run for run in flows.runs("watch") if run["state_type"] == "COMPLETED"], 300)
+    done = flows.wait(lambda: [run for run in flows.runs("watch") if run["state_type"] == "COMPLETED"])
     flows.api.delete(f"{schedules}/{made['id']}").raise_for_status()
     assert done[0]["auto_scheduled"] and done[0]["state_name"] == "Nothing new"
 
@@ -236,7 +236,7 @@ def test_a_killed_worker_ends_its_run_and_the_next_run_continues_to_a_promotion(
     run = flows.start_run("retrain", reason="the first one")
     flows.wait(lambda: flows.is_running(run, "sft") and flows.processes("stages.sft"), 600)
     second = flows.start_run("retrain", reason="one more")
-    flows.wait(lambda: flows.state(second)["name"] == "AwaitingConcurrencySlot", 60)
+    flows.wait(lambda: flows.state(second)["name"] == "AwaitingConcurrencySlot")
     flows.api.delete(f"/flow_runs/{second}")
     (worker,) = [p for p in flows.processes("worker", "start") if "process_tree" not in " ".join(p.cmdline())]
     worker.send_signal(signal.SIGKILL)
@@ -333,7 +333,7 @@ def test_scores_that_drift_start_a_retraining_once_a_day(flows: Flows) -> None:
         state = flows.run("watch", service=address)
         assert state["name"] == "Held back" and "was started for drift" in state["message"], state
     wanted = {"filter": {"event": {"name": [DRIFTED]}}}
-    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 1, 60)
+    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 1)
 
 
 def test_uncommitted_changes_are_not_trained_on(flows: Flows) -> None:
@@ -368,7 +368,7 @@ def test_a_run_in_a_checkout_in_use_fails_and_the_channel_is_notified(flows: Flo
         with hold_lock(flows.folder, "somebody's critic promote"):
             state = flows.run("promote")
         assert state["type"] == "FAILED" and "somebody's critic promote (process" in state["message"]
-        flows.wait(lambda: any("promote Failed" in message for message in heard), 60)
+        flows.wait(lambda: any("promote Failed" in message for message in heard))
 
 
 @whole_story
@@ -408,7 +408,7 @@ def test_poisoned_ratings_start_a_retraining_that_the_gate_refuses(flows: Flows,
     watch = flows.run("watch")
     assert watch["name"] == "Started" and "300 new ratings" in watch["message"], watch
     begun = ("PENDING", "RUNNING")  # not the runs scheduled for later
-    run = flows.wait(lambda: [r["id"] for r in flows.runs("retrain") if r["state_type"] in begun], 60)[0]
+    run = flows.wait(lambda: [r["id"] for r in flows.runs("retrain") if r["state_type"] in begun])[0]
     flows.wait(lambda: flows.is_running(run, "build"), 600)
     assert flows.run("watch")["name"] == "Held back"
     assert flows.ended(run)["name"] == "Refused"
@@ -425,7 +425,7 @@ def test_a_rollback_takes_less_than_a_minute(flows: Flows) -> None:
     assert time.monotonic() - began < 60
     assert flows.champion == "v1.0.0"
     wanted = {"filter": {"event": {"name": ["critic.promoted"]}}}
-    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 3, 60)
+    flows.wait(lambda: flows.api.post("/events/filter", json=wanted).raise_for_status().json()["total"] == 3)
 
 
 def rate_by_service(flows: Flows, study: Path) -> None:
