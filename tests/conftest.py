@@ -49,10 +49,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest groups, and end with Prefect's.
+    """Begin with the longest groups, and end with Prefect's; mark what needs the audited checkout as slow.
 
-    Its threads fail in processes forked later, and the server remains a child of the worker.
+    The threads of Prefect's server fail in processes forked later, and it remains a child of the worker.
     """
+    for item in items:
+        if "audited" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     order = {name: place for place, name in enumerate(FIRST)} | {PREFECT: len(items)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
 

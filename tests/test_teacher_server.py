@@ -32,7 +32,7 @@ from stages.build import main
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "assets/tiny-base"
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 
 @pytest.fixture

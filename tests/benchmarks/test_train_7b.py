@@ -242,9 +242,8 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("training", "completions"), [pytest.param("sft", 4 * (24 + 2), marks=pytest.mark.nightly), ("grpo", 4 * 24)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("training", "completions"), [("sft", 4 * (24 + 2)), ("grpo", 4 * 24)])
 def test_it_runs_at_a_tiny_size_on_a_cpu(training: str, completions: int, tmp_path: Path) -> None:
     """SFT's completions also end: two tokens more."""
     for name in ("assets", "params.yaml"):

@@ -1,6 +1,6 @@
 """The trainings as they run at scale, on the tiny model: killed and resumed, sharded over two processes, adapted.
 
-python -m pytest -m nightly tests/stages/test_trainings.py    # ten kills of each training instead of one
+python -m pytest -m nightly tests/stages/test_trainings.py    # ten kills of each training instead of one of GRPO
 """
 
 import os
@@ -31,6 +31,7 @@ from critic.prompts import load_contract
 from stages.build import rl_samples, sft_samples
 from stages.launch import stage_command
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "sft": {"per_device_train_batch_size": 4, "save_steps": 2, "bf16": False},
@@ -126,8 +127,10 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models/sft"
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize(
+    ("stage", "kills"),
+    [("grpo", 1), *(pytest.param(stage, 10, marks=pytest.mark.nightly) for stage in ("sft", "grpo"))],
+)
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     stage: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -12,6 +12,7 @@ from critic.engines.base import Completion, Sampling, request
 from critic.engines.vllm import VllmEngine
 from critic.prompts import load_contract
 
+pytestmark = pytest.mark.slow
 BASE = Path(__file__).parents[3] / "assets/tiny-base"
 
 

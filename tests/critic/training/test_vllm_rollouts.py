@@ -25,6 +25,7 @@ from critic.training.shared_prompts import SharedPromptGRPO
 from stages.build import rl_samples
 from stages.grpo import arguments
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 MODEL = Model(base=str(ROOT / "assets/tiny-base"), revision=None, attn_implementation="sdpa", dtype="float32")
 LIMITS = params.RolloutCheck(prompts=4, mean_logprob_gap=0.001, max_logprob_gap=0.01)
