@@ -115,6 +115,7 @@ def make_checkout(folder: Path) -> None:
     (folder / "stages/evaluate.py").write_text(EVALUATE)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["profiles"]["tiny"]["download"]["minibench"].update(SIZES)
+    params["profiles"]["tiny"]["launch"]["nproc_per_node"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "config", "user.name", "Ann")

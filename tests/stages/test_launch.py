@@ -88,9 +88,7 @@ def test_a_dry_run_prints_the_commands_of_all_stages_and_runs_none(
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert printed == [stage_command(stage, section, {}) for stage in STAGES]
     assert [command[-1] for command in printed] == [f"stages.{stage}" for stage in STAGES]
-    assert [command[:3] == TORCHRUN for command in printed].count(True) == (
-        2 if profile in ("full", "paper") else 0
-    )
+    assert [command[:3] == TORCHRUN for command in printed].count(True) == (0 if profile == "single-gpu" else 2)
 
 
 @pytest.mark.parametrize(("processes", "threads"), [(1, None), (2, "8"), (5, "3"), (32, "1")])
@@ -115,8 +113,8 @@ def test_the_processes_of_a_training_share_the_cores_and_the_record_names_their_
 def test_a_dry_run_of_one_stage_prints_one_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "grpo", "--dry-run")
-    assert capsys.readouterr().out == f"{shlex.join([sys.executable, '-m', 'stages.grpo'])}\n"
+    run(monkeypatch, "build", "--dry-run")
+    assert capsys.readouterr().out == f"{shlex.join([sys.executable, '-m', 'stages.build'])}\n"
 
 
 def test_on_machines_after_the_first_the_command_takes_the_place_of_the_launcher(

@@ -34,6 +34,7 @@ from stages.launch import stage_command
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
+    "launch": {"nproc_per_node": 1},
     "sft": {"per_device_train_batch_size": 4, "save_steps": 2, "bf16": False},
     "grpo": {
         "max_steps": 8,
