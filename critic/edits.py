@@ -1,6 +1,6 @@
 """An edit, its identity, and the columns of the tables that hold edits.
 
-    table = normalise(read_parquet("data/raw/test.parquet"), "test")
+    table = normalise(read_parquet("data/raw/test.parquet"), "test")    # pictures' files are not read yet
     write_parquet(table, "data/validated/test.parquet", TYPES)
     for edit in edits_from_table(table):
         edit.source, edit.edited, edit.instruction, edit.mos
@@ -155,9 +155,8 @@ def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
             if numbers.count() == table[name].count():
                 table[name] = numbers.astype(float)
     defaults: dict[str, list[str | None]] = {"id": [f"{split}-{row:05d}" for row in range(len(table))]}
-    if "images" in table:
-        files = [image_file(images, 0) for images in table["images"]]
-        defaults["source_id"] = [sha256(file).hexdigest() if file else None for file in files]
+    if "images" in table and ("source_id" not in table or table["source_id"].isna().any()):
+        defaults["source_id"] = [_digest(image_file(images, 0)) for images in table["images"]]
     for name, values in defaults.items():
         default = pd.Series(values, dtype="str")
         table[name] = table[name].fillna(default) if name in table else default
@@ -166,3 +165,7 @@ def normalise(raw: pd.DataFrame, split: str) -> pd.DataFrame:
 
 def _text_or_none(value: Any) -> str | None:
     return None if value is None or pd.isna(value) else str(value)
+
+
+def _digest(file: bytes | None) -> str | None:
+    return sha256(file).hexdigest() if file else None

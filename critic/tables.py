@@ -8,6 +8,9 @@
 In errors, a row of CSV or JSONL has the number of its first line in the file, a row of another format its number
 from 1. The table's index holds these numbers, and the index's name the file and "line" or "row": keep the index
 (no `reset_index` or `merge`) until the last check.
+
+The cells of pictures, {"bytes", "path"} or lists of these, don't hold the files: a `StoredPicture` reads its file
+when it is asked for.
 """
 
 import csv
@@ -17,7 +20,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from reprlib import repr as shorten
 from struct import calcsize
@@ -31,7 +35,9 @@ import pyarrow.parquet as pq
 from critic.files import replacing
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-_ROWS_A_GROUP = 256
+_ROWS_AT_ONCE = 16
+_ROWS_A_GROUP, _BYTES_A_GROUP = 256, 32 << 20
+_BUFFER = 1 << 20
 
 # The largest C long. By default, a cell of more than 131,072 characters is an error.
 csv.field_size_limit(2 ** (8 * calcsize("l") - 1) - 1)
@@ -41,6 +47,70 @@ _Choose = Callable[[Iterable[str]], list[str]]  # from the columns of a file to 
 
 class TableError(ValueError):
     """A table that can't be used; the message names the file, the line or row, and the fix."""
+
+
+class StoredPicture(Mapping[str, Any]):
+    """The cell of a picture, {"bytes": the file, "path": its name or None}, whose file stays where it is stored.
+
+    `read` returns the file, or None if there is none, each time that it is asked for.
+    """
+
+    __slots__ = ("_path", "_read")
+
+    def __init__(self, path: str | None, read: Callable[[], bytes | None]):
+        self._path, self._read = path, read
+
+    def __getitem__(self, key: str) -> Any:
+        match key:
+            case "bytes":
+                return self._read()
+            case "path":
+                return self._path
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("bytes", "path"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+class ParquetRows:
+    """Rows of a Parquet file by number, a few of which are in memory: those after the last one that was asked for.
+
+    Fastest in the order of the file.
+
+    Raises:
+        TableError: the file can't be read, from the start or any more.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str], file: BinaryIO | None = None):
+        self._path, self._columns = path, list(columns)
+        self._file = open_parquet(path, file, buffer_size=_BUFFER)
+        groups = range(self._file.num_row_groups)
+        self._starts = [0, *accumulate(self._file.metadata.row_group(group).num_rows for group in groups)]
+        self._group, self._first = -1, 0
+        self._rows: list[dict[str, Any]] = []
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        try:
+            if group != self._group or row < self._first:
+                self._group, self._first, self._rows = group, self._starts[group], []
+                self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], self._columns)
+            while row >= self._first + len(self._rows):
+                self._first += len(self._rows)
+                self._rows = next(self._batches).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{self._path} row {row + 1} can't be read, make the file again: {error}") from error
+        return self._rows[row - self._first]
+
+    def shapes(self, name: str) -> list[Any]:
+        """The cells of a column of pictures without their files."""
+        leaves = [self._file.schema.column(number).path for number in range(len(self._file.schema))]
+        (paths,) = [leaf for leaf in leaves if leaf.startswith(f"{name}.") and leaf.endswith(".path")]
+        with _parquet_errors(self._path):
+            return self._file.read([paths])[name].to_pylist()
 
 
 # --- people's tables
@@ -146,19 +216,22 @@ def json_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def open_parquet(path: Path, *, buffer_size: int = 0) -> pq.ParquetFile:
+def open_parquet(path: Path, file: BinaryIO | None = None, *, buffer_size: int = 0) -> pq.ParquetFile:
     """A Parquet file whose columns have different names; `buffer_size` bytes are read at a time, 0: whole chunks.
+
+    `file` is the open file if `path` is one of another git revision, for example.
 
     Raises:
         TableError: the file can't be read, is not Parquet, or a column has no name or the name of another one.
     """
-    with _reading(path):
-        path.open("rb").close()
+    if file is None:
+        with _reading(path):
+            path.open("rb").close()
     with _parquet_errors(path):
-        file = pq.ParquetFile(path, buffer_size=buffer_size)
-        names = file.schema_arrow.names
+        opened = pq.ParquetFile(file or path, buffer_size=buffer_size)
+        names = opened.schema_arrow.names
     check_names(path, names)
-    return file
+    return opened
 
 
 # --- places and checks
@@ -254,17 +327,19 @@ def read_parquet(
     """The table in a Parquet file of this project, with the types that pandas wrote; lists are arrays.
 
     `columns` are those to read, of those that the file has; None for all. `file` is the open file if `path` is one
-    of another git revision, for example.
+    of another git revision, for example; its pictures can be read until it is closed.
 
     Raises:
         FileNotFoundError: no such file.
         TableError: the file is not Parquet.
     """
     with _parquet_errors(path):
-        there = pq.read_schema(file or path).names
-        names = None if columns is None else [name for name in columns if name in there]
-        table: pd.DataFrame = pq.read_table(file or Path(path), columns=names).to_pandas()
-    return table
+        schema = pq.read_schema(file or path)
+        names = [name for name in (schema.names if columns is None else columns) if name in schema.names]
+        pictures = [name for name in names if _has_pictures(schema.field(name).type)]
+        rest = [name for name in names if name not in pictures]
+        table: pd.DataFrame = pq.read_table(file or Path(path), columns=rest).to_pandas()
+    return _with_stored(table, Path(path), names, pictures, file)
 
 
 def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapping[str, pa.DataType]) -> None:
@@ -279,11 +354,20 @@ def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapp
     if unknown := {*table.columns} - {*types}:
         raise ValueError(f"{path}: unknown columns {sorted(unknown)}; known are {sorted(types)}")
     schema = pa.schema([(name, types[name]) for name in table.columns])
-    with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for start in range(0, len(table), _ROWS_A_GROUP):
-            rows = table.iloc[start : start + _ROWS_A_GROUP]
+    # Within a group of rows, a dictionary holds each picture once.
+    limits = {"compression": "zstd", "dictionary_pagesize_limit": 2 * _BYTES_A_GROUP}
+    with replacing(path) as partial, pq.ParquetWriter(partial, schema, **limits) as writer:
+        group: list[pa.Table] = []
+        for start in range(0, len(table), _ROWS_AT_ONCE):
+            rows = table.iloc[start : start + _ROWS_AT_ONCE]
             arrays = [_array(rows[name], types[name], path) for name in schema.names]
-            writer.write_table(pa.table(arrays, schema=schema))
+            group.append(pa.table(arrays, schema=schema))
+            number, size = sum(part.num_rows for part in group), sum(part.nbytes for part in group)
+            if number >= _ROWS_A_GROUP or size >= _BYTES_A_GROUP:
+                writer.write_table(pa.concat_tables(group).combine_chunks())
+                group = []
+        if group:
+            writer.write_table(pa.concat_tables(group).combine_chunks())
 
 
 def _read_csv(path: Path, choose: _Choose) -> pd.DataFrame:
@@ -318,14 +402,52 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 def _read_parquet(path: Path, choose: _Choose) -> pd.DataFrame:
     with open_parquet(path) as file:
         names = choose(name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name))
+        pictures = [name for name in names if _has_pictures(file.schema_arrow.field(name).type)]
+        rest = [name for name in names if name not in pictures]
         with _parquet_errors(path):
-            table = file.read(names).select(names)
+            table = file.read(rest).select(rest)
             for number, field in enumerate(table.schema):
                 if pa.types.is_dictionary(field.type):
                     values = table[number].cast(field.type.value_type)
                     table = table.set_column(number, field.name, values)
             table.validate(full=True)
-            return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+            read = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+    return _with_stored(read, path, names, pictures)
+
+
+def _with_stored(
+    table: pd.DataFrame,
+    path: Path,
+    names: Sequence[str],
+    pictures: Iterable[str],
+    file: BinaryIO | None = None,
+) -> pd.DataFrame:
+    """The columns `names` of a Parquet file, of which the table has all but those of pictures."""
+    for name in pictures:
+        rows, cells = ParquetRows(path, [name], file), list[Any]()
+        for row, shape in enumerate(rows.shapes(name)):
+            if isinstance(shape, list):
+                cells.append([_stored(rows, name, row, place, one) for place, one in enumerate(shape)])
+            else:
+                cells.append(_stored(rows, name, row, None, shape))
+        table = table.assign(**{name: pd.Series(cells, table.index, dtype="object")})
+    return table[[*names]]
+
+
+def _stored(rows: ParquetRows, name: str, row: int, place: int | None, shape: Any) -> StoredPicture | None:
+    return None if shape is None else StoredPicture(shape["path"], partial(_file, rows, name, row, place))
+
+
+def _file(rows: ParquetRows, name: str, row: int, place: int | None) -> bytes | None:
+    cell = rows[row][name]
+    return (cell if place is None else cell[place])["bytes"]
+
+
+def _has_pictures(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds pictures, {"bytes", "path"}, or lists of them."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
 def _from_objects(rows: Sequence[Mapping[str, Any]], choose: _Choose) -> pd.DataFrame:
@@ -430,7 +552,15 @@ def _show(cell: Any) -> str:
 
 
 def _array(column: "pd.Series[Any]", kind: pa.DataType, path: str | os.PathLike[str]) -> pa.Array:
+    cells = [_plain(cell) for cell in column] if _has_pictures(kind) else column
     try:
-        return pa.array(column, type=kind, from_pandas=True)
+        return pa.array(cells, type=kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{path}: column {column.name} of another type: {error}") from error
+
+
+def _plain(cell: Any) -> Any:
+    """A cell of pictures with their files, as `pyarrow` takes it."""
+    if isinstance(cell, Mapping):
+        return dict(cell)
+    return [*map(_plain, cell)] if isinstance(cell, list | tuple | np.ndarray) else cell

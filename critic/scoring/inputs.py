@@ -10,14 +10,13 @@ the user chose the table.
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -45,8 +44,6 @@ with such a table named pairs.csv, or of files named cat_source.png, cat_edited.
 see docs/score.md"""
 
 _FILE = re.compile(r"(?P<name>.+)_(?P<part>source|edited)\.(?:png|jpe?g|webp)", re.IGNORECASE)
-_ROWS_AT_ONCE = 16
-_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -212,31 +209,6 @@ class _JsonRows:
                 raise _BadRow(str(error)) from None
 
 
-class _ParquetRows:
-    """Rows of a Parquet file, a few of which are in memory: those after the last one that was asked for."""
-
-    def __init__(self, path: Path, columns: Collection[str]):
-        self._path, self._columns = path, list(columns)
-        self._file = tables.open_parquet(path, buffer_size=_BUFFER)
-        groups = range(self._file.num_row_groups)
-        self._starts = [0, *accumulate(self._file.metadata.row_group(group).num_rows for group in groups)]
-        self._group, self._first = -1, 0
-        self._rows: list[dict[str, Any]] = []
-
-    def __getitem__(self, row: int) -> Mapping[str, Any]:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        try:
-            if group != self._group or row < self._first:
-                self._group, self._first, self._rows = group, self._starts[group], []
-                self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], self._columns)
-            while row >= self._first + len(self._rows):
-                self._first += len(self._rows)
-                self._rows = next(self._batches).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(f"{self._path} row {row + 1} can't be read, make the file again: {error}") from error
-        return self._rows[row - self._first]
-
-
 @dataclass(frozen=True)
 class _FolderRows:
     """Rows of a folder whose files are named after their pairs: the file names of each pair's parts."""
@@ -309,7 +281,7 @@ def _read_parquet(path: Path, given: Mapping[str, str | None]) -> Pairs:
                 named = file.read([columns["id"]])[columns["id"]].to_pylist()
             except (pa.ArrowException, OSError) as error:
                 raise TableError(f"{path} is not a whole Parquet file, make it again: {error}") from error
-    return Pairs(str(path), _ids(named, path), _ParquetRows(path, columns.values()), path.parent, columns)
+    return Pairs(str(path), _ids(named, path), tables.ParquetRows(path, columns.values()), path.parent, columns)
 
 
 def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:

@@ -477,3 +477,60 @@ def test_what_is_no_parquet_of_this_project_is_named(tmp_path: Path) -> None:
         read_parquet(save_bytes(tmp_path, "a.parquet", "id,mos\n"))
     with pytest.raises(FileNotFoundError):
         read_parquet(tmp_path / "nowhere.parquet")
+
+
+# --- pictures
+
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+WITH_PICTURES = {"id": pa.string(), "images": pa.list_(PICTURE), "image": PICTURE}
+
+
+@pytest.fixture
+def pictures() -> pd.DataFrame:
+    """40 rows of two pictures and one; the first two of four rows are the same, and some are missing."""
+    files = [np.random.default_rng(n).bytes(1000) for n in range(60)]
+    cells = [
+        [{"bytes": files[n // 4], "path": "a.png"}, {"bytes": files[10 + n], "path": None}] for n in range(40)
+    ]
+    rows: list[Any] = [*cells[:36], None, [], [None], [{"bytes": None, "path": "gone.png"}]]
+    return pd.DataFrame({"id": [*map(str, range(40))], "images": rows, "image": [pair[1] for pair in cells]})
+
+
+@pytest.mark.parametrize("reader", [read, read_parquet])
+def test_pictures_come_back_in_any_order(
+    reader: Callable[[Path], pd.DataFrame], pictures: pd.DataFrame, tmp_path: Path
+) -> None:
+    write_parquet(pictures, tmp_path / "a.parquet", WITH_PICTURES)
+    back = reader(tmp_path / "a.parquet")
+    assert [*back] == [*pictures]
+    for row in (*range(40), 7, 39, 0):
+        assert back["images"].iloc[row] == pictures["images"][row]
+        assert back["image"].iloc[row] == pictures["image"][row]
+    write_parquet(back, tmp_path / "b.parquet", WITH_PICTURES)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_pictures_are_read_when_they_are_asked_for(pictures: pd.DataFrame, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    write_parquet(pictures, file, WITH_PICTURES)
+    back = read_parquet(file)
+    with file.open("r+b") as same:
+        same.seek(file.read_bytes().index(pictures["images"][0][0]["bytes"]) - 8)
+        same.write(bytes(2000))
+    assert [*back["id"]] == [*pictures["id"]] and back["images"][39][0]["path"] == "gone.png"
+    with pytest.raises(TableError, match=r"a\.parquet row 1 can't be read, make the file again"):
+        back["images"][0][0]["bytes"]
+    with pytest.raises(KeyError, match="size"):
+        back["images"][0][0]["size"]
+
+
+def test_a_group_of_rows_has_a_bound_in_bytes_and_each_picture_once(
+    pictures: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(pictures[["id", "images"]], tmp_path / "one.parquet", WITH_PICTURES)
+    files = {one["bytes"] for cell in pictures["images"] if cell for one in cell if one and one["bytes"]}
+    assert 0 < (tmp_path / "one.parquet").stat().st_size - 1000 * len(files) < 8000
+    monkeypatch.setattr("critic.tables._BYTES_A_GROUP", 20_000)
+    write_parquet(pictures[["id", "images"]], tmp_path / "some.parquet", WITH_PICTURES)
+    assert pq.read_metadata(tmp_path / "some.parquet").num_row_groups == 3
+    assert [*read_parquet(tmp_path / "some.parquet")["images"]] == [*pictures["images"]]
