@@ -5,9 +5,12 @@
 Nothing here raises for bad data: a value that can't be read becomes a fact.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import imagehash
@@ -19,7 +22,10 @@ from critic.edits import GENERATED_AXES, count_images, image_file
 from critic.pictures import PictureError, decode_cell
 
 Resize = Callable[[Image.Image], Image.Image]
-"""Resizes a picture for the model, as `critic.prompts.Contract.resize`, or raises ValueError if it can't."""
+"""Resizes a picture for the model, as `critic.prompts.Contract.resize`, or raises ValueError if it can't.
+
+Whether it can depends on the size of the picture alone.
+"""
 
 HASH_SIZE = 16
 """Side of a perceptual hash, which has HASH_SIZE ** 2 bits."""
@@ -27,6 +33,8 @@ HASH_SIZE = 16
 SCORES = ("mos", "mos_alignment", "mos_fidelity", "mos_quality")
 SCALE = (1, 5)
 """The lowest and the highest score and rating."""
+
+_ROWS_AT_ONCE = 64
 
 COLUMNS = (
     *("split", "row", "id", "source_id", "instruction", "images"),
@@ -67,7 +75,14 @@ def edit_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFra
         raters: the number of ratings, missing if the table has no such column.
         odd_ratings: the ratings outside `SCALE` as text, missing if there are none.
     """
-    look = cache(partial(_image_facts, resize))
+    pictures = _picture_facts(
+        (
+            {"source": image_file(images, 0), "edited": image_file(images, 1)}
+            for table in tables.values()
+            for images in table["images"]
+        ),
+        resize,
+    )
     rows = [
         {
             "split": split,
@@ -77,8 +92,7 @@ def edit_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.DataFra
             "instruction": _stripped(row["instruction"]),
             "images": count_images(row["images"]),
         }
-        | look("source", image_file(row["images"], 0))
-        | look("edited", image_file(row["images"], 1))
+        | next(pictures)
         | {key: fact for name in SCORES for key, fact in _score_facts(name, row.get(name)).items()}
         | _rating_facts(row.get("ratings"))
         for split, table in tables.items()
@@ -99,10 +113,12 @@ def picture_facts(tables: Mapping[str, pd.DataFrame], resize: Resize) -> pd.Data
         prompt, image_error, image_side, image_aspect, image_limits: as in `generated_facts`.
         pixels: SHA-256 of the decoded image, missing if not decoded.
     """
+    cells = (image for table in tables.values() for image in table["image"])
+    pictures = _picture_facts(({"image": image_file([image], 0)} for image in cells), resize)
     rows = [
         {"split": split, "row": number, "id": row["id"], "source_id": row["source_id"]}
         | {"prompt": _stripped(row["prompt"])}
-        | _image_facts(resize, "image", image_file([row["image"]], 0))
+        | next(pictures)
         | {key: fact for name in SCORES for key, fact in _score_facts(name, row.get(name)).items()}
         | _rating_facts(row.get("ratings"))
         for split, table in tables.items()
@@ -118,14 +134,14 @@ def source_facts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         split, row, source_id (the SHA-256 of the source image's file if missing), pixels, phash: as `edit_facts`.
     """
-    look = cache(partial(_image_facts, None))
+    files = (image_file(images, 0) for table in tables.values() for images in table["images"])
+    pictures = _picture_facts(({"source": file} for file in files), None)
     rows = []
     for split, table in tables.items():
         for number, row in enumerate(table.to_dict("records"), 1):
-            file = image_file(row["images"], 0)
             named = row.get("source_id")
-            source = sha256(file or b"").hexdigest() if pd.isna(named) else named
-            rows.append({"split": split, "row": number, "source_id": source} | look("source", file))
+            source = sha256(image_file(row["images"], 0) or b"").hexdigest() if pd.isna(named) else named
+            rows.append({"split": split, "row": number, "source_id": source} | next(pictures))
     return pd.DataFrame(rows, columns=["split", "row", "source_id", "pixels", "phash"])
 
 
@@ -141,28 +157,42 @@ def generated_facts(table: pd.DataFrame, resize: Resize) -> pd.DataFrame:
         prompt: without the whitespace around it, empty if missing.
         image_error, image_side, image_aspect, image_limits: as those of the source image in `edit_facts`.
     """
+    pictures = _picture_facts(({"image": image_file([image], 0)} for image in table["image"]), resize)
     rows = [
         {"split": "agiqa", "row": number, **{name: row[name] for name in ("id", *GENERATED_AXES.values())}}
         | {"prompt": _stripped(row["prompt"])}
-        | _image_facts(resize, "image", image_file([row["image"]], 0))
+        | next(pictures)
         for number, row in enumerate(table.to_dict("records"), 1)
     ]
     return pd.DataFrame(rows, columns=GENERATED_COLUMNS).astype({"image_side": float, "image_aspect": float})
 
 
-def _image_facts(resize: Resize | None, role: str, file: bytes | None) -> dict[str, Any]:
+def _picture_facts(rows: Iterable[Mapping[str, bytes | None]], resize: Resize | None) -> Iterator[dict[str, Any]]:
+    """The facts about the pictures of each row, which are given as {role: file}.
+
+    Files are read here, some rows at a time, and decoded by all cores, each once: source images have many edits.
+    """
+    misfit = cache(partial(_misfit, resize))
+    known: dict[tuple[str, bytes], dict[str, Any]] = {}
+    rows = iter(rows)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        while some := [*islice(rows, _ROWS_AT_ONCE)]:
+            keyed = [{(role, sha256(file or b"").digest()): file for role, file in row.items()} for row in some]
+            new = {key: file for row in keyed for key, file in row.items() if key not in known}
+            found = pool.map(_image_facts, [role for role, _ in new], new.values(), [misfit] * len(new))
+            known.update(zip(new, found, strict=True))
+            for row in keyed:
+                yield {name: fact for key in row for name, fact in known[key].items()}
+
+
+def _image_facts(role: str, file: bytes | None, misfit: Callable[[tuple[int, int]], str | None]) -> dict[str, Any]:
     try:
         image = decode_cell({"bytes": file})
     except PictureError as error:
         return {f"{role}_error": str(error)}
     short, long = sorted(image.size)
     facts: dict[str, Any] = {f"{role}_side": short, f"{role}_aspect": long / short}
-    facts |= dict.fromkeys((f"{role}_error", f"{role}_limits"))
-    try:
-        if resize:
-            resize(image)
-    except ValueError as error:
-        facts[f"{role}_limits"] = str(error)
+    facts |= {f"{role}_error": None, f"{role}_limits": misfit(image.size)}
     match role:
         case "image":
             return facts | {"pixels": _digest(image)}
@@ -171,6 +201,16 @@ def _image_facts(resize: Resize | None, role: str, file: bytes | None) -> dict[s
         case "edited":
             return facts | {"edited_pixels": _digest(image)}
     return facts
+
+
+def _misfit(resize: Resize | None, size: tuple[int, int]) -> str | None:
+    """Why a picture of this size can't be resized, None if it can."""
+    try:
+        if resize:
+            resize(Image.new("RGB", size))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _stripped(text: Any) -> str:
@@ -192,6 +232,7 @@ def _score_facts(name: str, given: Any) -> dict[str, Any]:
 def _rating_facts(ratings: Any) -> dict[str, Any]:
     ratings = [*ratings] if isinstance(ratings, list | tuple | np.ndarray) else []
     low, high = SCALE
-    values = pd.to_numeric(pd.Series(ratings, dtype="object"), errors="coerce")
+    numbers = all(isinstance(rating, float) for rating in ratings)
+    values = ratings if numbers else pd.to_numeric(pd.Series(ratings, dtype="object"), errors="coerce")
     odd = [str(given) for given, value in zip(ratings, values, strict=True) if not low <= value <= high]
     return {"raters": len(ratings) or None, "odd_ratings": ", ".join(odd) or None}
