@@ -1,7 +1,8 @@
-"""What all readers share: known columns, converted to text and numbers, and images read into the table."""
+"""What all readers share: known columns, converted to text and numbers, and images found in their files."""
 
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from critic.edits import RAW_NAMES, count_images
-from critic.tables import TableError, numbers, place, require_columns
+from critic.tables import StoredPicture, TableError, numbers, place, require_columns
 
 REQUIRED = ("images", "instruction", "mos")
 """The columns that each benchmark has."""
@@ -41,39 +42,46 @@ def choose_columns(
     return table
 
 
-def embed_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table, its rows numbered from 0, with the files of its column `images` read.
+def find_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table, its rows numbered from 0, with the files of its column `images` found.
 
-    Each image becomes {"bytes", "path": the file's name}; a cell that isn't a list of images becomes None.
+    Each image becomes {"bytes", "path": the file's name}; its file is read when it is asked for. A cell that isn't
+    a list of images becomes None.
 
     Args:
         table: with the index of `critic.tables`; images are {"bytes", "path"}, or paths relative to `folder`.
         folder: paths that lead out of it are refused.
 
     Raises:
-        TableError: a file can't be read, or is outside the folder.
+        TableError: a file can't be read, now or when it is asked for, or is outside the folder.
     """
     folder = Path(os.path.abspath(folder))
     cells: list[Any] = [
-        [_embed(image, folder, place(table, row)) for image in images] if count_images(images) else None
+        [_find(image, folder, place(table, row)) for image in images] if count_images(images) else None
         for row, images in enumerate(table["images"])
     ]
     return table.reset_index(drop=True).assign(images=pd.Series(cells, dtype="object"))
 
 
-def _embed(image: Any, folder: Path, where: str) -> dict[str, Any]:
+def _find(image: Any, folder: Path, where: str) -> Mapping[str, Any]:
     if isinstance(image, Mapping) and image.get("bytes") is not None:
-        return {"bytes": image["bytes"], "path": image.get("path")}
+        return image
     name = image.get("path") if isinstance(image, Mapping) else image
     if not isinstance(name, str):
         return {"bytes": None, "path": None}
     path = Path(os.path.abspath(folder / name))
     if not path.is_relative_to(folder):
         raise TableError(f"{where}: the image {name} is outside {folder}: move it there")
+    read = partial(_read, path, f"{where}: the image {name}", f"give a path relative to {folder}")
+    read(1)
+    return StoredPicture(path.name, read)
+
+
+def _read(path: Path, image: str, fix: str, size: int = -1) -> bytes:
+    """The first `size` bytes of a file, or all."""
     try:
-        return {"bytes": path.read_bytes(), "path": path.name}
+        with path.open("rb") as file:
+            return file.read(size)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise TableError(
-            f"{where}: the image {name} can't be read ({reason}): give a path relative to {folder}"
-        ) from None
+        raise TableError(f"{image} can't be read ({reason}): {fix}") from None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from critic.edits import GENERATED_AXES, GENERATED_COLUMNS
 from critic.params import Agiqa as Settings
-from critic.tables import TableError, numbers, place
+from critic.tables import StoredPicture, TableError, numbers, place
 from critic.tables import read as read_table
 
 NAMES = {"id": "name", "prompt": "prompt", "mos_quality": "mos_quality", "mos_alignment": "mos_align"}
@@ -99,7 +99,7 @@ def read_agiqa(folder: Path) -> pd.DataFrame:
     for row, name in enumerate(table["name"]):
         match found.get(name, []):
             case [path]:
-                columns["image"].append({"bytes": path.read_bytes(), "path": name})
+                columns["image"].append(StoredPicture(name, path.read_bytes))
             case []:
                 raise TableError(
                     f"{place(table, row)}: the image {name} isn't in {folder} or a folder below: add it"

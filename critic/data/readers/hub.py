@@ -14,13 +14,17 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from datasets import (
+    Dataset,
     DatasetDict,
     Image,
     Sequence,
@@ -34,10 +38,10 @@ from pydantic import model_validator
 
 from critic.data.features import source_facts
 from critic.data.near_duplicates import choose_rows, group_sources
-from critic.data.readers._rows import REQUIRED, choose_columns, embed_images
+from critic.data.readers._rows import REQUIRED, choose_columns, find_images
 from critic.edits import TYPES, count_images
 from critic.params import Part
-from critic.tables import number_rows
+from critic.tables import StoredPicture, number_rows
 
 SPLIT_NAMES = {"train": "train", "test": "test"}
 """This project's splits, each with the name of a data set's split."""
@@ -191,8 +195,32 @@ def read_benchmark(
             "train_split, validation_split and test_split"
         )
     for split, published in split_names.items():
-        table = number_rows(splits[published].to_pandas(), f"{snapshot}, split {published},")
-        yield split, add_named(embed_images(choose_columns(table, TYPES, REQUIRED), snapshot.folder))
+        table = number_rows(as_table(splits[published]), f"{snapshot}, split {published},")
+        yield split, add_named(find_images(choose_columns(table, TYPES, REQUIRED), snapshot.folder))
+
+
+def as_table(dataset: Dataset) -> pd.DataFrame:
+    """A split of `read_splits`; its images stay in the cache of `datasets` until they are asked for."""
+    column, cells = dataset.data.column("images"), list[list[StoredPicture | None] | None]()
+    for chunk in column.chunks:
+        images = chunk.flatten()
+        shapes = zip(images.field("path").to_pylist(), images.is_null().to_pylist(), strict=True)
+        for number in chunk.value_lengths().to_pylist():
+            row = len(cells)
+            cells.append(
+                None
+                if number is None
+                else [
+                    None if is_null else StoredPicture(path, partial(_file, column, row, place))
+                    for place, (path, is_null) in enumerate(islice(shapes, number))
+                ]
+            )
+    table = dataset.remove_columns("images").to_pandas()
+    return table.assign(images=pd.Series(cells, table.index, dtype="object"))[dataset.column_names]
+
+
+def _file(column: pa.ChunkedArray, row: int, place: int) -> bytes | None:
+    return column[row][place]["bytes"].as_py()
 
 
 def add_named(table: pd.DataFrame) -> pd.DataFrame:

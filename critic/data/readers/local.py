@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from critic.data.readers._rows import REQUIRED, choose_columns, embed_images
+from critic.data.readers._rows import REQUIRED, choose_columns, find_images
 from critic.edits import SPLITS, TYPES
 from critic.params import Part
 from critic.tables import TableError, number_lists, place, require_columns
@@ -88,4 +88,4 @@ def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
         table = table.assign(images=pd.Series(pairs, index=table.index, dtype="object"))
         if "ratings" in table:
             table = table.assign(ratings=pd.Series(number_lists(table, "ratings"), table.index, "object"))
-    return embed_images(choose_columns(table, TYPES, REQUIRED), file.parent)
+    return find_images(choose_columns(table, TYPES, REQUIRED), file.parent)

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from critic.data.readers._rows import choose_columns, embed_images
-from critic.data.readers.hub import HubError, Snapshot, read_splits
+from critic.data.readers._rows import choose_columns, find_images
+from critic.data.readers.hub import HubError, Snapshot, as_table, read_splits
 from critic.edits import COLUMNS as EDIT_COLUMNS
 from critic.edits import count_images
 from critic.tables import TableError, number_rows, place, read
@@ -57,8 +57,9 @@ def read_snapshot(snapshot: Snapshot, *, images: bool = True) -> pd.DataFrame:
     splits = read_splits(snapshot)
     if "train" not in splits:
         raise HubError(f"{snapshot} has no split train; it has {', '.join(splits)}: give another SFT set")
-    train = splits["train"] if images else splits["train"].remove_columns("images")
-    return read_rows(number_rows(train.to_pandas(), str(snapshot)), snapshot.folder if images else None)
+    train = splits["train"]
+    table = as_table(train) if images else train.remove_columns("images").to_pandas()
+    return read_rows(number_rows(table, str(snapshot)), snapshot.folder if images else None)
 
 
 def read_rows(table: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def read_rows(table: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
     if folder is None:
         kinds = {name: kind for name, kind in COLUMNS.items() if name != "images"}
         return choose_columns(table, kinds, ("id", "messages")).reset_index(drop=True)
-    return embed_images(choose_columns(table, COLUMNS, ("id", "images", "messages")), folder)
+    return find_images(choose_columns(table, COLUMNS, ("id", "images", "messages")), folder)
 
 
 def _messages(turns: Any, system: Any, layout: str, where: str) -> list[dict[str, str]]:
