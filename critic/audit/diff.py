@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 import pandas as pd
 
@@ -93,8 +94,7 @@ def _values(kind: str, stage: str, old: Mapping[str, object], new: Mapping[str, 
 
 def _row_hashes(record: Record, table: str) -> "pd.Series[int]":
     with record.file_system().open(table) as file:
-        rows = read_parquet(table, file=file)
-    rows = as_edits(rows)
-    pictures = rows["images"].map(lambda images: b"".join(image["bytes"] for image in images))
+        rows = as_edits(read_parquet(table, file=file))
+        pictures = [sha256(b"".join(image["bytes"] for image in images)).hexdigest() for images in rows["images"]]
     plain = rows[["instruction", "mos"]].astype(str).assign(pictures=pictures)
     return pd.util.hash_pandas_object(plain, index=False).set_axis(rows["id"])

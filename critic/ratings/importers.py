@@ -1,7 +1,8 @@
 """Load raw human ratings from a study's file or from the service's feedback store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from critic.pictures import PictureError, decode
 from critic.ratings.increments import FOLDER, PATTERN, RATINGS, edit_id, read_increments
 from critic.ratings.picture_store import SUFFIXES
 from critic.ratings.store import Feedback, Rating
-from critic.tables import TableError, filled, numbers, place, read, read_parquet, require_columns
+from critic.tables import StoredPicture, TableError, filled, numbers, place, read, read_parquet, require_columns
 
 AXES = ("alignment", "fidelity", "quality")
 COLUMNS = ("rater", "item", "score", *AXES, "feedback_id")
@@ -57,14 +58,15 @@ def read_store(store: str, repository: Path, pictures: Path | None) -> RatingBat
         IncrementError: an increment's file is missing.
     """
     rows = _new(store, repository)
-    ours = _picture_files(repository)
+    ours = _pictures(repository)
     found, lost = [], []
     for item, row in {_item(row): row for row in rows}.items():
-        source, edited = (ours.get(one) or _kept(one, pictures) for one in (row.source_sha256, row.edited_sha256))
+        digests = row.source_sha256, row.edited_sha256
+        source, edited = (ours.get(digest) or _kept(digest, pictures) for digest in digests)
         if source is None or edited is None:
             lost.append(item)
         else:
-            found.append(_edit(source, edited, row.instruction))
+            found.append(_edit((source, edited), digests, row.instruction))
     ratings = [{"rater": row.rater, "item": _item(row), "score": row.score, "feedback_id": row.id} for row in rows]
     return RatingBatch(pd.DataFrame(ratings, columns=COLUMNS), pd.DataFrame(found), tuple(lost))
 
@@ -105,23 +107,27 @@ def benchmark(repository: Path) -> dict[str, dict[str, Any]]:
         for row in table.to_dict("records"):
             source, edited = (image_file(row["images"], index) for index in (0, 1))
             if source is not None and edited is not None:
-                edit = _edit(source, edited, row["instruction"])
+                edit = _edit(row["images"], (_sha256(source), _sha256(edited)), row["instruction"])
                 edit |= {name: row.get(name) for name in ("edit_type", "editor", "mos")} | {"name": row["id"]}
                 edits[row["id"]] = edits[edit["id"]] = edit
     return edits
 
 
-def _picture_files(repository: Path) -> dict[str, bytes]:
-    """The picture files of increments and of the benchmark, by SHA-256."""
+def _pictures(repository: Path) -> dict[str, Mapping[str, Any]]:
+    """The pictures of increments and of the benchmark, by the SHA-256 of their files."""
     tables = [one.edits for one in read_increments(repository / FOLDER)] + _benchmark_tables(repository)
-    files = (image_file(images, place) for table in tables for images in table["images"] for place in (0, 1))
-    return {sha256(file).hexdigest(): file for file in files if file is not None}
+    found = {}
+    for images in (images for table in tables for images in table["images"]):
+        for index in (0, 1):
+            if (file := image_file(images, index)) is not None:
+                found[_sha256(file)] = images[index]
+    return found
 
 
-def _kept(digest: str, pictures: Path | None) -> bytes | None:
-    """A picture file that the service keeps, by SHA-256."""
+def _kept(digest: str, pictures: Path | None) -> Mapping[str, Any] | None:
+    """A picture that the service keeps, by the SHA-256 of its file."""
     paths = [pictures / digest[:2] / (digest + suffix) for suffix in SUFFIXES.values()] if pictures else []
-    return next((path.read_bytes() for path in paths if path.exists()), None)
+    return next(({"bytes": path.read_bytes(), "path": None} for path in paths if path.exists()), None)
 
 
 def _benchmark_tables(repository: Path) -> list[pd.DataFrame]:
@@ -137,18 +143,22 @@ def _read_edit(row: Mapping[Any, Any], folder: Path, where: str) -> dict[str, An
             decode(files[-1])
         except (OSError, PictureError) as error:
             raise TableError(f"{where}: the {name} picture {row[name]} can't be read: {error}") from None
-    edit = _edit(files[0], files[1], str(row["instruction"]).strip())
+    images = [{"bytes": file, "path": None} for file in files]
+    edit = _edit(images, (_sha256(files[0]), _sha256(files[1])), str(row["instruction"]).strip())
     return edit | {name: row[name] for name in ("edit_type", "editor") if pd.notna(row.get(name))}
 
 
-def _edit(source: bytes, edited: bytes, instruction: str) -> dict[str, Any]:
-    digests = sha256(source).hexdigest(), sha256(edited).hexdigest()
+def _edit(images: Sequence[Mapping[str, Any]], digests: tuple[str, str], instruction: str) -> dict[str, Any]:
     return {
         "id": edit_id(*digests, instruction),
         "source_id": f"rated-{digests[0][:16]}",
-        "images": [{"bytes": source, "path": None}, {"bytes": edited, "path": None}],
+        "images": [StoredPicture(None, partial(image.get, "bytes")) for image in images],
         "instruction": instruction,
     }
+
+
+def _sha256(file: bytes) -> str:
+    return sha256(file).hexdigest()
 
 
 def _new(store: str, repository: Path) -> list[Rating]:
