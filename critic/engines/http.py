@@ -3,19 +3,21 @@
 engine = HttpEngine("http://127.0.0.1:8000/v1", max_tokens=80)      # the only model that it serves
 
 The server renders the conversation with the chat template of its checkpoint; a critic of this project has the
-contract's. Pictures are sent as PNG in the contract's size.
+contract's. Pictures are sent in the contract's size, see `data_url`.
 """
 
 import asyncio
 import os
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
-from PIL import Image
+from PIL import ExifTags, Image
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from critic import loopback
@@ -26,6 +28,8 @@ from critic.results import Failure
 _VLLM_LIKE = ("vllm", "sglang")
 """Servers that can continue an assistant message, and that take sampling defaults from the checkpoint, where
 Qwen2.5-VL has a repetition penalty."""
+_JPEG = "jpeg"
+"""Key of Pillow's `Image.info` for the file to send."""
 
 
 class ServerError(RuntimeError):
@@ -132,7 +136,7 @@ class HttpEngine:
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, sampling: Sampling) -> Completion | Failed:
         body = {
             "model": self.served,
-            "messages": with_pictures(request, compress_level=0 if self._socket else 1),
+            "messages": with_pictures(request, compressed=self._socket is None),
             "max_tokens": sampling.max_tokens or self.max_tokens,
             "temperature": sampling.temperature,
             "top_p": 1.0,
@@ -252,14 +256,14 @@ def _read(reply: _Reply) -> Completion | Failed:
     )
 
 
-def with_pictures(request: Request, *, compress_level: int = 1) -> Any:
-    """A request's conversation with its pictures as data URLs."""
+def with_pictures(request: Request, *, compressed: bool = True) -> Any:
+    """A request's conversation with its pictures as data URLs, see `data_url`."""
     pictures = iter(request.pictures)
 
     def part(given: dict[str, Any]) -> dict[str, Any]:
         if given["type"] != "image":
             return given
-        return {"type": "image_url", "image_url": {"url": data_url(next(pictures), compress_level)}}
+        return {"type": "image_url", "image_url": {"url": data_url(next(pictures), compressed=compressed)}}
 
     return [
         message
@@ -269,6 +273,33 @@ def with_pictures(request: Request, *, compress_level: int = 1) -> Any:
     ]
 
 
-def data_url(image: Image.Image, compress_level: int = 1) -> str:
-    """A picture as the data URL of a PNG file."""
-    return f"data:image/png;base64,{b64encode(png(image, compress_level)).decode()}"
+def data_url(image: Image.Image, *, compressed: bool = True) -> str:
+    """A picture as the data URL of a PNG file, uncompressed of a BMP file, or of its JPEG file, see `keep_jpeg`.
+
+    To write and read a megapixel takes 30 ms as BMP, 90 ms as PNG without compression, 150 ms with it. A JPEG file
+    is read in 8 ms and has a tenth of the bytes.
+    """
+    if jpeg := image.info.get(_JPEG):
+        return _url("jpeg", jpeg)
+    if compressed:
+        return _url("png", png(image))
+    file = BytesIO()
+    image.save(file, "BMP")
+    return _url("bmp", file.getvalue())
+
+
+def keep_jpeg(image: Image.Image, file: bytes) -> None:
+    """Let `data_url` send this file for the picture that `critic.pictures.decode` made of it.
+
+    Does nothing if it isn't a JPEG file of which any decoder makes the same picture: if it is turned, has a colour
+    profile, holds several pictures or isn't RGB. Copies of the picture keep the file, resized ones too: call it
+    after the last resize, if that didn't change the size.
+    """
+    with suppress(Exception), Image.open(BytesIO(file)) as plain:  # Pillow raises many kinds for broken EXIF
+        upright = plain.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        if upright and (plain.format, plain.mode) == ("JPEG", "RGB") and "icc_profile" not in plain.info:
+            image.info[_JPEG] = file
+
+
+def _url(kind: str, file: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(file).decode()}"

@@ -73,6 +73,7 @@ def vllm_command(
     batch_size: int,
     gpu_memory_utilization: float,
     tensor_parallel_size: int = 1,
+    data_parallel_size: int = 1,
 ) -> list[str]:
     """The command that serves a model.
 
@@ -82,11 +83,14 @@ def vllm_command(
 
     Args:
         where: the options for the address, such as ["--uds", "vllm.sock"].
+        tensor_parallel_size: GPUs that share the weights.
+        data_parallel_size: copies of the model, between which the server divides its requests. On a CPU each needs
+            a NUMA node, or cores of its own by `VLLM_CPU_OMP_THREADS_BIND`, such as "0-3|4-7" for two.
     """
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, "--dtype", dtype,
         "--max-num-seqs", str(batch_size), "--no-enable-prefix-caching",
-        "--tensor-parallel-size", str(tensor_parallel_size),
+        "--tensor-parallel-size", str(tensor_parallel_size), "--data-parallel-size", str(data_parallel_size),
         "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
         "--allowed-media-domains", "none.invalid",
     ]  # fmt: skip

@@ -84,6 +84,7 @@ def find_critic() -> tuple[str, str]:
 built = bentoml.use_arguments(BuildArguments)
 settings = read_settings(built.model_extra or {})
 _MODEL = BentoModel(built.critic)
+_GPUS = settings.tensor_parallel_size * settings.data_parallel_size
 app = create_app(settings, find_critic)
 
 
@@ -91,7 +92,7 @@ app = create_app(settings, find_critic)
     name="edit_critic",
     image=make_image(built.variant),
     workers=1,
-    resources={"gpu": settings.tensor_parallel_size} if built.variant == "gpu" else {},
+    resources={"gpu": _GPUS} if built.variant == "gpu" else {},
     # Seconds to the first byte of a response: mode expected sends vLLM four requests in a row. BentoML keeps about
     # 6 KB of memory for each request during this time, even after the response.
     traffic={"timeout": ceil(5 * settings.timeout)},

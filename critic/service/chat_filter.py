@@ -4,12 +4,11 @@ A request may set sampling options and ask for log probabilities. It can't chang
 of pictures, the grammar of an answer or the order of requests. Nothing in it is fetched.
 """
 
-from base64 import b64encode
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from critic.pictures import png
+from critic.engines.http import data_url, keep_jpeg
 from critic.prompts import Contract, ContractError, neutralise
 from critic.service.errors import Refused
 from critic.service.input_checks import check_characters, check_json, picture_bytes, read_picture
@@ -90,9 +89,10 @@ def check_chat(body: bytes, settings: Settings, contract: Contract, served: str)
     """Check the body of `POST /v1/chat/completions` and make it safe for vLLM.
 
     It may have two pictures, each a data URL that `read_picture` accepts, in a shape that `contract` accepts. vLLM
-    gets the decoded pictures as PNG, so it sees what `/score` sees. The angle brackets of special tokens in texts
-    are replaced by similar characters; tags stay, since the contract's own text has them. `settings.max_tokens`
-    limits each answer; a longer one has the finish reason "length". `served` is the model's name.
+    gets the decoded pictures, or a JPEG file that it decodes to the same, so it sees what `/score` sees. The angle
+    brackets of special tokens in texts are replaced by similar characters; tags stay, since the contract's own
+    text has them. `settings.max_tokens` limits each answer; a longer one has the finish reason "length". `served`
+    is the model's name.
 
     Raises:
         Refused: 403, a picture that isn't a data URL; 404, another model; 413, too big; 422, invalid JSON, an
@@ -160,7 +160,8 @@ def _picture(url: str, settings: Settings, contract: Contract) -> dict[str, Any]
         contract.resize(picture)
     except ContractError as error:
         raise Refused(422, "bad_shape", str(error)) from None
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(png(picture)).decode()}"}}
+    keep_jpeg(picture, data)
+    return {"type": "image_url", "image_url": {"url": data_url(picture, compressed=False)}}
 
 
 def _escaped(text: str) -> str:

@@ -24,7 +24,7 @@ from PIL import Image
 from critic.client.schemas import Options
 from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
-from critic.engines.http import HttpEngine
+from critic.engines.http import HttpEngine, keep_jpeg
 from critic.engines.load import contract_of, default_dtype, identify
 from critic.engines.server import vllm_command, vllm_environment
 from critic.pictures import decode
@@ -83,8 +83,9 @@ class ScoringQueue:
         self.settings, self.version = settings, version
         self.contract = contract_of(critic)
         self.model = identify(critic)
-        self.limiter = ConcurrencyLimiter(settings.concurrency, settings.queue)
-        self._max_pending = settings.concurrency + settings.queue
+        at_a_time = settings.concurrency * settings.data_parallel_size
+        self.limiter = ConcurrencyLimiter(at_a_time, settings.queue)
+        self._max_pending = at_a_time + settings.queue
         self._engine: _LoopEngine | None = None
         self._resources = AsyncExitStack()
         folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))
@@ -96,6 +97,7 @@ class ScoringQueue:
             batch_size=settings.concurrency,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
+            data_parallel_size=settings.data_parallel_size,
         )
         self.supervisor = Supervisor(
             [*command, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"],
@@ -193,7 +195,11 @@ class ScoringQueue:
         try:
             if isinstance(file, Refused):
                 raise file
-            return self.contract.resize(read_picture(file, self.settings))
+            picture = read_picture(file, self.settings)
+            resized = self.contract.resize(picture)
+            if resized.size == picture.size:
+                keep_jpeg(resized, file)
+            return resized
         except ContractError as error:
             raise Refused(422, "bad_shape", f"{part}: {error}") from None
         except Refused as refused:

@@ -24,8 +24,9 @@ class Settings(BaseSettings):
         None, description="Type of the weights. Default: bfloat16 on a GPU, float32 without one."
     )
     max_tokens: PositiveInt = Field(1024, description="Maximum number of tokens in an answer.")
-    concurrency: PositiveInt = Field(64, description="Answers that vLLM generates at a time.")
+    concurrency: PositiveInt = Field(64, description="Answers that each copy of the critic generates at a time.")
     tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share the weights.")
+    data_parallel_size: PositiveInt = Field(1, description="Copies of the critic, each with GPUs of its own.")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="vLLM's share of a GPU's memory."
     )

@@ -10,11 +10,12 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from critic.edits import Edit
 from critic.engines.base import Completion, Sampling, request
-from critic.engines.http import HttpEngine, ServerError
+from critic.engines.http import HttpEngine, ServerError, data_url, keep_jpeg
+from critic.pictures import decode
 from critic.prompts import load_contract
 from critic.scoring.scorer import Scorer
 
@@ -142,6 +143,26 @@ def test_the_conversation_and_its_pictures_are_sent_as_the_contract_makes_them(s
         assert Image.open(BytesIO(data)).tobytes() == picture.tobytes()
     settings = {key: value for key, value in body.items() if key != "messages"}
     assert settings == {"model": "critic", "max_tokens": 80, "temperature": 0.0, "top_p": 1.0}
+
+
+def test_a_jpeg_file_is_sent_for_its_picture_unless_others_decode_it_differently() -> None:
+    noise = Image.effect_noise((56, 56), 50).convert("RGB")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    files = {
+        "JPEG": {}, "WEBP": {}, "PNG": {}, "turned": {"exif": turned}, "profile": {"icc_profile": profile},
+    }  # fmt: skip
+    for name, options in files.items():
+        file = BytesIO()
+        noise.save(file, name if name.isupper() else "JPEG", **options)
+        picture = decode(file.getvalue())
+        keep_jpeg(picture, file.getvalue())
+        url = data_url(picture.copy(), compressed=False)
+        sent = base64.b64decode(url.partition(",")[2])
+        assert (sent == file.getvalue()) is (name == "JPEG"), name
+        assert Image.open(BytesIO(sent)).tobytes() == picture.tobytes(), name
+        assert url.startswith("data:image/jpeg;" if name == "JPEG" else "data:image/bmp;")
 
 
 @pytest.mark.parametrize("owner", ["vllm", "sglang"])

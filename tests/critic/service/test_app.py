@@ -203,6 +203,18 @@ def test_vllm_sees_the_source_and_then_the_edit_as_the_contract_has_them(
     assert TINY.resize(decode(SOURCE)).size == Image.open(BytesIO(files[0])).size
 
 
+@pytest.mark.parametrize(("side", "kept"), [(84, True), (90, False)])
+def test_a_jpeg_that_the_contract_doesnt_resize_reaches_vllm_as_it_came(
+    service: Service, client: httpx.Client, side: int, kept: bool
+) -> None:
+    file = encode(Image.effect_noise((side, side), 50).convert("RGB"), "JPEG")
+    assert client.post("/score", **upload("score=3", file, EDITED)).is_success
+    url = service.asked()[-1]["messages"][0]["content"][0]["image_url"]["url"]
+    sent = base64.b64decode(url.partition(",")[2])
+    assert (sent == file) is kept
+    assert Image.open(BytesIO(sent)).tobytes() == TINY.resize(decode(file)).tobytes()
+
+
 def test_verdicts_are_in_the_order_of_their_pairs_and_fail_alone(client: httpx.Client) -> None:
     pairs = [
         pair("score=2", id="b"),

@@ -18,8 +18,9 @@ from PIL import Image
 
 from critic.edits import Edit
 from critic.engines.base import request
+from critic.engines.http import data_url as sent_url
 from critic.engines.http import with_pictures
-from critic.pictures import decode, png
+from critic.pictures import decode
 from critic.prompts import load_contract
 from critic.service.chat_filter import check_chat
 from critic.service.errors import Refused
@@ -35,8 +36,8 @@ def check(asked: Any, settings: Settings = SETTINGS) -> dict[str, Any]:
 
 
 def passed(asked: Any) -> Any:
-    """The same JSON with the PNG of the picture `GOOD` that vLLM gets."""
-    return json.loads(json.dumps(asked).replace(base64_of(GOOD), base64_of(png(decode(GOOD)))))
+    """The same JSON with the picture `GOOD` as vLLM gets it."""
+    return json.loads(json.dumps(asked).replace(data_url(GOOD), sent_url(decode(GOOD), compressed=False)))
 
 
 def refusal(asked: Any) -> Refused | None:
@@ -150,9 +151,9 @@ def test_a_request_without_a_model_means_the_one_that_is_served() -> None:
 
 
 @pytest.mark.parametrize("url", [data_url(JPEG, "image/jpg"), data_url(JPEG, "IMAGE/PNG"), base64_of(JPEG)])
-def test_a_picture_reaches_vllm_as_a_plain_data_url(url: str) -> None:
+def test_a_jpeg_reaches_vllm_as_it_came_in_a_plain_data_url(url: str) -> None:
     (part,) = check(message(content=[picture_part(url)]))["messages"][0]["content"]
-    assert part == picture_part(data_url(png(decode(JPEG))))
+    assert part == picture_part(data_url(JPEG, "image/jpeg"))
 
 
 @pytest.mark.parametrize("name", sorted({file.name for file in PICTURES.iterdir()} - {"anim.webp"}))
