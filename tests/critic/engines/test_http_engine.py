@@ -180,7 +180,8 @@ def test_samples_are_drawn_by_their_seeds(server: Server) -> None:
 
 def test_order_is_kept_and_so_many_requests_are_made_at_a_time(server: Server) -> None:
     def echo(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        server.stop.wait(0.02)
+        while server.most < 2 and not server.stop.wait(0.01):  # the first one waits for a second
+            pass
         completion(content=body["messages"][0]["content"][-1]["text"])(handler, body)
 
     server.replies = [echo]
