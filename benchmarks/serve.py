@@ -1,13 +1,15 @@
 """Measure the service's overhead: the same edits sent to a bare vLLM server and to the service.
 
     python benchmarks/serve.py models/grpo data/validated/test.parquet
+    python benchmarks/serve.py models/grpo data/validated/test.parquet --copies 1 2 --json runs/serve.json
 
 Three routes, in turns: vLLM's /v1/chat/completions, the service's (the same bytes), and the service's /score,
 which also decodes, checks and resizes the pictures. Prints the median latency of single requests, and the rate of
-concurrent ones.
+concurrent ones. With `--copies 1 2`, both servers are measured with one copy of the critic, and then with two.
 
-Without a GPU, vLLM binds its worker to some cores; the benchmark keeps all other processes off these. Otherwise
-the rate on two cores varies from 30 to 90 per second, for each of the three.
+Without a GPU, vLLM binds its workers to some cores: here each copy's to one of its own. The benchmark keeps all
+other processes off these, if any core is left. Otherwise the rate on two cores varies from 30 to 90 per second,
+for each of the three.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from critic.engines.base import request
 from critic.engines.http import with_pictures
 from critic.engines.load import contract_of
 from critic.engines.server import vllm_server
+from critic.files import write_json
 from critic.pictures import png
 from critic.scoring.inputs import read_pairs
 
@@ -49,6 +52,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64, help="Concurrent requests (default: 64).")
     parser.add_argument("--rounds", type=int, default=5, help="Rounds for each route (default: 5).")
     parser.add_argument("--max-tokens", type=int, default=80, help="Maximum tokens in an answer (default: 80).")
+    parser.add_argument(
+        "--copies", type=int, nargs="+", default=[1], help="Copies of the critic in each server (default: 1)."
+    )
+    parser.add_argument("--json", type=Path, help="Write all figures to this file.")
     given = parser.parse_args()
     contract = contract_of(given.model)
     edits = [edit for edit in read_pairs(given.pairs) if isinstance(edit, Edit)]
@@ -71,38 +78,50 @@ def main() -> None:
         for edit in edits
     ]
 
-    with serve(given.model, given.max_tokens) as service, vllm_server(given.model, dtype="float32") as vllm:
-        bare = vllm.removesuffix("/v1")
+    def chat(base: str, name: str) -> Ask:
+        return lambda client, n: client.post(f"{base}/v1/chat/completions", json={**chats[n], "model": name})
 
-        def chat(base: str, name: str) -> Ask:
-            return lambda client, n: client.post(f"{base}/v1/chat/completions", json={**chats[n], "model": name})
+    def score(base: str) -> Ask:
+        return lambda client, n: client.post(f"{base}/score", **forms[n])
 
-        routes: dict[str, Ask] = {
-            "vLLM": chat(bare, given.model),
-            "service /v1": chat(service, "critic"),
-            "service /score": lambda client, n: client.post(f"{service}/score", **forms[n]),
-        }
+    found = {}
+    for copies in given.copies:
         if not torch.cuda.is_available():
-            keep_off_the_workers()
-        asyncio.run(measure(routes, len(edits), given))
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(copies)))
+        with (
+            serve(given.model, given.max_tokens, copies) as service,
+            vllm_server(given.model, dtype="float32", data_parallel_size=copies) as vllm,
+        ):
+            bare = vllm.removesuffix("/v1")
+
+            routes: dict[str, Ask] = {
+                "vLLM": chat(bare, given.model),
+                "service /v1": chat(service, "critic"),
+                "service /score": score(service),
+            }
+            if not torch.cuda.is_available():
+                keep_off_the_workers(copies)
+            found[copies] = asyncio.run(measure(routes, len(edits), given))
+    show(found)
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(given.json, found)
 
 
-def keep_off_the_workers() -> None:
-    """Move this process and its children, except vLLM's workers, to cores that no worker is bound to."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    workers = [process for process in processes if "VLLM::Worker" in " ".join(process.cmdline())]
-    bound = {core for worker in workers for core in os.sched_getaffinity(worker.pid)}
-    free = set(range(os.cpu_count() or 1)) - bound
-    if not workers or not free:
-        raise SystemExit("vLLM's workers aren't bound to cores: unset VLLM_CPU_OMP_THREADS_BIND")
-    for process in processes:
-        if process not in workers:
+def keep_off_the_workers(copies: int) -> None:
+    """Move this process and its children, except vLLM's workers, to the cores that no worker is bound to."""
+    free = set(range(copies, os.cpu_count() or 1))
+    if not free:
+        return
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        if "VLLM::Worker" not in " ".join(process.cmdline()):
             for thread in process.threads():
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(thread.id, free)
 
 
-async def measure(routes: dict[str, Ask], edits: int, given: argparse.Namespace) -> None:
+async def measure(routes: dict[str, Ask], edits: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The median seconds of a request alone, and the median rate per second of concurrent ones, of each route."""
     latencies: dict[str, list[float]] = {route: [] for route in routes}
     rates: dict[str, list[float]] = {route: [] for route in routes}
     with tqdm(total=(1 + given.rounds) * len(routes), desc="rounds") as bar:
@@ -118,14 +137,23 @@ async def measure(routes: dict[str, Ask], edits: int, given: argparse.Namespace)
                     latencies[route] += [seconds for (seconds,) in alone]
                     rates[route].append(rate)
                 bar.update()
-    bare_latency, bare_rate = statistics.median(latencies["vLLM"]), statistics.median(rates["vLLM"])
-    print(f"{'':<16} {'median latency':>16} {f'rate of {given.clients} clients':>22}")
-    for route in routes:
-        latency, rate = statistics.median(latencies[route]), statistics.median(rates[route])
-        print(
-            f"{route:<16} {latency * 1000:7.1f} ms {latency / bare_latency:4.2f}x"
-            f" {rate:13.2f}/s {rate / bare_rate:4.2f}x"
-        )
+    return {
+        route: {"latency": statistics.median(latencies[route]), "rate": statistics.median(rates[route])}
+        for route in routes
+    }
+
+
+def show(found: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Print a row for each route and number of copies, with ratios to vLLM alone in the first of these numbers."""
+    bare = next(iter(found.values()))["vLLM"]
+    print("| copies | | latency, ms | ratio | answers/s | ratio |\n|---:|---|---:|---:|---:|---:|")
+    for copies, routes in found.items():
+        for route, own in routes.items():
+            slower, faster = own["latency"] / bare["latency"], own["rate"] / bare["rate"]
+            print(
+                f"| {copies} | {route} | {own['latency'] * 1000:.1f} | {slower:.2f} | "
+                f"{own['rate']:.1f} | {faster:.2f} |"
+            )
 
 
 async def many(
@@ -144,7 +172,7 @@ async def many(
 
 
 @contextmanager
-def serve(model: str, max_tokens: int) -> Iterator[str]:
+def serve(model: str, max_tokens: int, copies: int) -> Iterator[str]:
     """Run the service. Yields its address, once it is ready."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
@@ -154,6 +182,7 @@ def serve(model: str, max_tokens: int) -> Iterator[str]:
             **os.environ,
             "CRITIC_MODEL": str(Path(model).absolute()),
             "CRITIC_MAX_TOKENS": str(max_tokens),
+            "CRITIC_DATA_PARALLEL_SIZE": str(copies),
             "CRITIC_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db",
         }
         command = ["-m", "bentoml", "serve", "critic.service.bento:Critic", "--port", str(port)]
