@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from critic.data.features import edit_facts
 from critic.data.near_duplicates import (
@@ -208,3 +209,36 @@ def test_the_same_edit_has_both_pictures_and_the_instruction() -> None:
     found = find_same_edits(edit_facts({"train": train, "test": test}, RESIZE))
     assert [*found.notna()] == [True, False, False, True, False, False]
     assert found[3] == "train row 1, id '0'"
+
+
+@pytest.mark.parametrize("distance", [0, 3, 24, 120])
+def test_hashes_in_clusters_give_what_a_comparison_of_all_pairs_gives(distance: int) -> None:
+    rng, rows = np.random.default_rng(distance), 500
+    centres = rng.integers(0, 2, (60, 256), dtype=np.uint8)
+    flips = rng.random((rows, 256)) < rng.choice([0, 0.003, 0.03, 0.1], (rows, 1))
+    hashes = [np.packbits(bits).tobytes() for bits in centres[rng.integers(0, 60, rows)] ^ flips]
+    facts = pd.DataFrame(
+        {
+            "split": rng.choice(["train", "validation", "test"], rows),
+            "row": range(rows),
+            "id": [*map(str, range(rows))],
+            "source_id": [f"s{row:03d}" for row in range(rows)],
+            "pixels": [f"p{row}" for row in range(rows)],
+            "phash": [file.hex() for file in hashes],
+        }
+    )
+    numbers = [int.from_bytes(file) for file in hashes]
+    apart = np.array([[(one ^ other).bit_count() for other in numbers] for one in numbers])
+    split, near = facts["split"].to_numpy(), apart <= distance
+    _, component = connected_components(near, directed=False)
+    smallest = facts.groupby(component)["source_id"].transform("min")
+    assert group_sources(facts, distance) == [*smallest]
+    found = find_shared(facts, distance)["looks_like"]
+    for row in range(rows):
+        there = np.where(near[row] & (split != split[row]), apart[row], 999)
+        other = int(there.argmin())
+        if there[other] == 999:
+            assert pd.isna(found[row])
+        else:
+            name = f"{split[other]} row {other}, id '{other}', {there[other]} of 256 bits apart"
+            assert found[row] == name
