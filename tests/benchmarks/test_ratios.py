@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import pandas as pd
 import pytest
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
@@ -31,7 +31,7 @@ CONTRACT = load_contract("tiny")
 
 
 @pytest.fixture(scope="module")
-def table() -> pa.Table:
+def table() -> pd.DataFrame:
     return normalise(make_table("test", sources=6, side=112, seed=7), "test")
 
 
@@ -46,7 +46,7 @@ def least_seconds(*ways: Callable[[], Any], runs: int = 3) -> list[float]:
     return [min(times[1:]) for times in spent]
 
 
-def test_an_update_with_shared_prompts_takes_half_the_time_of_trls(tmp_path: Path, table: pa.Table) -> None:
+def test_an_update_with_shared_prompts_takes_half_the_time_of_trls(tmp_path: Path, table: pd.DataFrame) -> None:
     edits = [*edits_from_table(table)][:2]
     rows = [{"prompt": CONTRACT.messages(edit), "images": CONTRACT.pictures(edit)} for edit in edits]
     arguments: dict[str, Any] = {
@@ -76,10 +76,10 @@ def test_an_update_with_shared_prompts_takes_half_the_time_of_trls(tmp_path: Pat
     assert ours < 0.5 * trls
 
 
-def test_scoring_takes_no_longer_than_a_loop_over_transformers(tmp_path: Path, table: pa.Table) -> None:
+def test_scoring_takes_no_longer_than_a_loop_over_transformers(tmp_path: Path, table: pd.DataFrame) -> None:
     model = shutil.copytree(BASE, tmp_path / "critic")
     (model / "contract.yaml").write_text(CONTRACT.text)
-    rows, edits = table.to_pylist()[:32], [*edits_from_table(table)][:32]
+    rows, edits = table.to_dict("records")[:32], [*edits_from_table(table)][:32]
 
     def with_the_engine() -> None:
         engine = open_engine("transformers", str(model), CONTRACT, max_tokens=16, dtype="float32", batch_size=32)

@@ -21,7 +21,7 @@ BASE = Path(__file__).parents[2] / "assets/tiny-base"
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.parquet"
-    pq.write_table(normalise(make_table("test", sources=3, side=84, seed=7), "test"), file)
+    normalise(make_table("test", sources=3, side=84, seed=7), "test").to_parquet(file)
     return file
 
 
