@@ -1,6 +1,7 @@
 """Measure the time that a flow adds to `dvc repro`, with the pipeline's seven stages replaced by empty ones.
 
     python benchmarks/overhead.py
+    python benchmarks/overhead.py --json runs/overhead.json
 
 The stages write their outputs at once, so the time is that of starting processes, of DVC and of Prefect. A flow is
 timed to the end of its last stage, once from when a worker takes it and once from its first line. The wait for a
@@ -24,6 +25,8 @@ from typing import Any
 import httpx
 import yaml
 
+from critic.files import write_json
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = ("critic", "flows", "stages", "assets", "data/ratings/README.md", "params.yaml", "prefect.yaml")
@@ -42,15 +45,27 @@ for out in sys.argv[1:]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="Write all figures to this file.")
+    given = parser.parse_args()
     with TemporaryDirectory(prefix="flows-") as scratch:
         bare, flow = (empty_pipeline(Path(scratch) / name) for name in ("bare", "flow"))
         took = time_command([str(BIN / "dvc"), "repro"], bare)
         with server(flow) as api:
             taken, begun = time_flow(api)
         again = time_command([str(BIN / "dvc"), "repro"], bare)
-    print(f"dvc repro                      {took:5.1f} s (with nothing changed {again:.1f} s)")
-    print(f"flow, from the worker          {taken:5.1f} s: {taken - took:+.1f} s")
-    print(f"flow, from its first line      {begun:5.1f} s: {begun - took:+.1f} s")
+    seconds = {
+        "dvc repro": took,
+        "dvc repro, nothing to do": again,
+        "flow, from the worker": taken,
+        "flow, from its first line": begun,
+    }
+    print("| | s | ratio |\n|---|---:|---:|")
+    for name, spent in seconds.items():
+        print(f"| {name} | {spent:.1f} | {spent / took:.2f} |")
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(given.json, seconds)
 
 
 def empty_pipeline(folder: Path) -> Path:
@@ -156,5 +171,4 @@ def wait(what: Any) -> Any:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()
