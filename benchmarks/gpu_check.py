@@ -290,7 +290,7 @@ def service(given: argparse.Namespace) -> Iterator[Row]:
             await serve.many(client, ask, range(edits), edits, clients)
             return alone, time.perf_counter() - began
 
-    with serve.serve(str(model), tokens) as address:
+    with serve.serve(str(model), tokens, 1) as address:
         alone, seconds = asyncio.run(load(address))
     figures: dict[str, float | str] = {
         "edits/s": edits / seconds,

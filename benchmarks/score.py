@@ -107,14 +107,13 @@ def run(way: str, model: str, table: Path, max_tokens: int) -> dict[str, float |
     """Run one way in a new process. Returns the scores by id, None where an answer can't be read."""
     if way in WAYS[:2]:
         command = [sys.executable, __file__, model, str(table), "--way", way, "--max-tokens", str(max_tokens)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return dict(json.loads(output.splitlines()[-1]))
     out = table.with_name(f"{table.stem}-{way.rpartition(' ')[2]}.jsonl")
     engine = way.rpartition(" ")[2].lower()
     options = ["--engine", engine, "--max-tokens", str(max_tokens), "--out", str(out)]
     command = [str(Path(sys.executable).parent / "critic"), "score", "-m", model, str(table), *options]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode not in (0, 1):  # 1: some edit has no score
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode not in (0, 1):  # 1: some edit has no score
         raise SystemExit(f"`{' '.join(command)}` failed")
     lines = map(json.loads, out.read_text().splitlines())
     return {line["id"]: line["score"] for line in lines}
@@ -172,13 +171,11 @@ def with_vllm(model: str, rows: list[dict[str, Any]], max_tokens: int) -> dict[s
         enforce_eager=not torch.cuda.is_available(),
         limit_mm_per_prompt={"image": 2, "video": 0},
     )
-    asked: list[Any] = [
-        {
-            "prompt": contract.render(contract.messages(Edit(row["id"], *pictures(row), row["instruction"]))),
-            "multi_modal_data": {"image": pictures(row)},
-        }
-        for row in rows
-    ]
+    asked: list[Any] = []
+    for row in rows:
+        source, edited = pictures(row)
+        prompt = contract.render(contract.messages(Edit(row["id"], source, edited, row["instruction"])))
+        asked.append({"prompt": prompt, "multi_modal_data": {"image": [source, edited]}})
     outputs = engine.generate(asked, SamplingParams(temperature=0, max_tokens=max_tokens), use_tqdm=False)
     return {row["id"]: read(output.outputs[0].text) for row, output in zip(rows, outputs, strict=True)}
 
