@@ -79,7 +79,7 @@ class Flows:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
-        self.api = httpx.Client(base_url=url, timeout=60, transport=Patient())
+        self.api = httpx.Client(base_url=url, timeout=300, transport=Patient())
         self.environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",

@@ -104,10 +104,11 @@ def test_a_change_reruns_what_hangs_on_it(
 def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
     project: Project, stage: str
 ) -> None:
-    hashes = project.lock()
     began = time.monotonic()
     project.dvc("repro", "--single-item", "--force", stage)
     delay = (time.monotonic() - began) / 2
+    project.dvc("repro")  # what depends on the record of this run, if the stage ran in another checkout before
+    hashes = project.lock()
     process = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage)
     time.sleep(delay)
     while process.poll() is not None:  # the machine has become faster since the first run

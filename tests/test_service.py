@@ -235,14 +235,16 @@ def test_trls_trainer_trains_on_the_services_scores(service: Service, tmp_path: 
 def test_a_trainer_of_image_models_gets_the_services_scores(
     service: Service, tmp_path: Path, edits: list[dict[str, Any]]
 ) -> None:
-    edited = np.stack([decode_cell(edit["images"][1]) for edit in edits[:4]])
-    rewards = reward_as_flow_grpo(
-        service.address, tmp_path, torch.from_numpy(edited).permute(0, 3, 1, 2) / 255, "make it red"
-    )
-    source = Image.open(tmp_path / "source.png")
+    """For edits that this critic has a score for: it has learnt little."""
+    source = Image.new("RGB", (112, 112), "blue")
+    pictures = [np.array(decode_cell(edit["images"][1])) for edit in edits]
     with Critic(service.address) as critic:
-        results = critic.score_batch([(source, picture, "make it red") for picture in edited])
-    assert rewards == pytest.approx([(result.score - 1) / 4 for result in results])
+        results = critic.score_batch([(source, picture, "make it red") for picture in pictures])
+    scored = [number for number, result in enumerate(results) if result.score is not None][:4]
+    assert len(scored) == 4
+    edited = torch.from_numpy(np.stack([pictures[number] for number in scored])).permute(0, 3, 1, 2) / 255
+    rewards = reward_as_flow_grpo(service.address, tmp_path, edited, "make it red")
+    assert rewards == pytest.approx([(results[number].score - 1) / 4 for number in scored])
 
 
 @pytest.mark.parametrize("entry", HOSTILE, ids=lambda entry: f"{entry.kind}: {entry.name}")
