@@ -9,9 +9,10 @@ leading and trailing whitespace.
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from jinja2 import TemplateError
@@ -32,6 +33,7 @@ LEARNT = "learnt"
 IMAGE_MARK = "<image>"
 """The place of an image in a text: in LLaMA-Factory's SFT sets and in `user_text`."""
 _PATCH = 14
+_T = TypeVar("_T")
 
 
 class _Pixels(BaseModel):
@@ -196,10 +198,15 @@ class Contract:
 
     def pictures(self, item: Edit) -> list[Image.Image]:
         """The images in the contract's order, see `resize`."""
-        return [self.resize(getattr(item, name)) for name in self._names(item)]
+        images = [item.edited] if item.source is None else [item.source, item.edited]
+        return [self.resize(image) for image in self.in_order(images)]
 
-    def _names(self, item: Edit) -> tuple[str, ...]:
-        return ("edited",) if item.source is None else self.images
+    def in_order(self, images: Sequence[_T]) -> list[_T]:
+        """A source and an edited image, or a generated one alone, in the order of the prompt."""
+        if len(images) == 1:
+            return [*images]
+        source, edited = images
+        return [{"source": source, "edited": edited}[name] for name in self.images]
 
     def resize(self, image: Image.Image) -> Image.Image:
         """Resize to multiples of 28 pixels within the pixel limits (qwen-vl-utils); a second call changes nothing.

@@ -118,7 +118,7 @@ def _named(samples: Iterable[dict[str, Any]], pictures: PictureWriter) -> Iterat
 
 
 def load_samples(path: str | os.PathLike[str], contract: Contract, *, keep: int = 0) -> Dataset:
-    """Load a file of samples; images are decoded and resized on access.
+    """Load a file of samples; images are decoded and resized on access, and are in the order of the contract.
 
     Args:
         keep: how many of the pictures used last stay in memory, decoded and resized. TRL reads each generation
@@ -139,7 +139,8 @@ def load_samples(path: str | os.PathLike[str], contract: Contract, *, keep: int 
     def with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "images" not in batch:
             return batch
-        return {**batch, "images": [[picture(name) for name in names] for names in batch["images"]]}
+        ordered = [contract.in_order(names) for names in batch["images"]]
+        return {**batch, "images": [[picture(name) for name in names] for names in ordered]}
 
     return dataset.add_column("group", _groups(dataset)).with_transform(with_pictures)
 

@@ -1,5 +1,6 @@
 """The trainings' samples come back from Parquet as they went in, with their pictures ready for the model."""
 
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -95,6 +96,20 @@ def test_samples_with_the_same_two_pictures_are_a_group(
     swapped = {**sft[0], "images": IMAGES[0][::-1]}
     write_samples([sft[1], sft[0], swapped, sft[1], {**sft[0], "id": "other"}], tmp_path / "train.parquet")
     assert load_samples(tmp_path / "train.parquet", contract)["group"][:] == [0, 1, 2, 0, 1]
+
+
+def test_pictures_are_in_the_order_of_the_contract(
+    sft: list[dict[str, Any]], contract: Contract, tmp_path: Path
+) -> None:
+    write_samples(sft[:1], tmp_path / "train.parquet")
+    (sample,) = load_samples(tmp_path / "train.parquet", contract)
+    (turned,) = load_samples(
+        tmp_path / "train.parquet", turned_contract := replace(contract, images=("edited", "source"))
+    )
+    assert [image.size for image in turned["images"]] == [image.size for image in sample["images"]][::-1]
+    edit = Edit("1", *(decode_cell(image) for image in IMAGES[0]), "any")
+    for image, scored in zip(turned["images"], turned_contract.pictures(edit), strict=True):
+        assert np.array_equal(image, scored), "what the critic learns from and what it scores"
 
 
 @pytest.mark.parametrize("name", ["tiny", "ie-critic"])
