@@ -1,8 +1,9 @@
 r"""The one answer parser: from a response to its score, or to the reason for having none.
 
-Reward, evaluation and service all use `parse_critique`, so a response has the same score in each.
+Rewards, evaluation and service all use `parse_critique` and `sub_scores`: a response has the same scores in each.
 
     parse_critique("<think>The sky is blue now.</think>\n<answer>3.75</answer>").score    # 3.75
+    sub_scores("It is blue now, alignment 4.5.")                                          # {"alignment": 4.5}
 """
 
 import re
@@ -11,6 +12,9 @@ from enum import StrEnum
 
 LOWEST, HIGHEST = 1.0, 5.0
 """The ends of the opinion scale, both included."""
+
+AXES = ("alignment", "fidelity", "quality")
+"""What an edit is judged by: text alignment, fidelity to the source, perceptual quality (arXiv 2511.18055)."""
 
 _BLOCK = re.compile(
     r"<think>(?P<reasoning>.*?)(?:</think>|\Z)|<answer>(?P<answer>.*?)(?P<end></answer>|\Z)", re.DOTALL
@@ -21,6 +25,11 @@ _SCORE = re.compile(
     r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)"
     r"(?P<close>[*_`]*)(?:\s*(?:/|out\s+of)\s*5(?:\.0*)?(?P<close_after_scale>[*_`]*))?",
     re.IGNORECASE,
+)
+_SUB_SCORE = re.compile(
+    rf"\b({'|'.join(AXES)})(?:\s+score)?(?:\s+is)?\s*[:=(]?\s*"
+    r"([1-5]\.[0-9]+|[1-5](?=\s*(?:[.,;)]|$)))(?!\.?[0-9]|\s*(?:[/%]|of\b|out\b|to\b))",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -112,6 +121,19 @@ def is_well_formed(response: str) -> bool:
     """
     once = all(response.count(tag) == 1 for tag in ("<think>", "</think>", "<answer>", "</answer>"))
     return once and _WELL_FORMED.fullmatch(response) is not None
+
+
+def sub_scores(reasoning: str) -> dict[str, float]:
+    """The scores that the reasoning states for `AXES`, 1..5; the first of each axis.
+
+    A number counts only right after the axis ("alignment 4.5", "Fidelity: 4.", "quality score is 3.5"), and not as
+    part of another expression ("quality 4/10", "alignment 2 to 5").
+    """
+    found: dict[str, float] = {}
+    for axis, number in _SUB_SCORE.findall(reasoning):
+        if LOWEST <= float(number) <= HIGHEST:
+            found.setdefault(axis.lower(), float(number))
+    return found
 
 
 def _read_score(answer: str) -> tuple[float | None, Status]:

@@ -185,12 +185,22 @@ class Build(Section):
 
     `rationales: scores` words a new rationale from the sub-scores for each sample; `teacher` asks the teacher for
     one per edit; `released` takes the published set unchanged, with its own mix. The first two make
-    `samples_per_edit` samples, and a `direct_fraction` of all samples asks for a score without reasoning.
+    `samples_per_edit` samples, and a `direct_fraction` of all samples asks for a score without reasoning. Only a
+    `rationale_fraction` of the train split's edits has such samples; GRPO gets all edits.
     """
 
     rationales: Literal["scores", "teacher", "released"]
+    rationale_fraction: Annotated[float, Field(gt=0, le=1)]
     samples_per_edit: Count
     direct_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _fraction_is_of_rationales_that_are_made(self) -> Self:
+        if self.rationales == "released" and self.rationale_fraction < 1:
+            raise ValueError(
+                "rationale_fraction is for rationales: scores or teacher; a released set has its own rows"
+            )
+        return self
 
 
 class Prices(Part):
@@ -275,7 +285,11 @@ class Sft(Training):
 
 
 class Reward(Section):
-    """The verifiable reward: arguments of `critic.training.rewards.compute_score`."""
+    """The verifiable reward: arguments of `critic.training.rewards.compute_score`, and `axes`.
+
+    `axes` is the weight of a further reward, for stated sub-scores near the MOS of their axes
+    (`critic.training.rewards.AxesReward`).
+    """
 
     kind: Annotated[str, AfterValidator(require_kind)]
     format_weight: NonNegative
@@ -283,6 +297,7 @@ class Reward(Section):
     r_min: Fraction
     diff_at_rmin: Positive
     use_floor: bool
+    axes: NonNegative
 
 
 class RolloutCheck(Part):
@@ -359,7 +374,10 @@ class Grpo(Training):
 
 
 class Evaluate(Section):
-    """How the critics are run on the test split and measured. A failed answer counts by `failure_policy`."""
+    """How the critics are run on the test split and measured. A failed answer counts by `failure_policy`.
+
+    `data_parallel_size` engines score side by side, each on `tensor_parallel_size` GPUs.
+    """
 
     engine: Literal["vllm", "transformers"]
     max_tokens: Count
@@ -368,6 +386,7 @@ class Evaluate(Section):
     n_boot: Annotated[int, Field(ge=100)]
     gpu_memory_utilization: Fraction | None
     tensor_parallel_size: Count
+    data_parallel_size: Count
 
 
 class Ratings(Section):

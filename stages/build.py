@@ -6,6 +6,9 @@ An SFT sample is a prompt and its completion: a rationale in `<think>` and the M
 fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, which the reward needs. Both name
 their pictures, which are in data/pictures, each once.
 
+Rationales are dear and MOS are cheap: with `build.rationale_fraction` below 1, only that share of the train
+split's edits has SFT samples, and GRPO alone learns from the others.
+
 With `build.rationales: teacher` a large model writes the rationales. Its answers are kept in runs/teacher, so that
 none is paid for twice; an edit without an accepted rationale gets samples without reasoning. With `released` the
 SFT samples are the rows of a released set: with a contract that was learnt from the set, prompts are to the byte
@@ -24,8 +27,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from critic import files, params
+from critic.answers import AXES
 from critic.data.generated import as_edits, is_generated
-from critic.data.rationale_templates import AXES, write_rationale
+from critic.data.rationale_templates import write_rationale
 from critic.data.teacher.client import TeacherError
 from critic.data.teacher.journal import JournalError
 from critic.data.teacher.rationales import write_rationales
@@ -66,12 +70,16 @@ def main() -> None:
                     samples = released_samples(RELEASED, split, contract)
                 else:
                     each = build.samples_per_edit if split == "train" else 1
+                    told = table
+                    if split == "train" and build.rationale_fraction < 1:
+                        order = rng.permutation(len(table))
+                        told = table[order < round(build.rationale_fraction * len(table))]
                     teach = None
                     if build.rationales == "teacher":
                         section = params.load(params.Teacher)
                         teach = partial(write_rationales, section=section, journal=JOURNAL, title=split)
                     samples = sft_samples(
-                        table,
+                        told,
                         contract,
                         build.direct_fraction,
                         rng,
@@ -172,10 +180,12 @@ def released_samples(path: Path, split: str, contract: Contract) -> Iterator[dic
 
 
 def rl_samples(table: pd.DataFrame, contract: Contract) -> Iterator[dict[str, Any]]:
-    """One sample per edit or generated picture: a prompt that asks for reasoning, and the MOS."""
+    """One sample per edit or generated picture: a prompt that asks for reasoning, the MOS, and those of axes."""
+    axes = [name for axis in AXES if (name := f"mos_{axis}") in table]
     for row in as_edits(table).to_dict("records"):
         prompt = contract.messages(_edit(row), "reasoning")
-        yield {"id": row["id"], "prompt": prompt, "images": row["images"], "mos": float(row["mos"])}
+        rated = {name: None if pd.isna(row[name]) else float(row[name]) for name in axes}
+        yield {"id": row["id"], "prompt": prompt, "images": row["images"], "mos": float(row["mos"]), **rated}
 
 
 def _sft_sample(row: Mapping[Hashable, Any], mode: Mode, response: str, contract: Contract) -> dict[str, Any]:

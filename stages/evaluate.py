@@ -5,10 +5,18 @@
 Only this stage scores the test split. If that leaks source images or prompts, all that it writes and prints says
 so. If data/validated has all of AGIQA-3k, it measures the critics on that too: reports/benchmarks.json has the
 figures, and is empty otherwise. Where others have published figures of a benchmark, the report has them too.
+
+With `evaluate.data_parallel_size` above 1, so many engines score side by side, each in a process and on GPUs of
+its own, and each a part of the edits.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +37,7 @@ from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, meas
 from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.leak import Split, SplitError, read_split
 from critic.evaluation.report import LABELS, build_report
+from critic.evaluation.sub_scores import SubScores, measure_sub_scores
 from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import Contract, stage_contract
 from critic.scoring.judges.image_metrics import baseline_scores
@@ -37,6 +46,7 @@ from critic.tables import read_parquet
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
+TEST = Path("data/validated/test.parquet")
 AGIQA = Path("data/validated/agiqa.parquet")
 
 
@@ -46,17 +56,18 @@ def main() -> None:
         split = read_split()
     except SplitError as error:
         raise SystemExit(str(error)) from None
-    test = read_parquet("data/validated/test.parquet")
+    test = read_parquet(TEST)
     edits = as_edits(test)
     train_mean = float(read_parquet("data/validated/train.parquet", ["mos"])["mos"].mean())
     checkpoints = {"base": model.base, "sft": "models/sft", "grpo": "models/grpo"}
     pictures = read_parquet(AGIQA) if AGIQA.exists() else None
-    predictions, on_pictures = {}, {}
-    for name, checkpoint in checkpoints.items():
-        with closing(engine(checkpoint, name)) as critic:
-            predictions[name] = score(critic, name, edits_from_table(test), len(test))
-            if pictures is not None:
-                on_pictures[name] = score(critic, name, edits_from_table(pictures), len(pictures))
+    tables = [TEST] if pictures is None else [TEST, AGIQA]
+    predictions: dict[str, pd.DataFrame] = {}
+    on_pictures: dict[str, pd.DataFrame] = {}
+    for name, (of_test, *of_pictures) in score_by_each(checkpoints, tables, section):
+        predictions[name] = of_test
+        if of_pictures:
+            (on_pictures[name],) = of_pictures
     how: dict[str, Any] = {
         "train_mean": train_mean,
         "failure_policy": section.failure_policy,
@@ -65,6 +76,7 @@ def main() -> None:
     }
     evaluation = compute_metrics(predictions, baseline_scores(edits), edits, **how)
     generated = {} if pictures is None else measure_generated(on_pictures, pictures, **how)
+    stated = measure_sub_scores(predictions, edits, n_boot=section.n_boot, seed=params.seed())
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
     compared = beside_published(predictions, test, split, generated)
     page = build_report(
@@ -77,9 +89,10 @@ def main() -> None:
         generated=generated,
         split=split,
         published=compared,
+        sub_scores=stated,
         words=words(test),
     )
-    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated)
+    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated)
     show(evaluation, split)
 
 
@@ -89,9 +102,51 @@ def show(evaluation: Evaluation, split: Split) -> None:
         main_score = metrics["main_score"]
         line = f"{name:5} main score {main_score.value:.3f} ({main_score.low:.3f} to {main_score.high:.3f})"
         print(split.note(line))
-    if gain := evaluation.difference:
-        line = f"grpo over sft {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}), p = {gain.p:.3f}"
-        print(split.note(line))
+    for gain, metric in ((evaluation.difference, "main score"), (evaluation.error_difference, "mae")):
+        if gain:
+            line = f"grpo over sft {gain.value:+.3f} in {metric} ({gain.low:+.3f} to {gain.high:+.3f})"
+            print(split.note(f"{line}, p = {gain.p:.3f}"))
+
+
+def score_by_each(
+    checkpoints: Mapping[str, str], tables: list[Path], section: params.Evaluate
+) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+    """Each critic's name and its predictions of each table, in the table's order."""
+    size = section.data_parallel_size
+    if size == 1:
+        for name, checkpoint in checkpoints.items():
+            yield name, score_part(name, checkpoint, tables, 1, 0)
+        return
+    processes = get_context("spawn")
+    numbers = processes.SimpleQueue()
+    for number in range(size):
+        numbers.put(number)
+    with ProcessPoolExecutor(size, processes, take_gpus, (numbers, section.tensor_parallel_size)) as pool:
+        for name, checkpoint in checkpoints.items():
+            parts = [*pool.map(partial(score_part, name, checkpoint, tables, size), range(size))]
+            together = [pd.concat(of_table).set_index("id") for of_table in zip(*parts, strict=True)]
+            ids = [read_parquet(table, ["id"])["id"] for table in tables]
+            yield name, [found.loc[order].reset_index() for found, order in zip(together, ids, strict=True)]
+
+
+def take_gpus(numbers: "SimpleQueue[int]", each: int) -> None:
+    """Let this process see only its own GPUs, `each` of the visible ones."""
+    number = numbers.get()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [*map(str, range((number + 1) * each))]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number * each : (number + 1) * each])
+
+
+def score_part(name: str, checkpoint: str, tables: list[Path], parts: int, part: int) -> list[pd.DataFrame]:
+    """A critic's predictions of a part of each table, by an engine in this process."""
+    title = name if parts == 1 else f"{name}, part {part + 1} of {parts}"
+    found = []
+    with closing(engine(checkpoint, name)) as critic:
+        for path in tables:
+            table = read_parquet(path)
+            start, end = (len(table) * number // parts for number in (part, part + 1))
+            found.append(score(critic, title, edits_from_table(table[start:end]), end - start))
+    return found
 
 
 def score(critic: Engine, name: str, items: Iterable[Edit], total: int) -> pd.DataFrame:
@@ -213,6 +268,7 @@ def write(
     page: str,
     on_pictures: dict[str, pd.DataFrame],
     generated: dict[str, dict[str, Scores]],
+    stated: SubScores,
 ) -> None:
     """Write every output of the stage. Tables of the test split say in a column `split` what it leaks."""
     leak = {"split": split.leak} if split.leak else {}
@@ -232,6 +288,7 @@ def write(
     metrics = {name: split.mark(figures) for name, figures in jsonable(evaluation.models).items()}
     write_json(REPORTS / "metrics.json", metrics)
     write_json(REPORTS / "benchmarks.json", {"agiqa": jsonable(generated)} if generated else {})
+    write_json(REPORTS / "sub_scores.json", split.mark(jsonable(vars(stated))))
     write_text(REPORTS / "report.html", page)
 
 

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from critic import params
+from critic.answers import AXES
 from critic.checkpoints import load_processor
 from critic.data.trl_datasets import load_samples
 from critic.prompts import Contract, stage_contract
@@ -24,7 +26,7 @@ from critic.training.best_checkpoint import Validation
 from critic.training.collapse import Monitor
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
-from critic.training.rewards import CriticReward, compute_score
+from critic.training.rewards import AxesReward, CriticReward, accuracy, compute_score
 from critic.training.rollout_check import RolloutCheck, never_sampled
 from critic.training.setup import (
     NoLastCheckpoint,
@@ -58,7 +60,7 @@ def main() -> None:
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
         args=args,
-        train_dataset=load_samples("data/rl/train.parquet", contract, keep=pictures_of_a_batch(args)),
+        train_dataset=train_dataset(reward, contract, pictures_of_a_batch(args)),
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
     checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
@@ -74,14 +76,34 @@ def main() -> None:
         shutil.rmtree(run)
 
 
-def make_trainer(section: params.Grpo, reward: params.Reward, contract: Contract, **arguments: Any) -> GRPOTrainer:
-    """TRL's trainer with the adapters of `section` and the reward; `arguments` are its other arguments."""
+def make_trainer(
+    section: params.Grpo, reward: params.Reward, contract: Contract, *, args: GRPOConfig, **arguments: Any
+) -> GRPOTrainer:
+    """TRL's trainer with the adapters of `section` and the rewards; `arguments` are its other arguments."""
+    shape = reward.model_dump(include={"kind", "r_min", "diff_at_rmin", "use_floor"})
+    score = partial(compute_score, **reward.model_dump(exclude={"axes"}))
+    rewards: list[Any] = [CriticReward(score, contract.prefill, reward.r_min)]
+    if reward.axes:
+        rewards.append(AxesReward(partial(accuracy, **shape), contract.prefill))
+        args.reward_weights = [1.0, reward.axes]
     return rollouts.make_trainer(
         SharedPromptGRPO if section.share_prompts else GRPOTrainer,
-        reward_funcs=CriticReward(partial(compute_score, **reward.model_dump()), contract.prefill, reward.r_min),
+        reward_funcs=rewards,
+        args=args,
         peft_config=adapters(section),
         **arguments,
     )
+
+
+def train_dataset(reward: params.Reward, contract: Contract, keep: int) -> Dataset:
+    """The samples of data/rl; a `SystemExit` if they lack the MOS of axes that the reward needs."""
+    samples = load_samples("data/rl/train.parquet", contract, keep=keep)
+    if reward.axes and not any(f"mos_{axis}" in samples.column_names for axis in AXES):
+        raise SystemExit(
+            f"reward.axes is {reward.axes:g}, but data/rl/train.parquet has no MOS of an axis "
+            f"({', '.join(f'mos_{axis}' for axis in AXES)}): set reward.axes to 0, or give a benchmark with some"
+        )
+    return samples
 
 
 def arguments(

@@ -7,6 +7,8 @@ fidelity, since there is no source image.
 
 import numpy as np
 
+from critic.answers import AXES
+
 _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "alignment": (
         ("Not done", "The instruction is ignored"),
@@ -30,7 +32,6 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("Clean", "It looks flawless"),
     ),
 }
-AXES = tuple(_WORDINGS)
 
 
 def write_rationale(scores: dict[str, float], rng: np.random.Generator) -> str:

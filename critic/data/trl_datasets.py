@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from PIL import Image
 
+from critic.edits import COLUMNS
 from critic.pictures import decode_cell
 from critic.prompts import Contract
 
@@ -36,8 +37,9 @@ _SCHEMA = {
     "completion": _MESSAGES,
     "images": pa.list_(pa.string()),
     "mos": pa.float64(),
+    **{name: kind for name, kind in COLUMNS.items() if name.startswith("mos_")},
 }
-"""The columns of a file: SFT samples have mode and completion, RL samples have mos."""
+"""The columns of a file: SFT samples have mode and completion, RL samples have mos and those of the axes rated."""
 _PICTURES = pa.schema({"sha256": pa.string(), "bytes": pa.binary()})
 _WHERE = b"pictures"
 """The key of the samples' metadata with the path of their pictures, relative to their own folder."""

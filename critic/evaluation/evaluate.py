@@ -48,7 +48,8 @@ class Evaluation:
         policies: the main score by model and failure policy.
         baselines: the metrics that need no common scale, by classic metric.
         ceiling: plcc, srcc and main_score of "panel" and "rater"; empty without ratings.
-        difference: main score of the last model minus that of the one before it; None for one model.
+        difference, error_difference: main score and mae of the last model minus those of the one before it; None
+            for one model.
         groups: main score within groups of `enough` source images, a row each: by, group, n (edits), model, value,
             low, high.
         failure_policy, n_boot, seed: how failed answers count, except in `policies`, and every bootstrap.
@@ -59,6 +60,7 @@ class Evaluation:
     baselines: dict[str, Scores]
     ceiling: dict[str, Scores]
     difference: Difference | None
+    error_difference: Difference | None
     groups: pd.DataFrame
     failure_policy: FailurePolicy
     n_boot: int
@@ -192,6 +194,7 @@ def compute_metrics(
         baselines={n: study.measure(x, ON_ANY_SCALE, failure_policy="dropped") for n, x in standardised.items()},
         ceiling=study.ceiling(),
         difference=study.difference(last_two[1], last_two[0]) if len(last_two) == 2 else None,
+        error_difference=study.difference(last_two[1], last_two[0], "mae") if len(last_two) == 2 else None,
         groups=pd.DataFrame(rows, columns=["by", "group", "n", "model", "value", "low", "high"]),
         failure_policy=failure_policy,
         n_boot=n_boot,

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from critic.answers import Status
+from critic.answers import AXES, Status
 from critic.data.generated import EDITS, Words
 from critic.edits import GENERATED_AXES
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, Estimate
@@ -23,10 +23,12 @@ from critic.evaluation.leak import Split
 from critic.evaluation.logistic_fit import fit_logistic
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
 from critic.evaluation.published import Comparison
+from critic.evaluation.sub_scores import SubScores
 from critic.pictures import data_uri, decode_cell
 from critic.scoring.judges.image_metrics import BASELINES
 
 Rows = list[dict[str, Any]]
+Outcome = Literal["better", "worse", "level"]
 
 LABELS = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
 CEILING = {"panel": "Another panel", "rater": "One rater"}
@@ -50,6 +52,7 @@ def build_report(
     generated: Mapping[str, Mapping[str, Scores]] | None = None,
     split: Split | None = None,
     published: Sequence[Comparison] = (),
+    sub_scores: SubScores | None = None,
     words: Words = EDITS,
     origin: str = BY_STAGE,
 ) -> str:
@@ -68,6 +71,7 @@ def build_report(
         generated: of `critic.evaluation.evaluate.measure_generated`, for the same models, if AGIQA-3k was scored.
         split: how the edits were split off; None if unknown. Its leak stands beside each figure.
         published: these models' figures beside published ones, a table each.
+        sub_scores: of the same predictions and edits.
         words: what to call the rows of `edits`.
         origin: a sentence on what made the report.
 
@@ -91,6 +95,7 @@ def build_report(
             {"label": labels[name], "estimates": [axes[a][metric] for a in GENERATED_AXES for metric in GENERATED]}
             for name, axes in (generated or {}).items()
         ],
+        "stated": _stated(sub_scores or SubScores(), labels),
         "failures_are": FAILURE_POLICIES[evaluation.failure_policy],
         "outcome": evaluation.difference and _outcome(evaluation.difference),
         "scatters": _scatters(tables, edits, labels, leak, words),
@@ -130,20 +135,23 @@ def _headline(
 ) -> dict[str, Any]:
     """The title with the main finding, the sentence below it and the most important numbers."""
     *_, (name, label) = labels.items()
-    main, coverage = (evaluation.models[name][metric] for metric in ("main_score", "coverage"))
+    main, error, coverage = (evaluation.models[name][metric] for metric in ("main_score", "mae", "coverage"))
     title = f"{label} judges {words.items} with a main score of {_number(main.value, 2)}"
-    facts = [(f"{label} main score", _number(main.value), f"95% interval {_interval(main)}")]
-    if gain := evaluation.difference:
+    facts = [
+        (f"{label} main score", _number(main.value), f"95% interval {_interval(main)}"),
+        (f"{label} error", _number(error.value, 2), f"points of MAE, 95% interval {_interval(error)}"),
+    ]
+    if evaluation.difference and evaluation.error_difference:
         before, label_before = list(labels.items())[-2]
-        finding = {
-            "better": f"{label} judges {words.items} better than {label_before}",
-            "worse": f"{label} judges {words.items} worse than {label_before}",
-            "level": f"No significant difference between {label} and {label_before}",
-        }[_outcome(gain)]
-        scores = [_number(evaluation.models[n]["main_score"].value, 2) for n in (name, before)]
-        title = f"{finding}: {' against '.join(scores)}"
+        scores, errors = (
+            " against ".join(_number(evaluation.models[n][metric].value, 2) for n in (name, before))
+            for metric in ("main_score", "mae")
+        )
+        found = _outcome(evaluation.difference), _outcome(evaluation.error_difference, lower_is_better=True)
+        title = f"{_finding(label, label_before, words, *found)}: main score {scores}, error {errors} points"
         over = f"{label} over {label_before}"
-        facts.append((over, _signed(gain.value), f"95% interval {_interval(gain)}"))
+        for gain, metric in ((evaluation.difference, "main score"), (evaluation.error_difference, "error")):
+            facts.append((f"{over}, {metric}", _signed(gain.value), f"95% interval {_interval(gain)}"))
     best, classic = max(
         (scores["main_score"].value, BASELINES[metric].label) for metric, scores in evaluation.baselines.items()
     )
@@ -161,10 +169,51 @@ def _headline(
     return {"title": title, "lead": f"{lead}.", "facts": facts}
 
 
-def _outcome(difference: Difference) -> Literal["better", "worse", "level"]:
+def _outcome(difference: Difference, *, lower_is_better: bool = False) -> Outcome:
     if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "level"
+        return "worse" if lower_is_better else "better"
+    if difference.high < 0:
+        return "better" if lower_is_better else "worse"
+    return "level"
+
+
+def _finding(new: str, old: str, words: Words, main: Outcome, error: Outcome) -> str:
+    """What two differences say together: of the main score, and of the error."""
+    match main, error:
+        case "level", "level":
+            return f"No significant difference between {new} and {old}"
+        case "level", "better":
+            return f"{new} errs less than {old}, without a significant difference in main score"
+        case "level", "worse":
+            return f"{new} errs more than {old}, without a significant difference in main score"
+        case "better", "worse":
+            return f"{new} orders {words.items} better than {old}, but errs more"
+        case "worse", "better":
+            return f"{new} orders {words.items} worse than {old}, but errs less"
+    return f"{new} judges {words.items} {main} than {old}"
+
+
+def _stated(found: SubScores, labels: dict[str, str]) -> dict[str, Any]:
+    """The table of sub-scores: its columns, a row for each model that states some, and one of the differences."""
+    axes = [axis for axis in AXES if any(axis in scores for scores in found.models.values())]
+    columns = [(axis, metric) for axis in axes for metric in ("srcc", "mae")]
+    rows = [
+        {
+            "label": labels[name],
+            "series": [*labels].index(name),
+            "estimates": [
+                *(scores[axis][metric] if axis in scores else None for axis, metric in columns),
+                found.follows.get(name),
+            ],
+        }
+        for name, scores in found.models.items()
+    ]
+    if found.differences:
+        new, old = [*labels.values()][:-3:-1]
+        differences = [found.differences[a][metric] if a in found.differences else None for a, metric in columns]
+        rows.append({"label": f"{new} minus {old}", "series": None, "estimates": [*differences, None]})
+    headings = [f"{axis.capitalize()} {METRICS[metric].heading}" for axis, metric in columns]
+    return {"headings": [*headings, "Score follows"], "rows": rows}
 
 
 def _sections(evaluation: Evaluation, labels: dict[str, str]) -> Rows:

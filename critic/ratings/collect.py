@@ -15,9 +15,10 @@ import pyarrow as pa
 from dvc.repo import Repo
 
 from critic import params
+from critic.answers import AXES
 from critic.edits import TYPES
 from critic.files import OutputError, replacing_folder, write_json, write_text
-from critic.ratings.importers import AXES, RatingBatch, benchmark
+from critic.ratings.importers import RatingBatch, benchmark
 from critic.ratings.increments import EDITS, FOLDER, PAGE, PATTERN, RATINGS, REPORT, latest, read_increments
 from critic.ratings.pooling import Study, check, pool
 from critic.tables import write_parquet

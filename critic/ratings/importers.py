@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from critic.answers import HIGHEST, LOWEST
+from critic.answers import AXES, HIGHEST, LOWEST
 from critic.edits import SPLITS, image_file
 from critic.pictures import PictureError, decode
 from critic.ratings.increments import FOLDER, PATTERN, RATINGS, edit_id, read_increments
@@ -17,7 +17,6 @@ from critic.ratings.picture_store import SUFFIXES
 from critic.ratings.store import Feedback, Rating
 from critic.tables import StoredPicture, TableError, filled, numbers, place, read, read_parquet, require_columns
 
-AXES = ("alignment", "fidelity", "quality")
 COLUMNS = ("rater", "item", "score", *AXES, "feedback_id")
 """The columns of ratings.parquet: item is the edit's id, feedback_id the rating's id in the feedback store."""
 

@@ -24,8 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from critic import prompts
-from critic.answers import HIGHEST, LOWEST, Critique, Status, parse_critique
-from critic.data.rationale_templates import AXES
+from critic.answers import AXES, HIGHEST, LOWEST, Critique, Status, parse_critique, sub_scores
 from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Engine, Failed, Request, Sampling, request
 from critic.prompts import Contract, ContractError
@@ -35,11 +34,6 @@ _DIGITS = Sampling(max_tokens=1, top_logprobs=20)
 _LEAST = 0.01
 """First digits with a lower probability are left out of an expected score."""
 _ANSWER = re.compile(r"<answer>\s*(?P<mark>[*_`]*)(?P<whole>[1-5])\.(?P<tenth>[0-9])?")
-_SUB_SCORE = re.compile(
-    rf"\b({'|'.join(AXES)})(?:\s+score)?(?:\s+is)?\s*[:=(]?\s*"
-    r"([1-5]\.[0-9]+|[1-5](?=\s*(?:[.,;)]|$)))(?!\.?[0-9]|\s*(?:[/%]|of\b|out\b|to\b))",
-    re.IGNORECASE | re.MULTILINE,
-)
 _FAILURES = {str(failure) for failure in Failure}
 
 
@@ -237,7 +231,8 @@ def predict(
 
     Returns:
         One row for each item: id, score (1..5, null for a failure), status, reasoning, response (with the
-        prefill), tokens (of the completion).
+        prefill), tokens (of the completion); and alignment, fidelity, quality: the sub-scores that the reasoning
+        states, 1..5, null if it doesn't.
     """
     names = {name: name for name in ("id", "score", "status", "reasoning", "raw", "tokens")} | {"raw": "response"}
     rows = []
@@ -245,10 +240,11 @@ def predict(
     with tqdm(total=total, desc=title, unit=" edits", mininterval=2) as bar:
         while batch := list(islice(remaining, batch_size)):
             for result in scorer(batch):
-                rows.append({column: getattr(result, name) for name, column in names.items()})
+                row = {column: getattr(result, name) for name, column in names.items()}
+                rows.append(row | {axis: result.sub_scores.get(axis) for axis in AXES})
             bar.update(len(batch))
-    table = pd.DataFrame(rows, columns=[*names.values()])
-    return table.astype({"score": "Float64", "status": "str"})
+    table = pd.DataFrame(rows, columns=[*names.values(), *AXES])
+    return table.astype({"score": "Float64", "status": "str"} | dict.fromkeys(AXES, "Float64"))
 
 
 def read_response(completion: Completion, prefill: str) -> Critique:
@@ -273,19 +269,6 @@ def explain(critique: Critique) -> str:
         Status.OUT_OF_RANGE: f"the answer is outside {LOWEST:g} to {HIGHEST:g}{answer}",
         Status.AMBIGUOUS: "the response has several different answers",
     }[critique.status]
-
-
-def sub_scores(reasoning: str) -> dict[str, float]:
-    """The scores that the reasoning states for alignment, fidelity and quality, 1..5; the first of each axis.
-
-    A number counts only right after the axis ("alignment 4.5", "Fidelity: 4.", "quality score is 3.5"), and not as
-    part of another expression ("quality 4/10", "alignment 2 to 5").
-    """
-    found: dict[str, float] = {}
-    for axis, number in _SUB_SCORE.findall(reasoning):
-        if LOWEST <= float(number) <= HIGHEST:
-            found.setdefault(axis.lower(), float(number))
-    return found
 
 
 def _mean(samples: Sequence[Result]) -> Result:

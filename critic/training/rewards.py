@@ -1,7 +1,9 @@
-"""The reward of a response in GRPO: the distance of its score to the MOS, and its format.
+"""The rewards of a response in GRPO: the distance of its score to the MOS, its format, and its sub-scores.
 
-The formulas are IE-Critic-R1's (arXiv 2511.18055 and its released score function). The rewards equal upstream's on
-every well-formed response whose answer is a plain number. `critic.answers` reads the answer, as in evaluation.
+The formulas of the first two are IE-Critic-R1's (arXiv 2511.18055 and its released score function). They equal
+upstream's on every well-formed response whose answer is a plain number. `critic.answers` reads the answer, as in
+evaluation. That of the sub-scores is the project's own: without it, they drift away from what people say, since
+only the score is rewarded.
 
     compute_score("<think>Good.</think><answer>3.5</answer>", mos=3.0)
     # {"overall": 1.525, "format": 1.0, "accuracy": 0.525}
@@ -9,10 +11,11 @@ every well-formed response whose answer is a plain number. `critic.answers` read
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any, TypedDict
 
-from critic.answers import HIGHEST, LOWEST, parse_critique
+from critic.answers import AXES, HIGHEST, LOWEST, parse_critique, sub_scores
 from critic.reward_kinds import KINDS, require_kind
 from critic.training.collapse import describe
 
@@ -125,6 +128,50 @@ class CriticReward:
             for name, value in describe(read, [score["accuracy"] for score in scores], self.r_min).items():
                 log_metric(name, value)
         return [score["overall"] for score in scores]
+
+
+@dataclass(frozen=True)
+class AxesReward:
+    """How near the stated sub-scores are to the MOS of their axes, as a further reward function of TRL.
+
+        GRPOTrainer(reward_funcs=[CriticReward(), AxesReward(partial(accuracy, kind="l2"))], ...)
+
+    Attributes:
+        accuracy: from a stated sub-score and the MOS of its axis to 0..1.
+        prefill: as in `CriticReward`.
+    """
+
+    accuracy: Callable[[float, float], float] = accuracy
+    prefill: str = "<think>"
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str | list[Message]],
+        completion_ids: Sequence[list[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Sequence[Any],
+    ) -> list[float | None]:
+        """The mean accuracy of each completion over the axes that people rated; None if they rated none.
+
+        A sub-score that isn't stated counts as 0. Logs the mean accuracy of each axis.
+
+        Args:
+            completions: as in `CriticReward`.
+            columns: with a MOS for each completion, 1..5 or None, in `mos_alignment` and so on. An axis without a
+                column has no MOS.
+            prompts, completion_ids: ignored.
+        """
+        stated = [sub_scores(parse_critique(self.prefill + _text(text)).reasoning) for text in completions]
+        found: list[dict[str, float]] = [{} for _ in stated]
+        for axis in AXES:
+            for scores, mos, nearness in zip(stated, columns.get(f"mos_{axis}", ()), found, strict=False):
+                if mos is not None and isfinite(mos):
+                    nearness[axis] = self.accuracy(scores[axis], mos) if axis in scores else 0.0
+            rated = [nearness[axis] for nearness in found if axis in nearness]
+            if log_metric is not None and rated:
+                log_metric(f"reward/{axis}", fmean(rated))
+        return [fmean(nearness.values()) if nearness else None for nearness in found]
 
 
 def _text(completion: str | list[Message]) -> str:

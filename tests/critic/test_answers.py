@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from critic.answers import Critique, Status, is_well_formed, parse_critique
+from critic.answers import Critique, Status, is_well_formed, parse_critique, sub_scores
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 plain_text = st.text().filter(lambda text: not any(tag in text for tag in TAGS))
@@ -287,3 +287,28 @@ def test_a_hostile_response_of_100_kilobytes_is_read_in_a_moment(response: str) 
     started = time.process_time()
     parse_critique(response)
     assert time.process_time() - started < 0.5  # quadratic time would take tens of seconds
+
+
+# --- the sub-scores in the reasoning
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "found"),
+    [
+        ("All done, alignment 5.0. Little changed, fidelity 3.4. Clean, quality 4.8.", (5.0, 3.4, 4.8)),
+        ("Text alignment: 4. Fidelity = 3.5; perceptual quality (2.0)", (4.0, 3.5, 2.0)),
+        ("alignment 9, fidelity 0.5, quality 3.25 and again quality 1", (None, None, 3.25)),
+        ("The quality is poor. 3 things changed; fidelity 35", (None, None, None)),
+        ("In alignment, the 3 cats; fidelity of the 2 chairs; quality 4/10", (None, None, None)),
+        ("alignment 2 to 5, fidelity 3 out of 10, quality score is 4.5", (None, None, 4.5)),
+        ("alignment 3 cats, fidelity: 3\nquality 4", (None, 3.0, 4.0)),
+    ],
+)
+def test_sub_scores_are_those_that_the_reasoning_states(reasoning: str, found: tuple[float | None, ...]) -> None:
+    stated = sub_scores(reasoning)
+    assert tuple(stated.get(axis) for axis in ("alignment", "fidelity", "quality")) == found
+
+
+@given(st.text())
+def test_any_text_states_sub_scores_on_the_scale_or_none(reasoning: str) -> None:
+    assert all(1 <= score <= 5 for score in sub_scores(reasoning).values())

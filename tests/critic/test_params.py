@@ -75,7 +75,7 @@ def test_single_gpu_is_full_but_for_what_one_gpu_takes() -> None:
         "grpo": scale
         | {"vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"}
         | {"max_completion_length", "steps_per_generation"},
-        "evaluate": {"gpu_memory_utilization", "tensor_parallel_size"},
+        "evaluate": {"gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size"},
     }
     launch, sft = (params.load(section, OWN, profile="single-gpu") for section in (params.Launch, params.Sft))
     assert launch.nproc_per_node == 1
@@ -391,12 +391,13 @@ def test_the_choices_are_those_of_the_modules_that_they_set() -> None:
     assert choices(params.Evaluate, "failure_policy") == get_args(metrics.FailurePolicy)
 
 
-def test_the_reward_section_is_the_keywords_of_compute_score() -> None:
+def test_the_reward_section_is_the_keywords_of_compute_score_and_the_weight_of_another() -> None:
     response, mos, *keywords = inspect.signature(rewards.compute_score).parameters
     assert (response, mos) == ("response", "mos")
-    assert [*params.Reward.model_fields] == keywords
+    assert [*params.Reward.model_fields] == [*keywords, "axes"]
     section = params.load(params.Reward, OWN)
-    scores = rewards.compute_score("<think></think><answer>3</answer>", 3.0, **section.model_dump())
+    given = section.model_dump(exclude={"axes"})
+    scores = rewards.compute_score("<think></think><answer>3</answer>", 3.0, **given)
     assert scores == {"overall": 1 + section.format_weight, "format": 1.0, "accuracy": 1.0}
 
 

@@ -227,15 +227,24 @@ def test_rl_samples_ask_for_reasoning_and_carry_the_mos_and_never_the_answer(
     samples = [*rl_samples(table, contract)]
     assert [sample["mos"] for sample in samples] == [*table["mos"]]
     for sample, edit in zip(samples, edits_from_table(table), strict=True):
-        assert {*sample} == {"id", "prompt", "images", "mos"}
+        assert {*sample} == {"id", "prompt", "images", "mos", *(f"mos_{axis}" for axis in AXES)}
         assert sample["prompt"] == contract.messages(edit, "reasoning")
         assert [message["role"] for message in sample["prompt"]] == ["user"]
         assert not re.search(r"\d", text(sample["prompt"]))
 
 
+def test_rl_samples_have_the_mos_of_the_axes_that_people_rated(table: pd.DataFrame, contract: Contract) -> None:
+    partly = table.assign(mos_quality=[None, *table["mos_quality"][1:]]).drop(columns="mos_fidelity")
+    first, second, *_ = rl_samples(partly, contract)
+    assert "mos_fidelity" not in first
+    assert (first["mos_alignment"], first["mos_quality"]) == (table["mos_alignment"][0], None)
+    assert second["mos_quality"] == table["mos_quality"][1]
+
+
 def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> None:
     bare = table[["id", "images", "instruction", "mos"]]
-    assert [*rl_samples(bare, contract)] == [*rl_samples(table, contract)]
+    for sample, full in zip(rl_samples(bare, contract), rl_samples(table, contract), strict=True):
+        assert sample == {name: full[name] for name in ("id", "prompt", "images", "mos")}
 
 
 # --- both
@@ -278,8 +287,19 @@ def test_run_as_a_stage_it_writes_both_folders_the_same_each_time(project: Path,
     assert {path.name for path in Path("data").iterdir()} == {"validated", "sft", "rl", "pictures"}
     train = load_samples("data/sft/train.parquet", contract)
     build = params.load(params.Build)
-    assert len(train) == 12 * build.samples_per_edit
+    assert len(train) == round(12 * build.rationale_fraction) * build.samples_per_edit
     assert train["mode"][:].count("direct") == round(build.direct_fraction * len(train))
+
+
+def test_edits_without_a_rationale_are_for_grpo_alone(project: Path, contract: Contract) -> None:
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    content["profiles"]["tiny"]["build"]["rationale_fraction"] = 0.5
+    (project / "params.yaml").write_text(yaml.safe_dump(content))
+    main()
+    sft, rl = (load_samples(f"data/{name}/train.parquet", contract)["id"][:] for name in ("sft", "rl"))
+    assert len(rl) == 12 and len({*sft}) == 6 and {*sft} < {*rl}
+    for name in ("sft", "rl"):
+        assert len(load_samples(f"data/{name}/validation.parquet", contract)) == 6
 
 
 def test_run_as_a_stage_with_a_teacher_it_keeps_the_answers_and_ends_in_a_message_without_one(

@@ -1,7 +1,10 @@
 """The evaluate stage without a model: what it asks of a critic, and what it writes for a second benchmark."""
 
 import json
+import os
 from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from critic.edits import Edit
+from critic.data.minibench import make_table
+from critic.edits import TYPES, Edit, normalise
 from critic.engines.base import GREEDY, Completion, Request, Sampling
 from critic.evaluation.evaluate import compute_metrics, measure_generated
 from critic.evaluation.leak import Split
+from critic.evaluation.sub_scores import SubScores
 from critic.scoring.judges.image_metrics import BASELINES
+from critic.tables import write_parquet
 from stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +37,9 @@ class Yes:
         self.asked += requests
         return [Completion("Fine.</think><answer>4</answer>", 9, True) for _ in requests]
 
+    def close(self) -> None:
+        pass
+
 
 def test_a_generated_picture_is_scored_through_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -45,6 +54,31 @@ def test_a_generated_picture_is_scored_through_the_contract(
     (request,) = engine.asked
     assert len(request.pictures) == 1
     assert "Prompt: a cat at night\n" in request.prompt
+
+
+def test_engines_side_by_side_each_have_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = SimpleQueue(ctx=get_context("spawn"))
+    for visible, expected in (("4,5,6,7", ["4,5", "6,7"]), (None, ["0,1", "2,3"])):
+        seen = []
+        for number in (0, 1):
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            if visible:
+                monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            numbers.put(number)
+            evaluate.take_gpus(numbers, 2)
+            seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        assert seen == expected
+
+
+def test_the_parts_of_a_table_are_all_of_it_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    table = normalise(make_table("test", sources=2, side=56, seed=7), "test")
+    write_parquet(table, "data/validated/test.parquet", TYPES)
+    monkeypatch.setattr(evaluate, "engine", lambda checkpoint, name: Yes())
+    parts = [evaluate.score_part("grpo", "models/grpo", [evaluate.TEST], 3, part) for part in range(3)]
+    assert [[*found["id"]] for (found,) in parts] == [[*table["id"][start : start + 4]] for start in (0, 4, 8)]
+    assert all((found["score"] == 4).all() for (found,) in parts)
 
 
 def test_without_knowing_the_test_split_it_measures_nothing(
@@ -70,8 +104,8 @@ def test_benchmarks_json_is_always_there_and_empty_without_pictures(
     pictures = pd.DataFrame({"id": ids, "prompt": ids, "mos_quality": mos, "mos_alignment": mos[::-1]})
     on_pictures = predictions if with_pictures else {}
     generated = measure_generated(on_pictures, pictures, train_mean=3, n_boot=10)
-    split = Split("given", len(edits))
-    evaluate.write(predictions, evaluation, edits, split, pd.DataFrame(), "<html>", on_pictures, generated)
+    split, stated = Split("given", len(edits)), SubScores()
+    evaluate.write(predictions, evaluation, edits, split, pd.DataFrame(), "<html>", on_pictures, generated, stated)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
     if with_pictures:
@@ -82,3 +116,5 @@ def test_benchmarks_json_is_always_there_and_empty_without_pictures(
         assert found == {}
         assert names == {"grpo.parquet"}
     assert {*json.loads((tmp_path / "metrics.json").read_text())} == {"grpo"}
+    sub_scores = json.loads((tmp_path / "sub_scores.json").read_text())
+    assert sub_scores == {"models": {}, "differences": {}, "follows": {}}

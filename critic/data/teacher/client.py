@@ -16,8 +16,7 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from critic.answers import parse_critique
-from critic.data.rationale_templates import AXES
+from critic.answers import AXES, parse_critique
 from critic.data.teacher.checks import add_opening_tag, review
 from critic.data.teacher.journal import Answer, Journal
 from critic.data.teacher.tally import Tally

@@ -121,7 +121,11 @@ def test_the_difference_is_of_the_last_two_models(
     sft, grpo = (evaluation.models[name]["main_score"].value for name in ("sft", "grpo"))
     assert evaluation.difference is not None
     assert evaluation.difference.value == pytest.approx(grpo - sft)
-    assert of_stage({"sft": predictions["sft"]}, baselines, edits).difference is None
+    sft, grpo = (evaluation.models[name]["mae"].value for name in ("sft", "grpo"))
+    assert evaluation.error_difference is not None
+    assert evaluation.error_difference.value == pytest.approx(grpo - sft)
+    alone = of_stage({"sft": predictions["sft"]}, baselines, edits)
+    assert alone.difference is None and alone.error_difference is None
 
 
 def test_classic_metrics_are_turned_the_right_way_and_have_no_errors_in_mos(

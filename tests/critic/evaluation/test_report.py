@@ -1,6 +1,7 @@
 """The report: what a reader must find on the page, and what a dataset can't put there."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 
 from critic.data.generated import Words
+from critic.evaluation.bootstrap import Difference
 from critic.evaluation.evaluate import Evaluation, compute_metrics
 from critic.evaluation.leak import Split
 from critic.evaluation.report import build_report
+from critic.evaluation.sub_scores import SubScores
 from critic.scoring.judges.image_metrics import BASELINES
 
 EDITS = 40
@@ -153,7 +156,36 @@ def test_words_of_datasets_and_models_stay_words(page: str) -> None:
 
 def test_the_headline_says_what_was_found(page: str, evaluation: Evaluation) -> None:
     assert evaluation.difference is not None and evaluation.difference.low > 0
-    assert "<h1>GRPO judges edits better than SFT: " in page
+    assert evaluation.error_difference is not None and evaluation.error_difference.high < 0
+    main, error = (
+        " against ".join(f"{evaluation.models[name][metric].value:.2f}" for name in ("grpo", "sft"))
+        for metric in ("main_score", "mae")
+    )
+    assert f"<h1>GRPO judges edits better than SFT: main score {main}, error {error} points</h1>" in page
+
+
+@pytest.mark.parametrize(
+    ("main", "error", "finding"),
+    [
+        ((-0.1, 0.1), (-0.2, -0.1), "GRPO errs less than SFT, without a significant difference in main score"),
+        ((0.1, 0.2), (-0.1, 0.1), "GRPO judges edits better than SFT"),
+        ((0.1, 0.2), (0.1, 0.2), "GRPO orders edits better than SFT, but errs more"),
+        ((-0.2, -0.1), (0.1, 0.2), "GRPO judges edits worse than SFT"),
+        ((-0.2, -0.1), (-0.2, -0.1), "GRPO orders edits worse than SFT, but errs less"),
+        ((-0.1, 0.1), (-0.1, 0.1), "No significant difference between GRPO and SFT"),
+    ],
+)
+def test_the_headline_weighs_correlation_and_error(
+    main: tuple[float, float],
+    error: tuple[float, float],
+    finding: str,
+    evaluation: Evaluation,
+    predictions: dict[str, pd.DataFrame],
+    edits: pd.DataFrame,
+) -> None:
+    gains = [Difference(sum(interval) / 2, *interval, p=0.5) for interval in (main, error)]
+    found = replace(evaluation, difference=gains[0], error_difference=gains[1])
+    assert f"<h1>{finding}: main score " in render(found, predictions, edits)
 
 
 def test_a_difference_that_may_be_chance_is_not_sold_as_one(
@@ -223,6 +255,34 @@ def test_failures_are_counted_under_three_policies(page: str) -> None:
     for policy in ("left out", "as the farthest score", "as the training mean"):
         assert policy in section
     assert f"no answer {EDITS}" in section
+
+
+def test_stated_sub_scores_have_a_table_only_where_people_rated_the_axes(
+    page: str, evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
+) -> None:
+    assert "Stated sub-scores" not in page
+    scores = evaluation.models["grpo"]
+    drift = Difference(-0.123, -0.2, -0.05, p=0.01)
+    found = SubScores(
+        {name: {"alignment": scores} for name in ("sft", "grpo")},
+        {"alignment": {"srcc": drift, "mae": drift}},
+        {"sft": scores["plcc"]},
+    )
+    html = build_report(
+        evaluation,
+        predictions,
+        edits,
+        training=pd.DataFrame(),
+        validation=pd.DataFrame(),
+        meta={},
+        sub_scores=found,
+    )
+    section = html[html.index("Stated sub-scores") :]
+    table = Page(section[: section.index("</table>")]).text
+    for text in ("Alignment SRCC", "Alignment MAE", "Score follows", "GRPO minus SFT", "\N{MINUS SIGN}0.123"):
+        assert text in table
+    assert "Quality" not in table and "Base" not in table
+    assert table.count(f"{scores['srcc'].value:.3f}") >= 2
 
 
 def test_agiqa_has_a_table_only_where_it_was_scored(

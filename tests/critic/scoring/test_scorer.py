@@ -14,7 +14,7 @@ from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
 from critic.prompts import ContractError, load_contract
 from critic.results import Failure, Result
-from critic.scoring.scorer import Scorer, predict, read_response, sub_scores
+from critic.scoring.scorer import Scorer, predict, read_response
 
 CONTRACT = load_contract("tiny")
 
@@ -276,23 +276,6 @@ def test_a_prefill_that_a_server_writes_itself_isnt_put_there_twice() -> None:
     for written in (text, "<think>" + text, "\n<think>" + text):
         critique = read_response(Completion(written, 9, True), "<think>")
         assert (critique.score, critique.reasoning, critique.status) == (4.0, "Good.", Status.OK)
-
-
-@pytest.mark.parametrize(
-    ("reasoning", "found"),
-    [
-        ("All done, alignment 5.0. Little changed, fidelity 3.4. Clean, quality 4.8.", (5.0, 3.4, 4.8)),
-        ("Text alignment: 4. Fidelity = 3.5; perceptual quality (2.0)", (4.0, 3.5, 2.0)),
-        ("alignment 9, fidelity 0.5, quality 3.25 and again quality 1", (None, None, 3.25)),
-        ("The quality is poor. 3 things changed; fidelity 35", (None, None, None)),
-        ("In alignment, the 3 cats; fidelity of the 2 chairs; quality 4/10", (None, None, None)),
-        ("alignment 2 to 5, fidelity 3 out of 10, quality score is 4.5", (None, None, 4.5)),
-        ("alignment 3 cats, fidelity: 3\nquality 4", (None, 3.0, 4.0)),
-    ],
-)
-def test_sub_scores_are_those_that_the_reasoning_states(reasoning: str, found: tuple[float | None, ...]) -> None:
-    stated = sub_scores(reasoning)
-    assert tuple(stated.get(axis) for axis in ("alignment", "fidelity", "quality")) == found
 
 
 # --- a table of predictions

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.training.collapse import describe
-from critic.training.rewards import CriticReward, Scores, accuracy, compute_score
+from critic.training.rewards import AxesReward, CriticReward, Scores, accuracy, compute_score
 
 UPSTREAM = ("l1", "l2", "laplace", "gaussian")
 kinds = st.sampled_from(UPSTREAM)
@@ -168,3 +168,47 @@ def test_the_trl_reward_logs_the_means_of_its_parts_and_what_monitors_watch() ->
 def test_the_trl_reward_wants_one_mos_a_completion() -> None:
     with pytest.raises(ValueError, match="zip"):
         CriticReward()([None], ["</think><answer>3</answer>"], [[1]], mos=[3.0, 4.0])
+
+
+# --- sub-scores
+
+
+def axes_reward(reasoning: str, **mos: float | None) -> float | None:
+    columns = {f"mos_{axis}": [opinion] for axis, opinion in mos.items()}
+    (reward,) = AxesReward()([None], [f"{reasoning}</think><answer>3</answer>"], [[1]], **columns)
+    return reward
+
+
+def test_stated_sub_scores_earn_by_their_distance_to_the_mos_of_their_axes() -> None:
+    reasoning = "Done, alignment 5.0. Kept, fidelity 3.5. Clean, quality 1.0."
+    reward = axes_reward(reasoning, alignment=5.0, fidelity=3.0, quality=4.0)
+    assert reward == pytest.approx((1 + 0.525 + 0.05) / 3)
+
+
+def test_a_sub_score_that_is_not_stated_earns_nothing() -> None:
+    assert axes_reward("alignment 5.0", alignment=5.0, quality=5.0) == 0.5
+    assert axes_reward("Good.", alignment=5.0) == 0
+
+
+def test_only_axes_that_people_rated_count() -> None:
+    assert axes_reward("alignment 5.0, quality 1.0", alignment=5.0, quality=None) == 1
+    assert axes_reward("alignment 5.0, quality 1.0", alignment=5.0, quality=math.nan) == 1
+    assert axes_reward("alignment 5.0") is None, "TRL leaves such a completion to the other reward"
+
+
+def test_a_sub_score_in_the_answer_is_not_reasoning() -> None:
+    (reward,) = AxesReward()([None], ["</think><answer>quality 3.0</answer>"], [[1]], mos_quality=[3.0])
+    assert reward == 0
+
+
+def test_the_accuracy_of_each_axis_is_logged() -> None:
+    logged: dict[str, float] = {}
+    AxesReward()(
+        [None] * 2,
+        ["quality 3.0</think>", "quality 5.0</think>"],
+        [[1]] * 2,
+        log_metric=logged.__setitem__,
+        mos_quality=[3.0, 3.0],
+        mos_alignment=[None, None],
+    )
+    assert logged == {"reward/quality": pytest.approx(0.525)}
