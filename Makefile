@@ -29,7 +29,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro serve bento flows audit test nightly rehearse gpu-check lint lock
+.PHONY: help setup repro seeds serve bento flows audit test nightly rehearse gpu-check lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 11
@@ -55,12 +55,15 @@ $(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.tom
 # One thread, unless you set another number: outputs depend on it, and the record names it. Pictures for a GPU are
 # prepared by all cores; stages/launch.py divides them among the processes.
 ifeq ($(LOCK),cpu)
-repro flows test nightly: export OMP_NUM_THREADS ?= 1
+repro seeds flows test nightly: export OMP_NUM_THREADS ?= 1
 endif
 
 repro: $(READY)  ## run the changed stages of the pipeline
 	$(BIN)/dvc repro
 	@echo "The report: $(abspath reports/report.html)"
+
+seeds: $(READY)  ## train with three seeds, beside continued SFT: how much of GRPO's gain is luck
+	$(BIN)/python benchmarks/seeds.py
 
 serve: $(if $(CRITIC_MODEL),,models/grpo) $(READY)  ## serve the critic, or CRITIC_MODEL=FOLDER|HUB_NAME, on port 3000
 	CRITIC_MODEL="$${CRITIC_MODEL:-models/grpo}" $(BIN)/bentoml serve critic.service.bento:Critic

@@ -75,6 +75,7 @@ def test_help_lists_each_target(tmp_path: Path) -> None:
         "help",
         "setup",
         "repro",
+        "seeds",
         "serve",
         "bento",
         "flows",
