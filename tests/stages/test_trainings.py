@@ -180,6 +180,22 @@ def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
     assert completions == by_transformers.complete(requests)
 
 
+@pytest.mark.nightly
+def test_shared_prompts_have_the_gradients_of_separate_rows_under_zero_3(tmp_path: Path, beginner: Path) -> None:
+    """GRPO's first update on two processes, with the same rollouts: TRL's own, and with prompts read once."""
+    norms = []
+    for share in (True, False):
+        folder = make_project(
+            tmp_path / f"share-{share}",
+            grpo={"share_prompts": share, "max_steps": 1, "eval_steps": 1},
+            launch={"nproc_per_node": 2, "zero_stage": 3},
+        )
+        (folder / "models/sft").symlink_to(beginner)
+        train(folder, "grpo")
+        norms.append(curve(folder, "grpo", "grad_norm")["grad_norm"].to_numpy())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[1][0] > 0
+
+
 def test_adapters_train_and_are_merged_into_a_plain_checkpoint(tmp_path: Path) -> None:
     lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
     folder = make_project(tmp_path / "lora", sft={"lora": lora, "freeze_vision": True})

@@ -195,7 +195,7 @@ def test_a_difference_that_may_be_chance_is_not_sold_as_one(
     evaluation = compute_metrics(twins, baselines, edits, train_mean=3, n_boot=20)
     html = render(evaluation, twins, edits)
     assert "<h1>No significant difference between GRPO and SFT: " in html
-    assert "The difference is not significant." in html
+    assert "The difference in main score is not significant." in html
 
 
 def test_models_classic_metrics_and_people_share_a_table(page: str, evaluation: Evaluation) -> None:
