@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from critic import params
 from critic.checkpoints import load_model, load_processor
@@ -111,8 +112,17 @@ def show(evaluation: Evaluation, split: Split) -> None:
 def score_by_each(
     checkpoints: Mapping[str, str], tables: list[Path], section: params.Evaluate
 ) -> Iterator[tuple[str, list[pd.DataFrame]]]:
-    """Each critic's name and its predictions of each table, in the table's order."""
-    size = section.data_parallel_size
+    """Each critic's name and its predictions of each table, in the table's order.
+
+    Raises:
+        SystemExit: there are GPUs, but not enough for the engines.
+    """
+    size, each, gpus = section.data_parallel_size, section.tensor_parallel_size, torch.cuda.device_count()
+    if gpus and size * each > gpus:
+        raise SystemExit(
+            f"evaluate has data_parallel_size {size} and tensor_parallel_size {each} in params.yaml, which takes "
+            f"{size * each} GPUs, and {gpus} are visible: lower one of the two"
+        )
     if size == 1:
         for name, checkpoint in checkpoints.items():
             yield name, score_part(name, checkpoint, tables, 1, 0)
@@ -121,7 +131,7 @@ def score_by_each(
     numbers = processes.SimpleQueue()
     for number in range(size):
         numbers.put(number)
-    with ProcessPoolExecutor(size, processes, take_gpus, (numbers, section.tensor_parallel_size)) as pool:
+    with ProcessPoolExecutor(size, processes, take_gpus, (numbers, each)) as pool:
         for name, checkpoint in checkpoints.items():
             parts = [*pool.map(partial(score_part, name, checkpoint, tables, size), range(size))]
             together = [pd.concat(of_table).set_index("id") for of_table in zip(*parts, strict=True)]
@@ -138,22 +148,23 @@ def take_gpus(numbers: "SimpleQueue[int]", each: int) -> None:
 
 
 def score_part(name: str, checkpoint: str, tables: list[Path], parts: int, part: int) -> list[pd.DataFrame]:
-    """A critic's predictions of a part of each table, by an engine in this process."""
-    title = name if parts == 1 else f"{name}, part {part + 1} of {parts}"
+    """A critic's predictions of a part of each table, by an engine in this process. The first part has a bar."""
+    title = f"scoring with {name}" if parts == 1 else f"scoring with {name}, part 1 of {parts}"
     found = []
     with closing(engine(checkpoint, name)) as critic:
         for path in tables:
             table = read_parquet(path)
             start, end = (len(table) * number // parts for number in (part, part + 1))
-            found.append(score(critic, title, edits_from_table(table[start:end]), end - start))
+            shown = title if part == 0 else None
+            found.append(score(critic, shown, edits_from_table(table[start:end]), end - start))
     return found
 
 
-def score(critic: Engine, name: str, items: Iterable[Edit], total: int) -> pd.DataFrame:
-    """A critic's predictions of edits or generated pictures, `total` in all."""
+def score(critic: Engine, title: str | None, items: Iterable[Edit], total: int) -> pd.DataFrame:
+    """A critic's predictions of edits or generated pictures, `total` in all; `title` is that of the bar."""
     scorer = Scorer(critic, used_contract())
     batch_size = params.load(params.Evaluate).batch_size
-    return predict(scorer, items, total=total, batch_size=batch_size, title=f"scoring with {name}")
+    return predict(scorer, items, total=total, batch_size=batch_size, title=title)
 
 
 def used_contract() -> Contract:

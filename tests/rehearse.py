@@ -91,6 +91,8 @@ OVERRIDES = (
     Override("grpo.vllm_enable_sleep_mode", False, "only a GPU's memory can be given back", ("full", "paper")),
     Override("evaluate.max_tokens", 48, "the tiny base reads 4,096 tokens in all"),
     Override("evaluate.tensor_parallel_size", 1, "one process", ("paper",)),
+    Override("evaluate.data_parallel_size", 2, "two cores instead of eight GPUs", ("full",)),
+    Override("evaluate.data_parallel_size", 1, "one process", ("paper",)),
     Override("release.variant", "cpu", "the container of this machine"),
 )
 

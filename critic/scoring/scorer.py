@@ -225,9 +225,12 @@ class _Tree:
 
 
 def predict(
-    scorer: Scorer, items: Iterable[Edit], *, total: int, batch_size: int, title: str = "scoring"
+    scorer: Scorer, items: Iterable[Edit], *, total: int, batch_size: int, title: str | None = "scoring"
 ) -> pd.DataFrame:
     """Score `total` items, `batch_size` at a time, so that not all pictures are in memory.
+
+    Args:
+        title: of the progress bar; None for none.
 
     Returns:
         One row for each item: id, score (1..5, null for a failure), status, reasoning, response (with the
@@ -237,7 +240,7 @@ def predict(
     names = {name: name for name in ("id", "score", "status", "reasoning", "raw", "tokens")} | {"raw": "response"}
     rows = []
     remaining = iter(items)
-    with tqdm(total=total, desc=title, unit=" edits", mininterval=2) as bar:
+    with tqdm(total=total, desc=title, unit=" edits", mininterval=2, disable=title is None) as bar:
         while batch := list(islice(remaining, batch_size)):
             for result in scorer(batch):
                 row = {column: getattr(result, name) for name, column in names.items()}

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from critic import params
 from critic.data.minibench import make_table
 from critic.edits import TYPES, Edit, normalise
 from critic.engines.base import GREEDY, Completion, Request, Sampling
@@ -68,6 +69,17 @@ def test_engines_side_by_side_each_have_gpus_of_their_own(monkeypatch: pytest.Mo
             evaluate.take_gpus(numbers, 2)
             seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
         assert seen == expected
+
+
+def test_more_engines_than_gpus_are_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    section = params.load(params.Evaluate, profile="full")
+    with pytest.raises(SystemExit, match="which takes 8 GPUs, and 4 are visible: lower one of the two"):
+        next(evaluate.score_by_each({"grpo": "models/grpo"}, [evaluate.TEST], section))
 
 
 def test_the_parts_of_a_table_are_all_of_it_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
