@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
 SIZES: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 8, "validation_sources": 4, "test_sources": 16, "side": 112}},
-    "build": {"samples_per_edit": 4},
+    "build": {"rationale_fraction": 1.0, "samples_per_edit": 4},
     "sft": {"num_train_epochs": 8.0, "save_steps": 40},
     "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 24},
 }

@@ -25,6 +25,7 @@ from critic.evaluation.evaluate import Evaluation, compute_metrics
 from critic.evaluation.leak import Split
 from critic.evaluation.published import Comparison
 from critic.evaluation.report import build_report
+from critic.evaluation.sub_scores import measure_sub_scores
 from critic.release import registry
 from critic.release.git import git
 from critic.scoring.judges.image_metrics import BASELINES
@@ -52,6 +53,7 @@ def edits() -> pd.DataFrame:
             "images": [[{"bytes": buffer.getvalue(), "path": None}] * 2] * EDITS,
             "instruction": "make it red",
             "mos": quality,
+            "mos_alignment": quality,
             "edit_type": ["colour", "add"] * (EDITS // 2),
             "ratings": list(np.clip(quality[:, None] + rng.normal(0, 0.7, (EDITS, 4)), 1, 5)),
         }
@@ -67,6 +69,7 @@ def answers(table: pd.DataFrame, noise: float, seed: int) -> pd.DataFrame:
             "status": "ok",
             "reasoning": "Fine.",
             "response": [f"<think>Fine.</think><answer>{score}</answer>" for score in scores],
+            "alignment": scores.astype("Float64"),
         }
     )
 
@@ -81,6 +84,9 @@ BASELINE = pd.DataFrame(np.random.default_rng(4).normal(size=(EDITS, len(BASELIN
 EVALUATION: Evaluation = compute_metrics(
     PREDICTIONS, BASELINE.assign(id=TABLE["id"]), TABLE, train_mean=3, n_boot=50
 )
+
+
+STATED = measure_sub_scores(PREDICTIONS, TABLE, n_boot=50)
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(split: Split) -> None:
     validation = pd.DataFrame({"step": [0, 10], "main_score": [0.5, 0.6]})
-    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, {})
+    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, {}, STATED)
 
 
 def published(split: Split) -> list[Comparison]:
@@ -120,6 +126,7 @@ def page(split: Split) -> str:
         meta={},
         split=split,
         published=published(split),
+        sub_scores=STATED,
     )
 
 
@@ -171,7 +178,7 @@ def run(*arguments: str) -> str:
 
 def test_this_test_finds_a_figure_without_the_sentence() -> None:
     assert unsaid(["main score 0.81"]) and not unsaid([f"main score 0.81 {SAID}"]) and not unsaid(["no figure"])
-    assert len(unsaid(parts_of_page(page(GIVEN)))) == 4  # title, header, and the sections with tables
+    assert len(unsaid(parts_of_page(page(GIVEN)))) == 5  # title, header, and the sections with tables
 
 
 def test_metrics_json_says_it_beside_the_metrics_of_each_model(checkout: Path) -> None:
@@ -179,6 +186,10 @@ def test_metrics_json_says_it_beside_the_metrics_of_each_model(checkout: Path) -
     assert {*metrics} == {*PREDICTIONS}
     assert not unsaid([json.dumps(model) for model in metrics.values()])
     assert metrics["grpo"]["split"]["leak"] == {"edits": 370, "sources": 120, "same_edits": 0}
+
+
+def test_sub_scores_json_says_it(checkout: Path) -> None:
+    assert SAID in json.loads((checkout / "reports/sub_scores.json").read_text())["split"]["note"]
 
 
 def test_the_tables_behind_the_plots_say_it_in_each_row(checkout: Path) -> None:
@@ -200,7 +211,7 @@ def test_the_report_says_it_in_the_title_the_headline_and_at_each_table_and_figu
 def test_the_stage_prints_it_with_each_figure(capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.show(EVALUATION, OFFICIAL)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and not unsaid(lines)
+    assert len(lines) == 5 and not unsaid(lines)
 
 
 @pytest.mark.parametrize("table", ["data/validated/test.parquet", "data/raw/test.parquet"])

@@ -36,6 +36,9 @@ def test_every_stage_leaves_what_the_next_one_and_the_reader_need(project: Proje
         assert {"plcc", "srcc", "krcc", "mae", "main_score", "main_score_fitted", "coverage"} <= set(scores)
         assert all(set(score) == {"value", "low", "high"} for score in scores.values())
     assert json.loads((project.folder / "reports/benchmarks.json").read_text()) == {}
+    stated = json.loads((project.folder / "reports/sub_scores.json").read_text())
+    assert {"alignment", "fidelity", "quality"} == {*stated["models"]["grpo"]} == {*stated["differences"]}
+    assert stated["models"]["grpo"]["quality"]["coverage"]["value"] > 0.1
     assert "<html" in (project.folder / "reports/report.html").read_text()
     for model in ("sft", "grpo"):
         assert (project.folder / f"models/{model}/contract.yaml").read_text() == load_contract("tiny").text
