@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "build": {"rationale_fraction": 1.0, "samples_per_edit": 4},
     "sft": {"num_train_epochs": 8.0, "save_steps": 40},
     "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 1, "max_eval_samples": 24},
+    "evaluate": {"data_parallel_size": 1},
 }
 
 
