@@ -6,8 +6,9 @@
 A seed decides the order of the samples and what is sampled; the data stay the same. For each seed SFT trains, GRPO
 goes on from it, and so does the control: more SFT, for as long as GRPO took. All are scored on the test split as
 `evaluate` does. Intervals are of one seed, from resampling source images, and leave out what another seed changes:
-the spread over seeds. The models of params.yaml's seed are those in `models`. Everything is in runs/seeds, where a
-killed run goes on.
+the spread over seeds. The models of params.yaml's seed are those in `models`. Everything is in a folder of
+runs/seeds, a new one once params.yaml or dvc.lock changes. A killed run goes on there, but counts only the seconds
+of a training since its last start.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,18 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=RUNS / "seeds.json", help=f"Default: {RUNS}/seeds.json.")
     given = parser.parse_args()
-    own = params.seed()
+    own, runs_here = params.seed(), RUNS / identity()
     seconds: dict[str, float] = dict.fromkeys(("sft", "grpo"), 0.0)
     for seed in tqdm(given.seeds, desc="seeds"):
         for stage in seconds:
-            seconds[stage] += train(RUNS / str(seed), stage, {"seed": seed})
+            seconds[stage] += train(runs_here / str(seed), stage, {"seed": seed})
     epochs = params.load(params.Sft).num_train_epochs * seconds["grpo"] / seconds["sft"]
     runs = []
     for seed in tqdm([own, *given.seeds], desc="controls"):
-        trained = Path() if seed == own else RUNS / str(seed)
+        trained = Path() if seed == own else runs_here / str(seed)
         base = {"base": os.path.abspath(trained / "models/sft"), "revision": None}
         sft = {"num_train_epochs": round(epochs, 3), "learning_rate": given.rate}
-        folder = RUNS / str(seed) / "continued"
+        folder = runs_here / str(seed) / "continued"
         train(folder, "sft", {"seed": seed}, model=base, sft=sft)
         checkpoints = {
             "sft": trained / "models/sft",
@@ -68,6 +70,11 @@ def main() -> None:
     given.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(given.json, {"epochs": epochs, "rate": given.rate, "runs": jsonable(runs)})
     print("\n".join(table(runs)))
+
+
+def identity() -> str:
+    """What tells this recipe, its data and its code from others: a hash of params.yaml and dvc.lock."""
+    return sha256(params.FILE.read_bytes() + Path("dvc.lock").read_bytes()).hexdigest()[:12]
 
 
 def train(folder: Path, stage: str, top: Mapping[str, Any], **sections: Mapping[str, Any]) -> float:

@@ -69,3 +69,13 @@ def test_a_failed_training_names_its_log_and_is_run_again(project: Path, monkeyp
     with pytest.raises(SystemExit, match=r"stages\.grpo failed: see runs/seeds/8/grpo\.log"):
         seeds.train(Path("runs/seeds/8"), "grpo", {"seed": 8})
     assert not Path("runs/seeds/8/grpo.seconds").exists()
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "dvc.lock"])
+def test_what_was_trained_with_other_params_or_data_is_not_taken_for_this(project: Path, file: str) -> None:
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    before = seeds.identity()
+    assert seeds.identity() == before
+    with (project / file).open("a") as text:
+        text.write("# changed\n")
+    assert seeds.identity() != before

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,7 @@ def evaluation(predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, ed
     return compute_metrics(predictions, baselines, edits, train_mean=3, n_boot=60)
 
 
-def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame) -> str:
+def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame, **more: Any) -> str:
     steps = np.arange(1, 41)
     return build_report(
         evaluation,
@@ -101,6 +102,7 @@ def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: 
         ),
         validation=pd.DataFrame({"step": [0, 20, 40], "main_score": [0.5, 0.6, 0.65]}),
         meta={"profile": "tiny", "params": f"grpo:\n  beta: 0.0  # {HOSTILE}"},
+        **more,
     )
 
 
@@ -268,15 +270,7 @@ def test_stated_sub_scores_have_a_table_only_where_people_rated_the_axes(
         {"alignment": {"srcc": drift, "mae": drift}},
         {"sft": scores["plcc"]},
     )
-    html = build_report(
-        evaluation,
-        predictions,
-        edits,
-        training=pd.DataFrame(),
-        validation=pd.DataFrame(),
-        meta={},
-        sub_scores=found,
-    )
+    html = render(evaluation, predictions, edits, sub_scores=found)
     section = html[html.index("Stated sub-scores") :]
     table = Page(section[: section.index("</table>")]).text
     for text in ("Alignment SRCC", "Alignment MAE", "Score follows", "GRPO minus SFT", "\N{MINUS SIGN}0.123"):
@@ -290,15 +284,7 @@ def test_agiqa_has_a_table_only_where_it_was_scored(
 ) -> None:
     assert "AGIQA" not in page
     generated = {model: dict.fromkeys(("quality", "alignment"), evaluation.models[model]) for model in predictions}
-    html = build_report(
-        evaluation,
-        predictions,
-        edits,
-        training=pd.DataFrame(),
-        validation=pd.DataFrame(),
-        meta={},
-        generated=generated,
-    )
+    html = render(evaluation, predictions, edits, generated=generated)
     section = html[html.index("AGIQA-3k") :]
     table = Page(section[: section.index("</table>")]).text
     for label in ("Base", "SFT", "GRPO", "Quality PLCC", "Quality SRCC", "Alignment Main score"):
