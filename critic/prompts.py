@@ -9,8 +9,9 @@ leading and trailing whitespace.
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_
 from qwen_vl_utils.vision_process import fetch_image
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from critic.answers import AXES, sub_scores
 from critic.edits import Edit
 
 Mode = Literal["reasoning", "direct"]
@@ -33,6 +35,7 @@ LEARNT = "learnt"
 IMAGE_MARK = "<image>"
 """The place of an image in a text: in LLaMA-Factory's SFT sets and in `user_text`."""
 _PATCH = 14
+_FIELDS_OF_AXES = ", ".join(f"{{{axis}}}" for axis in AXES)
 _T = TypeVar("_T")
 
 
@@ -54,6 +57,7 @@ class _File(BaseModel):
     generated_text: str | None = None
     requests: dict[str, str] | None = None
     strip_instruction: bool = True
+    sub_scores: str | None = None
     prefill: str
     pixels: _Pixels
     chat_template: str
@@ -73,6 +77,8 @@ class _File(BaseModel):
             _check_text("user_text", text, "instruction", len(self.images))
         if self.generated_text is not None:
             _check_text("generated_text", self.generated_text, "prompt", 1)
+        if self.sub_scores is not None:
+            _check_sub_scores(self.sub_scores)
         return self
 
     def texts(self) -> dict[str, str]:
@@ -91,6 +97,20 @@ def _check_text(name: str, text: str, field: str, images: int) -> None:
         raise ValueError(f"`{name}` has no {{{field}}}")
 
 
+def _check_sub_scores(text: str) -> None:
+    scores = {axis: 2.1 + number for number, axis in enumerate(AXES)}
+    try:
+        filled = text.format(**{axis: f"{score:.1f}" for axis, score in scores.items()})
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"`sub_scores` has fields other than {_FIELDS_OF_AXES}: {error}") from None
+    stated = {axis: score for axis, score in scores.items() if f"{{{axis}}}" in text}
+    if not stated or sub_scores(filled) != stated:
+        raise ValueError(
+            f"`sub_scores` is read back as {sub_scores(filled) or 'nothing'}, not {stated}: write each field right "
+            "after its axis, such as 'alignment {alignment}, fidelity {fidelity}, quality {quality}.'"
+        )
+
+
 class ContractError(ValueError):
     """A contract file can't be used; the message names the file and the fix."""
 
@@ -107,6 +127,8 @@ class Contract:
         generated_text: that for pictures generated from a text, with `{prompt}` and `{request}`, or None.
         requests: mode to its wording; empty if no text has the field `{request}`.
         strip_instruction: remove the whitespace around an instruction or prompt.
+        sub_scores: the last line of the reasoning, with the fields `{alignment}`, `{fidelity}` and `{quality}` or
+            some of them, or None if the reasoning has no fixed form.
         prefill: the start of the assistant's turn, which the chat template writes.
         min_pixels, max_pixels: limits of each image's area.
         text: the file's content.
@@ -120,6 +142,7 @@ class Contract:
     generated_text: str | None
     requests: dict[str, str]
     strip_instruction: bool
+    sub_scores: str | None
     prefill: str
     chat_template: str
     min_pixels: int
@@ -166,6 +189,19 @@ class Contract:
         for number, piece in enumerate(pieces):
             parts += [{"type": "image"}] * bool(number) + [{"type": "text", "text": piece}] * bool(piece)
         return parts
+
+    def with_sub_scores(self, reasoning: str, scores: Mapping[str, float | None]) -> str:
+        """Reasoning that ends as the contract asks for, with the scores of axes, 1..5, that its line states.
+
+        The reasoning stays as it is if the contract asks for no line, or a score of it isn't known.
+        """
+        if self.sub_scores is None:
+            return reasoning
+        known = {axis: f"{score:.1f}" for axis, score in scores.items() if score is not None and isfinite(score)}
+        try:
+            return f"{reasoning}\n{self.sub_scores.format(**known)}"
+        except KeyError:
+            return reasoning
 
     def marked_text(self, instruction: str, mode: Mode) -> str:
         """The user's text for an edit, with a mark `<image>` in the place of each image."""
@@ -270,6 +306,7 @@ def parse_contract(text: str, where: str) -> Contract:
         generated_text=file.generated_text,
         requests=file.requests or {},
         strip_instruction=file.strip_instruction,
+        sub_scores=file.sub_scores,
         prefill=file.prefill,
         chat_template=file.chat_template,
         min_pixels=file.pixels.min,

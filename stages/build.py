@@ -108,7 +108,8 @@ def sft_samples(
 
     `teach` gives the reasoning; it gets the edits that need some. Without `teach` the reasoning is written from
     the MOS of each axis; a generated picture has no fidelity. A row without either gets samples without reasoning.
-    The answer is always the MOS.
+    The answer is always the MOS. Reasoning ends with the line of sub-scores that the contract asks for, if any and
+    if people rated its axes.
 
     Raises:
         NoRationales: reasoning is needed, there is no `teach`, and the table lacks a column with the MOS of an
@@ -144,6 +145,8 @@ def _worded(
                 reasoning = taught.get(row["id"], "")
             elif not is_direct and not any(pd.isna(row[column]) for column in axes.values()):
                 reasoning = write_rationale({axis: row[column] for axis, column in axes.items()}, rng)
+            if reasoning:
+                reasoning = contract.with_sub_scores(reasoning, {axis: row.get(axes[axis]) for axis in axes})
             response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
             yield _sft_sample(row, "reasoning" if reasoning else "direct", response, contract)
 

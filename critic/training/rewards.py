@@ -165,7 +165,9 @@ class AxesReward:
         stated = [sub_scores(parse_critique(self.prefill + _text(text)).reasoning) for text in completions]
         found: list[dict[str, float]] = [{} for _ in stated]
         for axis in AXES:
-            for scores, mos, nearness in zip(stated, columns.get(f"mos_{axis}", ()), found, strict=False):
+            if (opinions := columns.get(f"mos_{axis}")) is None:
+                continue
+            for scores, mos, nearness in zip(stated, opinions, found, strict=True):
                 if mos is not None and isfinite(mos):
                     nearness[axis] = self.accuracy(scores[axis], mos) if axis in scores else 0.0
             rated = [nearness[axis] for nearness in found if axis in nearness]

@@ -397,6 +397,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"user_text": "Score it."}, r"`user_text` has no \{instruction\}"),
         ({"user_text": "{instruction} {mood}"}, "`user_text` has fields other than .*mood"),
         ({"generated_text": "Score it."}, r"`generated_text` has no \{prompt\}"),
+        ({"sub_scores": "alignment {beauty}."}, r"`sub_scores` has fields other than \{alignment\}, .*beauty"),
+        ({"sub_scores": "Look closely."}, "`sub_scores` is read back as nothing"),
+        ({"sub_scores": "alignment {alignment}, {quality} of 5."}, "`sub_scores` is read back as .*write each field"),
         ({"generated_text": "{instruction}"}, "`generated_text` has fields other than .*prompt.*instruction"),
         ({"chat_template": "{% for %}"}, "chat_template can't be rendered"),
         ({"prefill": "<reason>"}, "chat_template doesn't end the prompt with the prefill '<reason>'"),
@@ -414,6 +417,26 @@ def test_a_file_with_wrong_fields_is_named_with_them(tmp_path: Path, changes: di
     file.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
     with pytest.raises(ContractError, match=rf"mine\.yaml: .*{fault}"):
         load_contract(str(file))
+
+
+@pytest.mark.parametrize(
+    ("form", "ending"),
+    [
+        (None, ""),
+        ("alignment {alignment}, fidelity {fidelity}, quality {quality}.", "\nalignment 4.2, fidelity 3.0, quality 5.0."),
+        ("Quality: {quality}", "\nQuality: 5.0"),
+    ],
+)
+def test_reasoning_ends_with_the_sub_scores_in_the_form_of_the_contract(form: str | None, ending: str) -> None:
+    contract = replace(loaded("tiny"), sub_scores=form)
+    scores = {"alignment": 4.16, "fidelity": 3.0, "quality": 5.0}
+    assert contract.with_sub_scores("The cat is red.", scores) == f"The cat is red.{ending}"
+
+
+@pytest.mark.parametrize("unknown", [{}, {"quality": None}, {"quality": float("nan")}])
+def test_no_sub_score_is_stated_that_nobody_gave(unknown: dict[str, float | None]) -> None:
+    contract = replace(loaded("tiny"), sub_scores="alignment {alignment}, quality {quality}")
+    assert contract.with_sub_scores("The cat is red.", {"alignment": 4.0, **unknown}) == "The cat is red."
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:

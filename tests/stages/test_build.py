@@ -1,6 +1,7 @@
 """The build stage turns a table of edits into what the two trainings read, and into nothing else."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,19 @@ def test_an_edit_that_the_teacher_leaves_out_asks_for_a_score_alone(
     for sample in samples[:5]:
         assert text(sample["prompt"]).endswith(contract.requests["direct"])
         assert text(sample["completion"]).startswith("<think></think>")
+
+
+def test_reasoning_ends_with_the_line_that_the_contract_asks_for(table: pd.DataFrame, contract: Contract) -> None:
+    form = "alignment {alignment}, fidelity {fidelity}, quality {quality}."
+    asking = replace(contract, sub_scores=form)
+    first, *_ = table["id"]
+    partly = table.assign(mos_quality=[None, *table["mos_quality"][1:]])
+    samples = sft_samples(partly, asking, 0.5, rng(), teach=lambda edits: dict.fromkeys(edits["id"], "It glows."))
+    for sample, row in zip(samples, table.to_dict("records"), strict=True):
+        line = form.format(**{axis: f"{row[f'mos_{axis}']:.1f}" for axis in AXES})
+        expected = "It glows." if row["id"] == first else f"It glows.\n{line}"
+        reasoning = parse_critique(text(sample["completion"])).reasoning
+        assert reasoning == ("" if sample["mode"] == "direct" else expected)
 
 
 # --- RL
