@@ -1,7 +1,8 @@
 """Train with several seeds, with continued SFT as the control: how much of a gain is GRPO's, and how much luck.
 
     dvc repro && python benchmarks/seeds.py        # seeds 8 and 9 beside that of params.yaml; `tiny` takes an hour
-    python benchmarks/seeds.py --seeds 8 9 10 --json reports/seeds.json
+    dvc repro                                      # scores the test split again, and quotes them in the report
+    python benchmarks/seeds.py --seeds 8 9 10 --json runs/more-seeds.json
 
 A seed decides the order of the samples and what is sampled; the data stay the same. For each seed SFT trains, GRPO
 goes on from it, and so does the control: more SFT, for as long as GRPO took. All are scored on the test split as
@@ -28,16 +29,14 @@ from tqdm import tqdm
 
 from critic import params
 from critic.evaluation.agreement import apply_failure_policy, measure, paired_bootstrap
-from critic.evaluation.bootstrap import jsonable
-from critic.files import write_json
+from critic.evaluation.seeds import FILE, GAINS, METRICS, Gain, Run, Seeds
+from critic.files import write_text
 from critic.tables import read_parquet
 from stages.evaluate import TEST, score_by_each
 from stages.launch import stage_command, stage_environment, threads
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/seeds")
-METRICS = ("main_score", "mae")
-GAINS = {"grpo over sft": ("grpo", "sft"), "grpo over continued sft": ("grpo", "continued sft")}
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=1e-4, help="Learning rate at which SFT is continued (default: 1e-4)."
     )
-    parser.add_argument("--json", type=Path, default=RUNS / "seeds.json", help=f"Default: {RUNS}/seeds.json.")
+    parser.add_argument("--json", type=Path, default=FILE, help=f"Default: {FILE}, which the report quotes.")
     given = parser.parse_args()
     own, runs_here = params.seed(), RUNS / identity()
     seconds: dict[str, float] = dict.fromkeys(("sft", "grpo"), 0.0)
@@ -66,9 +65,10 @@ def main() -> None:
             "continued sft": folder / "models/sft",
             "grpo": trained / "models/grpo",
         }
-        runs.append({"seed": seed, **compare({name: str(path) for name, path in checkpoints.items()})})
+        runs.append(compare(seed, {name: str(path) for name, path in checkpoints.items()}))
+    seeds = Seeds(runs=runs, epochs=round(epochs, 3), rate=given.rate)
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(given.json, {"epochs": epochs, "rate": given.rate, "runs": jsonable(runs)})
+    write_text(given.json, seeds.model_dump_json(indent=2) + "\n")
     print("\n".join(table(runs)))
 
 
@@ -115,7 +115,7 @@ def train(folder: Path, stage: str, top: Mapping[str, Any], **sections: Mapping[
     return seconds
 
 
-def compare(checkpoints: dict[str, str]) -> dict[str, Any]:
+def compare(seed: int, checkpoints: dict[str, str]) -> Run:
     """The metrics of each critic on the test split, and the gains with their intervals."""
     section = params.load(params.Evaluate)
     truth = read_parquet(TEST, ["id", "source_id", "mos"])
@@ -127,32 +127,31 @@ def compare(checkpoints: dict[str, str]) -> dict[str, Any]:
     }
     counted = {name: apply_failure_policy(one, mos, section.failure_policy, mean) for name, one in scores.items()}
     boot = {"n_boot": section.n_boot, "seed": params.seed()}
-    return {
-        "models": {name: measure(one, mos, section.failure_policy, mean) for name, one in scores.items()},
-        "gains": {
-            title: {
-                metric: paired_bootstrap(
-                    counted[new], counted[old], mos, truth["source_id"], metric=metric, **boot
-                )
-                for metric in METRICS
-            }
-            for title, (new, old) in GAINS.items()
-        },
-    }
+    measured = {name: measure(one, mos, section.failure_policy, mean) for name, one in scores.items()}
+
+    def gain(new: str, old: str, metric: str) -> Gain:
+        found = paired_bootstrap(counted[new], counted[old], mos, truth["source_id"], metric=metric, **boot)
+        return Gain(value=found.value, low=found.low, high=found.high)
+
+    return Run(
+        seed=seed,
+        models={name: {metric: found[metric] for metric in METRICS} for name, found in measured.items()},
+        gains={title: {metric: gain(*pair, metric) for metric in METRICS} for title, pair in GAINS.items()},
+    )
 
 
-def table(runs: list[dict[str, Any]]) -> list[str]:
+def table(runs: list[Run]) -> list[str]:
     """Lines of Markdown: each metric by seed, the median and the spread; and each gain with its interval."""
-    heads = [*(f"seed {run['seed']}" for run in runs), "median", "spread"]
+    heads = [*(f"seed {run.seed}" for run in runs), "median", "spread"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for metric in METRICS:
-        for name in runs[0]["models"]:
-            values = [run["models"][name][metric] for run in runs]
+        for name in runs[0].models:
+            values = [run.models[name][metric] for run in runs]
             cells = [f"{value:.3f}" for value in (*values, statistics.median(values), max(values) - min(values))]
             lines.append(f"| {name}, {metric.replace('_', ' ')} | {' | '.join(cells)} |")
     for title in GAINS:
         for metric in METRICS:
-            gains = [run["gains"][title][metric] for run in runs]
+            gains = [run.gains[title][metric] for run in runs]
             cells = [f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" for gain in gains]
             values = [gain.value for gain in gains]
             cells += [f"{statistics.median(values):+.3f}", f"{max(values) - min(values):.3f}"]

@@ -104,9 +104,10 @@ def _check_sub_scores(text: str) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"`sub_scores` has fields other than {_FIELDS_OF_AXES}: {error}") from None
     stated = {axis: score for axis, score in scores.items() if f"{{{axis}}}" in text}
-    if not stated or sub_scores(filled) != stated:
+    read = sub_scores(filled)
+    if not stated or read != stated:
         raise ValueError(
-            f"`sub_scores` is read back as {sub_scores(filled) or 'nothing'}, not {stated}: write each field right "
+            f"`sub_scores` is read back as {read or 'nothing'}, not {stated}: write each field right "
             "after its axis, such as 'alignment {alignment}, fidelity {fidelity}, quality {quality}.'"
         )
 

@@ -4,7 +4,8 @@
 
 Only this stage scores the test split. If that leaks source images or prompts, all that it writes and prints says
 so. If data/validated has all of AGIQA-3k, it measures the critics on that too: reports/benchmarks.json has the
-figures, and is empty otherwise. Where others have published figures of a benchmark, the report has them too.
+figures, and is empty otherwise. Where others have published figures of a benchmark, the report has them too, and
+where reports/seeds.json is about this training, what other seeds bring.
 
 With `evaluate.data_parallel_size` above 1, so many engines score side by side, each in a process and on GPUs of
 its own, and each a part of the edits.
@@ -38,6 +39,8 @@ from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, meas
 from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.leak import Split, SplitError, read_split
 from critic.evaluation.report import LABELS, build_report
+from critic.evaluation.seeds import FILE as SEEDS
+from critic.evaluation.seeds import read_seeds
 from critic.evaluation.sub_scores import SubScores, measure_sub_scores
 from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import Contract, stage_contract
@@ -91,6 +94,7 @@ def main() -> None:
         split=split,
         published=compared,
         sub_scores=stated,
+        seeds=read_seeds(SEEDS, params.seed(), evaluation.models),
         words=words(test),
     )
     write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated)

@@ -20,6 +20,7 @@ UNDECLARED = {"critic.params", "critic.audit.environment", "critic.audit.manifes
 for undeclared in UNDECLARED:
     IMPORTS.remove_module(undeclared)
 RATINGS = "data/ratings"
+SEEDS = "reports/seeds.json"
 READ_BY_FLOWS = {"audit", "gate", "ratings", "release", "retrain"}
 DATA_BESIDE_CODE = {
     "critic.prompts": "critic/contracts",
@@ -91,12 +92,13 @@ def test_each_output_has_one_stage_and_each_input_comes_from_one() -> None:
     assert len(outs) == len(set(outs))
     rooms = ("data/", "models/", "reports/")
     made = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith(rooms)}
-    assert made <= {*outs, RATINGS}
+    assert made <= {*outs, RATINGS, SEEDS}
 
 
-def test_the_folder_of_ratings_is_always_there() -> None:
+def test_what_no_stage_makes_is_always_there() -> None:
     """DVC stops at a dependency that isn't; git keeps no empty folder."""
     assert (ROOT / RATINGS / "README.md").exists()
+    assert (ROOT / SEEDS).exists()
 
 
 def test_only_evaluate_reads_the_metrics_code() -> None:

@@ -23,6 +23,8 @@ from critic.evaluation.leak import Split
 from critic.evaluation.logistic_fit import fit_logistic
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
 from critic.evaluation.published import Comparison
+from critic.evaluation.seeds import GAINS, Seeds
+from critic.evaluation.seeds import METRICS as METRICS_OF_SEEDS
 from critic.evaluation.sub_scores import SubScores
 from critic.pictures import data_uri, decode_cell
 from critic.scoring.judges.image_metrics import BASELINES
@@ -53,6 +55,7 @@ def build_report(
     split: Split | None = None,
     published: Sequence[Comparison] = (),
     sub_scores: SubScores | None = None,
+    seeds: Seeds | None = None,
     words: Words = EDITS,
     origin: str = BY_STAGE,
 ) -> str:
@@ -72,6 +75,7 @@ def build_report(
         split: how the edits were split off; None if unknown. Its leak stands beside each figure.
         published: these models' figures beside published ones, a table each.
         sub_scores: of the same predictions and edits.
+        seeds: of the same training (`critic.evaluation.seeds.read_seeds`).
         words: what to call the rows of `edits`.
         origin: a sentence on what made the report.
 
@@ -83,7 +87,7 @@ def build_report(
     drawn = {*evaluation.groups["model"][evaluation.groups["value"] != 0]}
     leak = split.leak if split else ""
     context = {
-        **_headline(evaluation, edits, labels, split, words),
+        **_headline(evaluation, edits, labels, split, words, seeds),
         "leak": leak,
         "words": words,
         "evaluation": evaluation,
@@ -96,6 +100,8 @@ def build_report(
             for name, axes in (generated or {}).items()
         ],
         "stated": _stated(sub_scores or SubScores(), labels),
+        "seeds": seeds,
+        "of_seeds": METRICS_OF_SEEDS,
         "failures_are": FAILURE_POLICIES[evaluation.failure_policy],
         "outcome": evaluation.difference and _outcome(evaluation.difference),
         "scatters": _scatters(tables, edits, labels, leak, words),
@@ -114,7 +120,7 @@ def build_report(
     environment = Environment(
         loader=PackageLoader("critic.evaluation"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"number": _number, "signed": _signed, "interval": _interval}
+    environment.filters |= {"number": _number, "signed": _signed, "interval": _interval, "training": _training}
     return environment.get_template("report.html.jinja").render(context)
 
 
@@ -130,8 +136,18 @@ def _interval(estimate: Estimate) -> str:
     return "n/a" if isnan(estimate.low) else f"{_number(estimate.low)} to {_number(estimate.high)}"
 
 
+def _training(name: str) -> str:
+    """A model or gain of `critic.evaluation.seeds` as a label: "GRPO over continued SFT"."""
+    return " ".join(LABELS.get(word, word) for word in name.split())
+
+
 def _headline(
-    evaluation: Evaluation, edits: pd.DataFrame, labels: dict[str, str], split: Split | None, words: Words
+    evaluation: Evaluation,
+    edits: pd.DataFrame,
+    labels: dict[str, str],
+    split: Split | None,
+    words: Words,
+    seeds: Seeds | None,
 ) -> dict[str, Any]:
     """The title with the main finding, the sentence below it and the most important numbers."""
     *_, (name, label) = labels.items()
@@ -166,7 +182,25 @@ def _headline(
         lead += f"; another panel of people would reach {panel}"
         facts.append(("Human ceiling", panel, "main score of another panel"))
     facts.append(("Coverage", f"{coverage.value:.1%}", f"of {label}'s answers have a score"))
-    return {"title": title, "lead": f"{lead}.", "facts": facts}
+    lead += "."
+    if seeds:
+        lead += f" {_over_seeds(seeds)}"
+    return {"title": title, "lead": lead, "facts": facts}
+
+
+def _over_seeds(seeds: Seeds) -> str:
+    """What the trainings with several seeds say of the gain and of its control, in a sentence."""
+
+    def spread(gain: str, metric: str) -> str:
+        found = seeds.over(gain, metric)
+        return f"{_signed(found.median)} ({_signed(found.lowest)} to {_signed(found.highest)})"
+
+    over, control = GAINS
+    return (
+        f"Over {len(seeds.runs)} trainings with other seeds, GRPO over SFT was {spread(over, 'main_score')} "
+        f"in main score and {spread(over, 'mae')} in error at the median (lowest to highest); over SFT that was "
+        f"continued for as long, {spread(control, 'main_score')} and {spread(control, 'mae')}."
+    )
 
 
 def _outcome(difference: Difference, *, lower_is_better: bool = False) -> Outcome:

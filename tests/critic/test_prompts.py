@@ -399,7 +399,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"generated_text": "Score it."}, r"`generated_text` has no \{prompt\}"),
         ({"sub_scores": "alignment {beauty}."}, r"`sub_scores` has fields other than \{alignment\}, .*beauty"),
         ({"sub_scores": "Look closely."}, "`sub_scores` is read back as nothing"),
-        ({"sub_scores": "alignment {alignment}, {quality} of 5."}, "`sub_scores` is read back as .*write each field"),
+        (
+            {"sub_scores": "alignment {alignment}, {quality} of 5."},
+            "`sub_scores` is read back as .*write each field",
+        ),
         ({"generated_text": "{instruction}"}, "`generated_text` has fields other than .*prompt.*instruction"),
         ({"chat_template": "{% for %}"}, "chat_template can't be rendered"),
         ({"prefill": "<reason>"}, "chat_template doesn't end the prompt with the prefill '<reason>'"),
@@ -423,7 +426,10 @@ def test_a_file_with_wrong_fields_is_named_with_them(tmp_path: Path, changes: di
     ("form", "ending"),
     [
         (None, ""),
-        ("alignment {alignment}, fidelity {fidelity}, quality {quality}.", "\nalignment 4.2, fidelity 3.0, quality 5.0."),
+        (
+            "alignment {alignment}, fidelity {fidelity}, quality {quality}.",
+            "\nalignment 4.2, fidelity 3.0, quality 5.0.",
+        ),
         ("Quality: {quality}", "\nQuality: 5.0"),
     ],
 )

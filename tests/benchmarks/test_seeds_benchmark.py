@@ -8,23 +8,20 @@ import pytest
 import yaml
 
 from benchmarks import seeds
-from critic.evaluation.bootstrap import Difference
+from critic.evaluation.seeds import GAINS, METRICS, Gain, Run
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(seed: int, grpo: float) -> dict[str, Any]:
+def run(seed: int, grpo: float) -> Run:
     """A seed at which SFT has 0.7 and its control 0.69."""
     models = {"sft": 0.7, "continued sft": 0.69, "grpo": grpo}
     gains = {
-        title: {metric: Difference(models[new] - models[old], -0.01, 0.05, p=0.5) for metric in seeds.METRICS}
-        for title, (new, old) in seeds.GAINS.items()
+        title: {metric: Gain(value=models[new] - models[old], low=-0.01, high=0.05) for metric in METRICS}
+        for title, (new, old) in GAINS.items()
     }
-    return {
-        "seed": seed,
-        "models": {name: {"main_score": value, "mae": 1 - value} for name, value in models.items()},
-        "gains": gains,
-    }
+    scores = {name: {"main_score": value, "mae": 1 - value} for name, value in models.items()}
+    return Run(seed=seed, models=scores, gains=gains)
 
 
 def test_the_table_has_each_seed_the_median_and_the_spread() -> None:
