@@ -8,12 +8,14 @@ A file is a PNG, JPEG or WebP file if its first bytes say so, whatever its name 
 picture. What follows the picture in the file is ignored: the video of a motion photo, the second view of an MPO.
 """
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -68,6 +70,11 @@ class Tensor(Protocol):
 
     def detach(self) -> Any:
         """The same tensor without its gradient."""
+
+
+Given: TypeAlias = Image.Image | str | os.PathLike[str] | bytes | np.ndarray[Any, Any] | Tensor
+"""A picture: a Pillow image; the path or the bytes of a file; an array (H, W, 3) of uint8; or a tensor (3, H, W)
+of floats from 0 to 1."""
 
 
 @contextmanager
@@ -187,6 +194,20 @@ def png(image: Image.Image) -> bytes:
     file = BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def read(picture: Given) -> Image.Image:
+    """A picture in whatever form it is given: a path, a file's bytes, a Pillow image, an array or a tensor.
+
+    Raises:
+        OSError: the file can't be read.
+        PictureError: as `decode`, `normalise` and `from_array`.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return decode(Path(picture).read_bytes())
+    if isinstance(picture, bytes):
+        return decode(picture)
+    return normalise(picture) if isinstance(picture, Image.Image) else from_array(picture)
 
 
 def data_uri(image: Image.Image, max_side: int) -> str:

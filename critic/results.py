@@ -9,9 +9,10 @@ one edit.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal, Self, get_args
+from typing import Literal, Protocol, Self, TypeVar, get_args
 
 Mode = Literal["greedy", "direct", "average", "expected"]
 """How an edit is scored, see `critic.scoring.scorer`."""
@@ -97,3 +98,40 @@ class Result:
             return cls(**json.loads(line))
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a result: {error}") from error
+
+
+@dataclass(frozen=True)
+class BadPair:
+    """A row that can't be scored, and what is wrong with it."""
+
+    id: str
+    detail: str
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Edit = TypeVar("_Edit", bound=_Identified)
+
+
+def score_batch(
+    batch: Sequence[_Edit | BadPair], judge: Callable[[Sequence[_Edit]], list[Result]]
+) -> list[Result]:
+    """The results of a batch, in its order; a `BadPair` becomes one with `Failure.BAD_INPUT`.
+
+    Raises:
+        RuntimeError: the judge didn't give one result for each edit, in order.
+    """
+    edits = [pair for pair in batch if not isinstance(pair, BadPair)]
+    results = judge(edits) if edits else []
+    if [result.id for result in results] != [edit.id for edit in edits]:
+        raise RuntimeError(f"the judge gave {len(results)} results for {len(edits)} edits, or in another order")
+    coming = iter(results)
+    return [
+        Result(id=pair.id, score=None, status=Failure.BAD_INPUT, detail=pair.detail)
+        if isinstance(pair, BadPair)
+        else next(coming)
+        for pair in batch
+    ]

@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -34,8 +35,8 @@ from playwright.sync_api import expect, sync_playwright
 from smoke import Project
 from trainers import painted, reward_as_flow_grpo, train_by_trl
 
-from critic import process_tree
-from critic.client import Critic
+from critic import Critic, process_tree
+from critic import client as over_http
 from critic.engines.http import data_url
 from critic.engines.load import contract_of
 from critic.pictures import decode_cell
@@ -160,6 +161,14 @@ def test_scores_are_those_of_critic_score(
         assert (result["model"], result["contract"]) == (own["model"], own["contract"])
 
 
+def test_the_critic_in_this_process_and_the_service_write_the_same(project: Path, service: Service) -> None:
+    edits = pd.read_parquet(project / "data/validated/test.parquet", columns=["id", "images", "instruction"])[:8]
+    with Critic.load(project / "models/sft", max_tokens=80) as here, Critic.load(service.address) as there:
+        for own, other in zip(here.score_many(edits), there.score_many(edits), strict=True):
+            assert (own.id, own.raw, own.model, own.status) == (other.id, other.raw, other.model, other.status)
+            assert own.score == pytest.approx(other.score)
+
+
 def test_an_answer_is_traced_to_the_rows_that_taught_it(
     project: Path, service: Service, edits: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -222,7 +231,7 @@ def test_requests_beyond_the_queue_get_a_retry_after(service: Service, edits: li
 def test_trls_trainer_trains_on_the_services_scores(service: Service, tmp_path: Path) -> None:
     trainer = train_by_trl(service.address, tmp_path)
     rewards = trainer._logs["rewards"]["TRLReward"]
-    with Critic(service.address) as critic:
+    with over_http.Critic(service.address) as critic:
         for text, reward in zip(trainer._logs["completion"], rewards, strict=True):
             picture = painted(text)
             row = [(row["source"], picture, row["instruction"]) for row in trainer.train_dataset]
@@ -238,7 +247,7 @@ def test_a_trainer_of_image_models_gets_the_services_scores(
     """For edits that this critic has a score for: it has learnt little."""
     source = Image.new("RGB", (112, 112), "blue")
     pictures = [np.array(decode_cell(edit["images"][1])) for edit in edits]
-    with Critic(service.address) as critic:
+    with over_http.Critic(service.address) as critic:
         results = critic.score_batch([(source, picture, "make it red") for picture in pictures])
     scored = [number for number, result in enumerate(results) if result.score is not None][:4]
     assert len(scored) == 4

@@ -16,7 +16,6 @@ from threading import Lock, Thread
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
 import httpx
-import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
@@ -25,11 +24,9 @@ from critic.client import schemas
 from critic.client.errors import BadInput, BadReply, CriticError, Refused, Unavailable
 from critic.results import Failure, Mode
 
-Picture: TypeAlias = Image.Image | str | os.PathLike[str] | bytes | np.ndarray[Any, Any] | pictures.Tensor
-"""A picture: a Pillow image; the path or the bytes of a file, which is sent unchanged; an array (H, W, 3) of
-uint8; a tensor (3, H, W) of floats from 0 to 1; or, as text, a data URL or an `https://` URL that the service may
-fetch. Arrays and tensors are sent as PNG, pixel by pixel. Pillow images are too, after
-`critic.pictures.normalise`."""
+Picture: TypeAlias = pictures.Given
+"""A picture, or, as text, a data URL or an `https://` URL that the service may fetch. Files are sent unchanged.
+Arrays and tensors are sent as PNG, pixel by pixel; Pillow images are too, after `critic.pictures.normalise`."""
 
 Edited: TypeAlias = tuple[Picture, Picture, str]
 """An edit: the source, the edited picture, and the instruction."""

@@ -9,6 +9,7 @@ of a critic that this project trained holds its prompt contract; for other Qwen2
 
 import re
 from hashlib import file_digest, sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +151,11 @@ def open_engine(
         gpu_memory_utilization=gpu_memory_utilization,
         name=identify(model, revision),
     )
+
+
+def default_engine() -> Kind:
+    """vLLM on a GPU, if it is installed, else transformers: on a CPU, vLLM starts slowly."""
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
 
 
 def default_dtype() -> Literal["float32", "bfloat16"]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from PIL import Image
@@ -24,7 +24,11 @@ from critic import tables
 from critic.edits import Edit, count_images
 from critic.pictures import PictureError, decode, decode_cell
 from critic.prompts import ContractError
+from critic.results import BadPair
 from critic.tables import TableError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMES = {"source": ("source",), "edited": ("edited",), "instruction": ("instruction", "edit_inst"), "id": ("id",)}
 """The parts of a pair, and the columns that may hold them; the last that is there counts. If source and edited
@@ -44,14 +48,6 @@ with such a table named pairs.csv, or of files named cat_source.png, cat_edited.
 see docs/score.md"""
 
 _FILE = re.compile(r"(?P<name>.+)_(?P<part>source|edited)\.(?:png|jpe?g|webp)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class BadPair:
-    """A row that can't be scored, and what is wrong with it."""
-
-    id: str
-    detail: str
 
 
 class Rows(Protocol):
@@ -174,6 +170,20 @@ def read_pairs(
         case ".parquet":
             return _read_parquet(path, given)
     raise TableError(f"{path} is neither a folder nor a .csv, .jsonl or .parquet file; expected {EXAMPLE}")
+
+
+def table_pairs(table: "pd.DataFrame") -> Pairs:
+    """The pairs, or generated pictures, of a table with the columns of a file; paths are relative to this folder.
+
+    Raises:
+        TableError: as `read_pairs`.
+    """
+    where = Path("the table")
+    tables.check_names(where, [*map(str, table.columns)])
+    columns = _choose([*map(str, table.columns)], dict.fromkeys(NAMES), where)
+    named = table[columns["id"]].tolist() if "id" in columns else [None] * len(table)
+    rows: Any = table.to_dict("records")
+    return Pairs(str(where), _ids(named, where), rows, Path(), columns)
 
 
 class _BadRow(Exception):

@@ -18,9 +18,9 @@ from warnings import catch_warnings
 
 import pyarrow as pa
 
-from critic.results import Result
+from critic.results import Result, score_batch
 from critic.scoring.inputs import Pairs
-from critic.scoring.resumable import ScoreBatch, ScoreRows, score_batch
+from critic.scoring.resumable import ScoreBatch, ScoreRows
 
 _RETRIES = 3
 """Retries of a batch whose worker died; a limit, because a pair may kill every worker that gets it."""

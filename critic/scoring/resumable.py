@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from critic.edits import Edit
 from critic.files import OutputError, output_errors, write_bytes, write_json
-from critic.results import Failure, Result
-from critic.scoring.inputs import BadPair, Pairs
+from critic.results import Result, score_batch
+from critic.scoring.inputs import Pairs
 
 PICTURE_RULES = 2
 """The version of `critic.pictures`' rules, kept with a run; increase it when a file gives other pixels."""
@@ -150,25 +150,6 @@ def results_to_file(
             raise RuntimeError(f"the results of {id} and of the edits after it are missing")
     tally.seconds = time.monotonic() - started
     return tally
-
-
-def score_batch(batch: Sequence[Edit | BadPair], judge: ScoreBatch) -> list[Result]:
-    """The results of a batch, in its order; a `BadPair` becomes one with `Failure.BAD_INPUT`.
-
-    Raises:
-        RuntimeError: the judge didn't give one result for each edit, in order.
-    """
-    edits = [pair for pair in batch if not isinstance(pair, BadPair)]
-    results = judge(edits) if edits else []
-    if [result.id for result in results] != [edit.id for edit in edits]:
-        raise RuntimeError(f"the judge gave {len(results)} results for {len(edits)} edits, or in another order")
-    coming = iter(results)
-    return [
-        Result(id=pair.id, score=None, status=Failure.BAD_INPUT, detail=pair.detail)
-        if isinstance(pair, BadPair)
-        else next(coming)
-        for pair in batch
-    ]
 
 
 def results_to_table(out: Path) -> pd.DataFrame:
