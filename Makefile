@@ -118,7 +118,7 @@ lock: | $(BIN)/uv  ## pin all packages again: requirements/*.txt from pyproject.
 	$(UV_gpu) $(COMPILE) --group serve-gpu -c requirements/gpu.txt -o requirements/serve-gpu.txt
 COMPILE := pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --no-annotate --quiet --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
-ALL := pyproject.toml --extra dev --extra ray
+ALL := pyproject.toml --extra all --extra dev
 WITHOUT := --no-emit-package torchaudio --no-emit-package torchcodec
 COMPILE_cpu := $(COMPILE) $(ALL) --extra cpu $(WITHOUT) -o requirements/cpu.txt
 SERVE_cpu := $(COMPILE) --group serve-cpu $(WITHOUT) -c requirements/cpu.txt -o requirements/serve-cpu.txt

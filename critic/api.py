@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from critic import client, pictures
 from critic.client.schemas import Options
+from critic.extras import needs
 from critic.results import BadPair, Result, score_batch
 
 if TYPE_CHECKING:
@@ -87,13 +88,15 @@ class Critic:
         Raises:
             critic.checkpoints.CheckpointError: there is no such model, or it can't be loaded.
             critic.prompts.ContractError: no contract is known, or it can't be used.
+            critic.extras.MissingExtra: scoring in this process needs packages that aren't installed.
         """
         name = os.fspath(model)
         if _SERVER.match(name) and not _OPENAI.search(name):
             service = client.Critic(name, api_key=os.environ.get(key_variable))
             return cls(_Service(service), f"{name}, a service")
-        from critic.engines.load import contract_of, default_dtype, default_engine, open_engine
-        from critic.prompts import ContractError, load_contract
+        with needs("score", "Critic.load, to score in this process,"):
+            from critic.engines.load import contract_of, default_dtype, default_engine, open_engine
+            from critic.prompts import ContractError, load_contract
 
         if _SERVER.match(name):
             if contract is None:
@@ -258,7 +261,8 @@ def _read(edit: Asked) -> "Edit | BadPair":
 def _rows(edits: "str | os.PathLike[str] | pd.DataFrame | Iterable[Edited]") -> "Sequence[Asked | BadPair]":
     """The rows of what was given, read as they are reached."""
     if isinstance(edits, str | os.PathLike):
-        from critic.scoring.inputs import read_pairs
+        with needs("eval", "score_many, to read a table,"):
+            from critic.scoring.inputs import read_pairs
 
         return _Table(read_pairs(Path(edits)))
     if hasattr(edits, "columns"):

@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
-import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import numpy as np  # imported in functions, so that critic.client is imported quickly
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 """A file format, by Pillow's name."""
@@ -53,8 +55,6 @@ _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Pillow's mode of the pixels that a colour profile describes, by the profile's colour space."""
 _SRGB_TOLERANCE = 2
 """8-bit levels by which a profile may move colours and still be sRGB: profiles of sRGB differ in rounding."""
-_GREYS = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-_COLOURS = Image.fromarray(np.mgrid[0:256:17, 0:256:17, 0:256:17].T.reshape(64, 64, 3).astype(np.uint8))
 
 
 class PictureError(ValueError):
@@ -72,7 +72,7 @@ class Tensor(Protocol):
         """The same tensor without its gradient."""
 
 
-Given: TypeAlias = Image.Image | str | os.PathLike[str] | bytes | np.ndarray[Any, Any] | Tensor
+Given: TypeAlias = Union[Image.Image, str, os.PathLike[str], bytes, "np.ndarray[Any, Any]", Tensor]
 """A picture: a Pillow image; the path or the bytes of a file; an array (H, W, 3) of uint8; or a tensor (3, H, W)
 of floats from 0 to 1."""
 
@@ -182,6 +182,8 @@ def from_array(array: "np.ndarray[Any, Any] | Tensor") -> Image.Image:
     Raises:
         PictureError: "unsupported", for any other shape, type or range.
     """
+    import numpy as np
+
     pixels = array if isinstance(array, np.ndarray) else _pixels(array)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         what = f"an array of {pixels.dtype} {pixels.shape} isn't a picture"
@@ -290,6 +292,8 @@ def _eight_bits(image: Image.Image, raw_mode: Any) -> Image.Image:
             "unsupported", f"a picture of mode {image.mode} has no known range: save it with 8 bits a channel"
         )
     if image.mode.startswith("I"):
+        import numpy as np
+
         values = np.asarray(image)
         grey = Image.fromarray((values >> 8).astype(np.uint8))
         if key is None:
@@ -309,6 +313,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     plain = image.convert("RGB")
     if not profile:
         return plain
+    import numpy as np
+
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         mode = _PROFILE_MODES.get(source.profile.xcolor_space)
@@ -317,10 +323,12 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
         if mode == "L":  # exact for each grey; the optimised transform is off by up to 10 levels
-            return Image.fromarray(np.asarray(transform.apply(_GREYS))[0][np.asarray(image)])
+            greys = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+            return Image.fromarray(np.asarray(transform.apply(greys))[0][np.asarray(image)])
         if mode == "CMYK":
             return transform.apply(image)
-        moved = np.asarray(transform.apply(_COLOURS), np.int16) - np.asarray(_COLOURS, np.int16)
+        colours = np.mgrid[0:256:17, 0:256:17, 0:256:17].T.reshape(64, 64, 3).astype(np.uint8)
+        moved = np.asarray(transform.apply(Image.fromarray(colours)), np.int16) - colours
         return plain if np.abs(moved).max() <= _SRGB_TOLERANCE else transform.apply(plain)
     except Exception:  # ImageCms raises many kinds for a broken profile
         return plain
@@ -334,6 +342,8 @@ def _pixels(tensor: Any) -> "np.ndarray[Any, Any]":
     if not floats.is_floating_point() or floats.ndim != 3 or floats.shape[0] != 3:
         what = f"a tensor of {floats.dtype} {tuple(floats.shape)} isn't a picture"
         raise PictureError("unsupported", f"{what}: give floats (3, height, width)")
+    import numpy as np
+
     values = floats.float().cpu().numpy()
     if not ((values >= 0) & (values <= 1)).all():
         what = f"the tensor has values from {values.min():g} to {values.max():g}"

@@ -19,8 +19,6 @@ import yaml
 from jinja2 import TemplateError
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
-from qwen_vl_utils.vision_process import fetch_image
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic.answers import AXES, sub_scores
 from critic.edits import Edit
@@ -228,6 +226,8 @@ class Contract:
 
     def render(self, messages: list[Message], *, generate: bool = True) -> str:
         """The conversation as text for the tokenizer; with `generate` it ends with the prefill."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         rendered, _ = render_jinja_template(
             conversations=[messages], chat_template=self.chat_template, add_generation_prompt=generate
         )
@@ -251,6 +251,8 @@ class Contract:
         Raises:
             ContractError: the picture is too thin for the limits.
         """
+        from qwen_vl_utils.vision_process import fetch_image
+
         request = {"image": image, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         try:
             return fetch_image(request, image_patch_size=_PATCH)

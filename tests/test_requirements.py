@@ -27,16 +27,18 @@ def lock(flavour: str) -> dict[str, Version]:
     return {name: Version(version) for name, version in pins}
 
 
-def asked(flavour: str) -> list[Requirement]:
-    """What `make setup` is to install: the dependencies, the flavour's extra and the tools."""
-    extras = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras[flavour], *extras["dev"]]]
+def asked(*extras: str) -> list[Requirement]:
+    """The dependencies, and those of the extras and of the extras in these."""
+    named = [Requirement(text) for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    own = [extra for requirement in named if requirement.name == PROJECT["name"] for extra in requirement.extras]
+    others = [requirement for requirement in named if requirement.name != PROJECT["name"]]
+    return [*others, *asked(*own)] if own else [*map(Requirement, PROJECT["dependencies"]), *others]
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_every_pin_satisfies_what_the_project_asks_for(flavour: str) -> None:
     pins = lock(flavour)
-    for requirement in asked(flavour):
+    for requirement in asked("all", flavour, "dev"):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not in requirements/{flavour}.txt: run `make lock`"
         assert requirement.specifier.contains(pins[name], prereleases=True), f"{requirement}, not {pins[name]}"
@@ -47,7 +49,7 @@ def test_a_service_is_served_by_what_it_was_tested_with_and_without_the_tools(fl
     whole, part = lock(flavour), lock(f"serve-{flavour}")
     assert part.items() <= whole.items()
     named = [name for name in DATA["dependency-groups"]["serve"] if name not in ("torch", "torchvision")]
-    assert set(named) <= {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert set(named) <= {requirement.name for requirement in asked("serve")}
     assert not part.keys() & {"deepspeed", "dvc", "great-expectations", "prefect", "pytest", "ray", "trl"}
 
 
