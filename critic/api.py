@@ -119,6 +119,8 @@ class Critic:
         )
         critic = cls(_Here(opened, chosen), f"{name}, {how}, contract {chosen.name} version {chosen.version}")
         _log.info("%s", critic)
+        if chosen.notice:
+            _log.warning("%s: %s", name, chosen.notice)
         return critic
 
     def __repr__(self) -> str:
@@ -242,6 +244,8 @@ class _Service:
     def _ask(self, options: Options, edits: Sequence[Asked]) -> list[Result]:
         pairs = [(edit.source, edit.edited, edit.instruction) for edit in edits if edit.source is not None]
         scored = self.client.score_batch(pairs, ids=[edit.id for edit in edits], **dict(options))
+        for notice in {one.notice for one in scored} - {""}:
+            _log.warning("%s: %s", self.client.base_url, notice)
         return [Result(**{field.name: getattr(one, field.name) for field in fields(Result)}) for one in scored]
 
     def close(self) -> None:

@@ -56,6 +56,7 @@ class _File(BaseModel):
     requests: dict[str, str] | None = None
     strip_instruction: bool = True
     sub_scores: str | None = None
+    notice: str = ""
     prefill: str
     pixels: _Pixels
     chat_template: str
@@ -128,6 +129,7 @@ class Contract:
         strip_instruction: remove the whitespace around an instruction or prompt.
         sub_scores: the last line of the reasoning, with the fields `{alignment}`, `{fidelity}` and `{quality}` or
             some of them, or None if the reasoning has no fixed form.
+        notice: what users of critics with this contract must know; "" for nothing. It is no part of a prompt.
         prefill: the start of the assistant's turn, which the chat template writes.
         min_pixels, max_pixels: limits of each image's area.
         text: the file's content.
@@ -142,6 +144,7 @@ class Contract:
     requests: dict[str, str]
     strip_instruction: bool
     sub_scores: str | None
+    notice: str
     prefill: str
     chat_template: str
     min_pixels: int
@@ -310,6 +313,7 @@ def parse_contract(text: str, where: str) -> Contract:
         requests=file.requests or {},
         strip_instruction=file.strip_instruction,
         sub_scores=file.sub_scores,
+        notice=file.notice,
         prefill=file.prefill,
         chat_template=file.chat_template,
         min_pixels=file.pixels.min,

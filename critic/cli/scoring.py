@@ -7,6 +7,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
+import click
 from PIL import Image
 from rich.console import Console
 from rich.panel import Panel
@@ -71,6 +72,7 @@ class _Critic:
 def score_one(source: Path | None, edited: Path, instruction: str, **how: Any) -> Result:
     """Score one edit, or without a source one generated picture."""
     critic = _Critic.chosen(**how)
+    _say_notice(critic.contract)
     if source is None:
         _check_generated(critic.contract)
         item = Edit("picture", None, _picture(edited), instruction)
@@ -100,6 +102,7 @@ def score_many(
         if Path(how["model"]).exists():
             how["model"] = str(Path(how["model"]).absolute())
     critic = _Critic.chosen(**how)
+    _say_notice(critic.contract)
     open_pairs = partial(_open_pairs, critic.contract, path, **columns)
     table, batch_size = open_pairs(), _BATCHES_AT_ONCE * critic.engine["batch_size"]
     if table.generated:
@@ -131,6 +134,11 @@ def _open_same(name: str, critic: _Critic) -> Scorer:
             f"on {gethostname()} the critic is {scorer.engine.name}, not {name}: put the same critic there"
         )
     return scorer
+
+
+def _say_notice(contract: Contract) -> None:
+    if contract.notice:
+        click.echo(contract.notice, err=True)
 
 
 def _check_generated(contract: Contract) -> None:

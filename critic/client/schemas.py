@@ -95,6 +95,7 @@ class Scored(BaseModel):
     model: str = Field(description="The weights: sha256:... or name@commit.")
     contract: str = Field(description="SHA-256 of the prompt contract.")
     version: str = Field(description="The release of the critic, as `name:version`.")
+    notice: str = Field(default="", description="What everybody must know of this critic, if anything.")
     request_id: str
     receipt: str = Field(default="", description="Send it to POST /feedback to rate this result.")
 

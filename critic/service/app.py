@@ -238,7 +238,12 @@ async def _score(
     scoring: ScoringQueue = request.app.state.scoring
     _check_rate(request, len(submissions) * (options.samples if options.mode == "average" else 1))
     scored = [
-        schemas.Scored(**asdict(result), version=scoring.version, request_id=request.state.request_id)
+        schemas.Scored(
+            **asdict(result),
+            version=scoring.version,
+            notice=scoring.contract.notice,
+            request_id=request.state.request_id,
+        )
         for result in await scoring(submissions, options)
     ]
     for result in scored:
