@@ -36,10 +36,18 @@ help:  ## list the targets
 
 setup: $(READY)  ## install requirements/cpu.txt into .venv (LOCK=gpu: gpu.txt)
 
+# The locks are for Python 3.11. Where there is none, uv finds or downloads one; it comes with any other Python.
 $(BIN)/uv:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON="; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/$(LOCK).txt uv
+	@if command -v $(PYTHON) >/dev/null; then \
+	  echo "Python: $$(command -v $(PYTHON))" && $(PYTHON) -m venv $(VENV); \
+	elif uv=$$(command -v uv) || { python3 -m venv $(VENV)/uv && uv=$(VENV)/uv/bin/uv \
+	    && $(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }; then \
+	  echo "There is no $(PYTHON): uv looks for a Python 3.11, or downloads one" && \
+	  $$uv venv --seed --allow-existing --python 3.11 $(VENV); \
+	else \
+	  echo "Install Python 3.11 or uv (https://docs.astral.sh/uv), or name a Python 3.11 with PYTHON="; exit 1; \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/$(LOCK).txt uv
 
 # The lock is complete, so dependencies aren't resolved: no package can install another build of torch.
 $(READY): requirements/$(LOCK).txt requirements/torchvision_cpu.py pyproject.toml | $(BIN)/uv
@@ -65,15 +73,17 @@ repro: $(READY)  ## run the changed stages of the pipeline
 seeds: $(READY)  ## train with three seeds, beside continued SFT: how much of GRPO's gain is luck
 	$(BIN)/python benchmarks/seeds.py
 
-serve: $(if $(CRITIC_MODEL),,models/grpo) $(READY)  ## serve the critic, or CRITIC_MODEL=FOLDER|HUB_NAME, on port 3000
-	CRITIC_MODEL="$${CRITIC_MODEL:-models/grpo}" $(BIN)/bentoml serve critic.service.bento:Critic
+# The pipeline's critic if there is one, else the one that comes with the repository.
+SERVED := $(or $(CRITIC_MODEL),$(wildcard models/grpo),assets/tiny-critic)
+serve: $(READY)  ## serve the critic, or CRITIC_MODEL=FOLDER|HUB_NAME, on port 3000
+	CRITIC_MODEL="$(SERVED)" $(BIN)/bentoml serve critic.service.bento:Critic
 
 bento: models/grpo $(READY)  ## package the critic for other machines (LOCK=gpu: with GPUs)
 	$(BIN)/critic package models/grpo --variant $(LOCK)
 
 models/grpo:
-	@echo "There is no critic in $@ yet. Train it: \`make repro\`. Or name another one: \`make serve" \
-	      "CRITIC_MODEL=FOLDER_OR_HUB_NAME\`, \`critic package FOLDER\`." && exit 1
+	@echo "There is no critic in $@ yet. Train it: \`make repro\`. Or package another one: \`critic package" \
+	      "FOLDER\`." && exit 1
 
 flows: $(READY)  ## keep the critic current until Ctrl-C: Prefect's server, a worker and the deployments
 	$(BIN)/python -m flows.up

@@ -93,7 +93,7 @@ class Critic:
         name = os.fspath(model)
         if _SERVER.match(name) and not _OPENAI.search(name):
             service = client.Critic(name, api_key=os.environ.get(key_variable))
-            return cls(_Service(service), f"{name}, a service")
+            return cls(_Service(name, service), f"{name}, a service")
         with needs("score", "Critic.load, to score in this process,"):
             from critic.engines.load import contract_of, default_dtype, default_engine, open_engine
             from critic.prompts import ContractError, load_contract
@@ -233,6 +233,7 @@ class _Here:
 class _Service:
     """A service of this project."""
 
+    address: str
     client: client.Critic
 
     def score(self, edits: Sequence[Asked], options: Options) -> list[Result]:
@@ -245,7 +246,7 @@ class _Service:
         pairs = [(edit.source, edit.edited, edit.instruction) for edit in edits if edit.source is not None]
         scored = self.client.score_batch(pairs, ids=[edit.id for edit in edits], **dict(options))
         for notice in {one.notice for one in scored} - {""}:
-            _log.warning("%s: %s", self.client.base_url, notice)
+            _log.warning("%s: %s", self.address, notice)
         return [Result(**{field.name: getattr(one, field.name) for field in fields(Result)}) for one in scored]
 
     def close(self) -> None:

@@ -32,13 +32,16 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("target", ["serve", "bento"])
-def test_without_a_critic_it_says_how_to_get_one(target: str, tmp_path: Path) -> None:
-    made = make(tmp_path, target)
+def test_without_a_critic_there_is_no_bento_of_it(tmp_path: Path) -> None:
+    made = make(tmp_path, "bento")
     assert made.returncode == 2
     assert "no critic in models/grpo" in made.stdout and "make repro" in made.stdout
-    assert "make serve CRITIC_MODEL=" in made.stdout and "dvc pull" not in made.stdout
+    assert "critic package FOLDER" in made.stdout and "dvc pull" not in made.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def test_before_the_pipeline_has_run_serve_takes_the_critic_of_the_repository(installed: Path) -> None:
+    assert make(installed, "serve").stdout.endswith(": assets/tiny-critic\n")
 
 
 @pytest.mark.parametrize("name", ["../other/critic", "Coobiw/IE-Critic-R1-7B"])
@@ -67,6 +70,19 @@ def test_one_thread_is_for_the_cpu_lock_alone(
     dvc.chmod(0o755)
     environment = {"OMP_NUM_THREADS": given["N"]} if given else {}
     assert f"threads: {threads}\n" in make(installed, "repro", f"LOCK={lock}", **environment).stdout
+
+
+def test_without_python_3_11_uv_provides_one_and_make_says_so(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "uv").write_text(
+        '#!/bin/sh\necho "uv $@"\nmkdir -p .venv/bin\nprintf "#!/bin/sh\\necho pip" > .venv/bin/python\n'
+        "chmod +x .venv/bin/python\n"
+    )
+    (tools / "uv").chmod(0o755)
+    made = make(tmp_path, ".venv/bin/uv", "PYTHON=python3.99", PATH=f"{tools}:{os.environ['PATH']}")
+    assert "There is no python3.99: uv looks for a Python 3.11" in made.stdout, made.stdout + made.stderr
+    assert "uv venv --seed --allow-existing --python 3.11 .venv" in made.stdout
 
 
 def test_help_lists_each_target(tmp_path: Path) -> None:

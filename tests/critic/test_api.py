@@ -187,6 +187,13 @@ def test_another_server_needs_a_contract_and_is_asked_over_http(engine: Painter)
     assert engine.opened == [("http", "http://127.0.0.1:8000/v1#critic", None)]
 
 
+def test_what_everybody_must_know_of_a_critic_is_logged(
+    engine: Painter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Critic.load(tmp_path, contract="tiny"):
+        assert "has seen drawn shapes alone" in caplog.text
+
+
 def test_closing_frees_the_engine(engine: Painter, tmp_path: Path) -> None:
     with Critic.load(tmp_path, contract="tiny"):
         assert not engine.closed

@@ -64,6 +64,9 @@ def test_one_edit_is_scored_and_shown(pairs: Path) -> None:
     assert " of 5 (greedy)" in result.output
     assert "alignment 4.5" in result.output
     assert "All done" in result.output
+    assert result.stderr.startswith(
+        "This critic has seen drawn shapes alone: its scores of real pictures mean nothing."
+    )
 
 
 def test_a_table_is_scored_into_a_file_and_what_failed_beside_it(pairs: Path, tmp_path: Path) -> None:

@@ -242,6 +242,7 @@ def test_verdicts_are_in_the_order_of_their_pairs_and_fail_alone(client: httpx.C
     assert {(verdict.model, verdict.contract, verdict.version) for verdict in batch.verdicts} == {
         (batch.verdicts[0].model, TINY.hash, "tiny:1")
     }
+    assert {verdict.notice for verdict in batch.verdicts} == {TINY.notice} != {""}
 
 
 def test_an_answer_that_cant_be_read_is_no_error_and_no_score(client: httpx.Client) -> None:
