@@ -29,7 +29,7 @@ UV_gpu = $(BIN)/uv
 INSTALL = $(UV_$(LOCK)) pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 FROM_PYTORCH := --extra-index-url $(PYTORCH_CPU) --index-strategy unsafe-best-match
 
-.PHONY: help setup repro seeds serve bento flows audit test nightly rehearse gpu-check lint lock
+.PHONY: help setup repro seeds serve bento flows audit test nightly rehearse gpu-check docs lint lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 11
@@ -111,6 +111,13 @@ rehearse: $(READY)  ## run profiles full, single-gpu and paper on a CPU, small, 
 gpu-check: $(READY)  ## measure and check what only a GPU can tell, in ten minutes (LOCK=gpu)
 	$(BIN)/python benchmarks/gpu_check.py
 
+# In an environment of its own: the site needs no trainer, and trainings are recorded with their packages.
+MKDOCS := NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(UV_cpu) run --quiet --isolated --no-project --python $(BIN)/python \
+  --with-requirements requirements/docs.txt mkdocs
+docs: | $(BIN)/uv  ## build the documentation site in runs/site, and check its links (SERVE=1: show it while you write)
+	$(MKDOCS) $(if $(SERVE),serve,build --quiet)
+	@echo "The site: $(abspath runs/site/index.html)"
+
 lint: $(READY)  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -118,7 +125,8 @@ lint: $(READY)  ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # PyTorch's index names torchvision 0.28.0+cpu. The lock says 0.28.0, which the package index has too.
-# serve-cpu.txt and serve-gpu.txt have the packages of the service, in the versions of the full locks.
+# serve-cpu.txt and serve-gpu.txt have the packages of the service, in the versions of the full locks, and docs.txt
+# those of the documentation site.
 lock: | $(BIN)/uv  ## pin all packages again: requirements/*.txt from pyproject.toml (UPGRADE=1: newest)
 	$(UV_cpu) $(COMPILE_cpu) || $(UV_cpu) $(COMPILE_cpu) $(FROM_PYTORCH)
 	sed -i 's/^\(torchvision==.*\)+cpu$$/\1/' requirements/cpu.txt
@@ -126,6 +134,7 @@ lock: | $(BIN)/uv  ## pin all packages again: requirements/*.txt from pyproject.
 	$(UV_cpu) $(SERVE_cpu) || $(UV_cpu) $(SERVE_cpu) $(FROM_PYTORCH)
 	sed -i 's/^\(torchvision==.*\)+cpu$$/\1/' requirements/serve-cpu.txt
 	$(UV_gpu) $(COMPILE) --group serve-gpu -c requirements/gpu.txt -o requirements/serve-gpu.txt
+	$(UV_cpu) $(COMPILE) pyproject.toml --extra docs -c requirements/cpu.txt -o requirements/docs.txt
 COMPILE := pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --no-annotate --quiet --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 ALL := pyproject.toml --extra all --extra dev

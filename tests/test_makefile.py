@@ -100,6 +100,7 @@ def test_help_lists_each_target(tmp_path: Path) -> None:
         "nightly",
         "rehearse",
         "gpu-check",
+        "docs",
         "lint",
     ]
     assert [line.split()[0] for line in lines] == [*targets, "lock"]

