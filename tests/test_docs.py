@@ -1,6 +1,6 @@
 """The documentation site builds, and its tutorials do what they show.
 
-A tutorial's blocks run in order, in one clone: `bash` and `python` run, `sh` is for the reader alone, and `text` is
+A tutorial's blocks run in order, in one clone: `bash` and `python` run, `sh` is for the reader, and `text` is
 what the block before it prints, where `...` stands for anything.
 """
 
