@@ -20,6 +20,9 @@ VARIABLES = (
     *("VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"),
 )
 """The environment variables that can change the order of a sum, and so its last bits (docs/audit.md)."""
+_CPUINFO = Path("/proc/cpuinfo")
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+"""The instruction sets by which oneDNN and PyTorch choose their kernels."""
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -45,7 +48,7 @@ class Environment(Closed):
 
     Attributes:
         system: the operating system and the machine type.
-        processor: the processor's model, which decides which kernels run.
+        processor: the processor's model and its instruction sets, which decide which kernels run.
         threads: processors that the process may use.
         gpus: the name and the driver version of each GPU.
         variables: the variables in `VARIABLES` that are set.
@@ -91,8 +94,11 @@ def _normal(name: str) -> str:
 
 
 def _processor() -> str:
-    model = re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return model[1].strip() if model else platform.processor() or "unknown"
+    """The model, of which a virtual machine often tells only the brand, and the instructions that choose kernels."""
+    fields = dict(re.findall(r"^(model name|flags)\s*: *(.*)$", _CPUINFO.read_text(), re.MULTILINE))
+    sets = [name for name in _INSTRUCTIONS if name in fields.get("flags", "").split()]
+    name = fields.get("model name") or platform.processor() or "unknown"
+    return f"{name}, {' '.join(sets)}" if sets else name
 
 
 def _gpus() -> list[str]:
