@@ -29,7 +29,10 @@ from critic.files import write_json
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-COPIED = ("critic", "flows", "stages", "assets", "data/ratings/README.md", "params.yaml", "prefect.yaml")
+COPIED = (
+    *("critic", "flows", "stages", "assets", "data/ratings/README.md", "reports/seeds.json"),
+    *("params.yaml", "prefect.yaml"),
+)
 EMPTY = """
 import sys
 from pathlib import Path

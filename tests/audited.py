@@ -20,8 +20,9 @@ from critic.release.git import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
-    *("critic", "stages", "assets/tiny-base", "data/ratings", "requirements", "docs/serve.md", "LICENSE"),
-    *("bentofile.yaml", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml"),
+    *("critic", "stages", "assets/tiny-base", "data/ratings", "reports/seeds.json", "requirements"),
+    *("docs/serve.md", "LICENSE", "bentofile.yaml", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"),
+    "pyproject.toml",
 )
 SIZES = {"train_sources": 8, "validation_sources": 3, "test_sources": 4, "side": 112}
 

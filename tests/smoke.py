@@ -14,7 +14,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PIPELINE = ["assets", "critic", "stages", "data/ratings", "dvc.yaml", "params.yaml", ".dvcignore"]
+PIPELINE = [
+    *("assets", "critic", "stages", "data/ratings", "reports/seeds.json"),
+    *("dvc.yaml", "params.yaml", ".dvcignore"),
+]
 SIZES: dict[str, dict[str, Any]] = {
     "download": {"minibench": {"train_sources": 8, "validation_sources": 4, "test_sources": 16, "side": 112}},
     "build": {"rationale_fraction": 1.0, "samples_per_edit": 4},
@@ -34,6 +37,7 @@ class Project:
         """
         self.folder = folder
         for name in PIPELINE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
         params = yaml.safe_load((folder / "params.yaml").read_text())

@@ -48,7 +48,7 @@ BIN = Path(sys.executable).parent
 PROJECT = (
     *("assets", "critic", "flows", "stages", "requirements", "data/ratings/README.md", "docs/serve.md"),
     *("bentofile.yaml", "dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml", "pyproject.toml"),
-    *("LICENSE", "Makefile", "README.md", ".gitignore", ".dvcignore"),
+    *("LICENSE", "Makefile", "README.md", "reports/seeds.json", ".gitignore", ".dvcignore"),
 )
 pytestmark = pytest.mark.e2e
 SOURCES = SIZES["download"]["minibench"]["train_sources"]

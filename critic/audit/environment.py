@@ -94,7 +94,7 @@ def _normal(name: str) -> str:
 
 
 def _processor() -> str:
-    """The model, of which a virtual machine often tells only the brand, and the instructions that choose kernels."""
+    """The model, of which a virtual machine often tells only the brand, and the kernels' instructions."""
     fields = dict(re.findall(r"^(model name|flags)\s*: *(.*)$", _CPUINFO.read_text(), re.MULTILINE))
     sets = [name for name in _INSTRUCTIONS if name in fields.get("flags", "").split()]
     name = fields.get("model name") or platform.processor() or "unknown"
