@@ -11,11 +11,13 @@ from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, p_value, show_table
 from critic.evaluation.leak import Split, split_of, unknown_leak
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
-from critic.files import write_json
+from critic.files import write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     from critic.evaluation.correlation_tests import Significance
 
+_INTERVALS = "Lines: 95 % intervals, from resampling source images."
+_CLOSER = "Share of the edits on which the row's critic is closer than the column's; the rest are ties."
 COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 
 
@@ -40,6 +42,7 @@ COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 @options.failure_policy
 @options.train_mean
 @options.json_file
+@options.charts
 @options.n_boot
 @options.seed
 def command(
@@ -49,6 +52,7 @@ def command(
     names: tuple[str, ...],
     metrics: tuple[str, ...],
     json_file: Path | None,
+    html_file: Path | None,
     **how: Any,
 ) -> None:
     """Compare how well two or more critics agree with people on the same edits.
@@ -61,7 +65,7 @@ def command(
     Examples:
       critic compare sft.jsonl grpo.jsonl --against data/validated/test.parquet
       critic compare a.csv b.csv c.csv --against study.csv --metric srcc --metric mae
-      critic compare 7b/scores.jsonl 3b/scores.jsonl --name 7B --name 3B --against study.csv
+      critic compare 7b/scores.jsonl 3b/scores.jsonl --name 7B --name 3B --against study.csv --html page.html
 
     Among many critics, some differences look significant by chance: 5 critics have 10 differences, and without a
     real one, p is below 0.05 for one in 20.
@@ -99,9 +103,40 @@ def command(
         figures = jsonable(found)
         write_json(json_file, split.mark(figures) if split else figures, ensure_ascii=False)
     out = console()
-    if unknown := unknown_leak(truth, "source images" if found["in_points"] else "prompts"):
+    unknown = unknown_leak(truth, "source images" if found["in_points"] else "prompts")
+    if html_file:
+        about = f"{len(opinions):,} edits of {truth.name}"
+        write_text(html_file, draw(found, unknown or (split.note(about) if split else about)))
+    if unknown:
         out.print(f"{unknown}\n")
     show(found, split, out)
+
+
+def draw(found: dict[str, Any], about: str) -> str:
+    """The figures of `critic.evaluation.compare.compare` as a page; `about` says what they are on."""
+    import pandas as pd
+
+    from critic.evaluation import figures
+    from critic.evaluation.chart_page import Chart, chart_page
+
+    critics, pairs = found["critics"], found["pairs"]
+    charts = []
+    for metric in pairs[0]["differences"]:
+        label = SHOWN[metric].label
+        scores = {name: one[metric] for name, one in critics.items()}
+        svg = figures.intervals(scores, xlabel=label, title=f"{label} of each critic")
+        charts.append(Chart(f"Each critic: {label}", svg, _INTERVALS))
+        gains = {f"{pair['a']} - {pair['b']}": pair["differences"][metric] for pair in pairs}
+        svg = figures.intervals(gains, xlabel=f"difference in {label}", title=f"Differences in {label}", zero=True)
+        charts.append(Chart(f"Differences: {label}", svg, f"{_INTERVALS} One that holds 0 isn't significant."))
+    if found["in_points"]:
+        shares = pd.DataFrame(index=[*critics], columns=[*critics], dtype=float)
+        for pair in pairs:
+            a, b, closer = pair["a"], pair["b"], pair["closer"]
+            shares.loc[a, b], shares.loc[b, a] = closer["a"], closer["b"]
+        svg = figures.win_matrix(shares, title="Closer to the MOS")
+        charts.append(Chart("Closer to the MOS", svg, _CLOSER))
+    return chart_page(f"{', '.join(critics)}: which agrees better with people", about, charts)
 
 
 def show(found: dict[str, Any], split: Split | None, out: Console) -> None:
@@ -130,8 +165,7 @@ def show(found: dict[str, Any], split: Split | None, out: Console) -> None:
     closer = {(p["a"], p["b"]): p["closer"]["a"] for p in pairs}
     closer |= {(p["b"], p["a"]): p["closer"]["b"] for p in pairs}
     rows = [(name, *(f"{closer[name, o]:.1%}" if o != name else "" for o in critics)) for name in critics]
-    note = "Share of the edits on which the row's critic is closer than the column's; the rest are ties."
-    show_table(out, "Closer to the MOS", ["", *critics], rows, note, split)
+    show_table(out, "Closer to the MOS", ["", *critics], rows, _CLOSER, split)
 
 
 def _outcome(pair: dict[str, Any], metric: str) -> str:

@@ -50,6 +50,7 @@ train_mean = click.option(
     "--train-mean", type=click.FloatRange(1, 5), help="Mean MOS of the edits that the critic was trained on."
 )
 json_file = click.option("--json", "json_file", type=OUT, help="Write all figures to this JSON file.")
+charts = click.option("--html", "html_file", type=OUT, help="Draw the figures on a page, in this HTML file.")
 n_boot = click.option("--n-boot", type=click.IntRange(100), default=1000, help="Number of bootstrap resamples.")
 seed = click.option("--seed", type=int, default=0, help="Seed of the bootstrap.")
 

@@ -8,10 +8,10 @@ import click
 
 from critic.cli import options
 from critic.cli.tables import cell, console, p_value, show_table
-from critic.files import write_json
+from critic.files import write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
-    from critic.evaluation.ranking import Lead
+    from critic.evaluation.ranking import Lead, Ranking
 
 
 @click.command("rank")
@@ -24,9 +24,12 @@ if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't nee
 )
 @click.option("--by", default="editor", help="Column of --pairs whose values are ranked.")
 @options.json_file
+@options.charts
 @options.n_boot
 @options.seed
-def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: int, seed: int) -> None:
+def command(
+    scores: Path, pairs: Path, by: str, json_file: Path | None, html_file: Path | None, n_boot: int, seed: int
+) -> None:
     """Rank editors by their mean score, and test which differences are significant.
 
     SCORES is a file as `critic eval` reads it. Opinions of people are not needed. Two editors are compared on the
@@ -36,7 +39,7 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     \b
     Examples:
       critic rank scores.jsonl --pairs pairs.csv
-      critic rank scores.jsonl --pairs data/validated/test.parquet --by edit_type
+      critic rank scores.jsonl --pairs data/validated/test.parquet --by edit_type --html page.html
 
     The intervals show how certain the critic's ranking is, not whether people agree. A critic that scores one
     editor higher than people do ranks it too high: `critic eval` shows its bias by editor if people have rated
@@ -54,6 +57,8 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     found = rank(scored["score"], [*known[by].map(str)], [*known["source_id"]], n_boot=n_boot, seed=seed)
     if json_file:
         write_json(json_file, jsonable(found), ensure_ascii=False)
+    if html_file:
+        write_text(html_file, draw(found, by, f"{len(known):,} edits of {pairs.name}"))
     out = console()
     rows = [(g.group, str(g.n), str(g.n - g.scored), cell(g.mean, 2)) for g in found.groups]
     show_table(out, f"Mean score by {by}", [by, "edits", "failed", "mean (95 % interval)"], rows)
@@ -65,6 +70,38 @@ def command(scores: Path, pairs: Path, by: str, json_file: Path | None, n_boot: 
     many = sum(isfinite(lead.p_holm) for lead in found.leads)
     note = f"p: sign-flip test, adjusted by Holm's method for {many} comparisons."
     show_table(out, title, columns, leads, note if many > 1 else "")
+
+
+def draw(found: "Ranking", by: str, about: str) -> str:
+    """A ranking as a page; `about` says what it is of."""
+    import pandas as pd
+
+    from critic.evaluation import figures
+    from critic.evaluation.chart_page import Chart, chart_page
+
+    names = [group.group for group in found.groups]
+    means = {group.group: group.mean for group in found.groups}
+    leads = {f"{lead.better} over {lead.worse}": lead.difference for lead in found.leads if lead.sources}
+    wins = pd.DataFrame(index=names, columns=names, dtype=float)
+    for lead in found.leads:
+        wins.loc[lead.better, lead.worse], wins.loc[lead.worse, lead.better] = lead.wins, lead.losses
+    intervals = "Lines: 95 % intervals, from resampling source images."
+    charts = [
+        Chart(
+            f"Mean score by {by}", figures.intervals(means, xlabel="mean score", title="Mean scores"), intervals
+        ),
+        Chart(
+            "Leads on the pictures that both have edited",
+            figures.intervals(leads, xlabel="points", title="Leads", zero=True),
+            f"{intervals} They aren't adjusted for the number of comparisons; the table's p is.",
+        ),
+        Chart(
+            "Wins",
+            figures.win_matrix(wins, title="Wins"),
+            f"Share of the pictures that both edited on which the row's {by} scores higher; the rest are ties.",
+        ),
+    ]
+    return chart_page(f"Which {by} is better, by a critic's scores", about, charts)
 
 
 def _outcome(lead: "Lead") -> str:

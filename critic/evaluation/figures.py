@@ -6,7 +6,7 @@ for screen readers.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from io import StringIO
 from typing import Any
@@ -16,6 +16,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from critic.evaluation.bootstrap import Estimate
 
 SCORES = (1.0, 5.0)
 LONGEST_LABEL = 24
@@ -140,6 +143,52 @@ def curve(
         axes.set(xlabel="GRPO step", ylabel=ylabel)
 
     return _svg(draw, width=3.6, height=2.7, title=title)
+
+
+def intervals(estimates: Mapping[str, Estimate], *, xlabel: str, title: str, zero: bool = False) -> str:
+    """A dot and the 95 % interval of each figure, the first on top; one that isn't defined has neither.
+
+    Args:
+        zero: draw a line at 0, for differences.
+    """
+    found = [*estimates.items()][::-1]
+    short = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name, _ in found]
+
+    def draw(axes: Axes) -> None:
+        if zero:
+            axes.axvline(0, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        for y, (_, one) in enumerate(found):
+            axes.plot([one.low, one.high], [y, y], color=_SERIES[1], linewidth=1.8)
+            axes.plot([one.value], [y], "o", color=_SERIES[2], ms=5.5, mew=0)
+        axes.set_yticks(range(len(found)), short)
+        axes.set(xlabel=xlabel, ylim=(-0.6, len(found) - 0.4))
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+
+    return _svg(draw, width=5.6, height=0.8 + 0.34 * len(found), title=title)
+
+
+def win_matrix(shares: pd.DataFrame, *, title: str) -> str:
+    """How often the row wins over the column, 0..1, [names, names]; NaN leaves a cell blank."""
+    names = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name in shares.index]
+
+    def draw(axes: Axes) -> None:
+        for row, values in enumerate(shares.to_numpy(float)):
+            for column, share in enumerate(values):
+                if np.isfinite(share):
+                    cell = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=_SERIES[1], alpha=share, lw=0)
+                    axes.add_patch(cell)
+                    axes.text(column, row, f"{share:.0%}", ha="center", va="center")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="left", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+        axes.xaxis.tick_top()
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
+        axes.grid(visible=False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+
+    side = 1.8 + 0.6 * len(names)
+    return _svg(draw, width=side, height=side * 0.8, title=title)
 
 
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float, title: str) -> str:

@@ -83,6 +83,7 @@ class Lead:
 
     Attributes:
         difference: NaN if they share none; without interval and p if they share fewer than `SMALLEST_GROUP`.
+        wins, losses: the shares of these source images on which the better, or the worse, has the higher mean.
         p_holm: p adjusted for all leads by Holm's method ("A simple sequentially rejective multiple test
             procedure", 1979): if no two groups differ, any is below 0.05 in 5 % of rankings.
     """
@@ -92,6 +93,8 @@ class Lead:
     sources: int
     difference: Difference
     p_holm: float
+    wins: float = np.nan
+    losses: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def _lead(means: pd.DataFrame, a: str, b: str, n_boot: int, flips: int, seed: in
     if enough(shared.index):
         how = {"n_resamples": flips, "batch": 1000, "vectorized": True, "rng": np.random.default_rng(seed)}
         p = float(stats.permutation_test((gaps,), np.mean, permutation_type="samples", **how).pvalue)
-    return Lead(a, b, len(gaps), Difference(**vars(mean), p=p), np.nan)
+    won, lost = float(np.mean(gaps > 0)), float(np.mean(gaps < 0))
+    return Lead(a, b, len(gaps), Difference(**vars(mean), p=p), np.nan, won, lost)
 
 
 def _with_holm(leads: Sequence[Lead]) -> list[Lead]:

@@ -312,6 +312,27 @@ def test_compare_names_the_better_critic(run: Run, folder: Path) -> None:
     assert pair["differences"]["mae"]["high"] < 0 and pair["williams"]["p"] < 0.01
 
 
+def test_compare_draws_what_it_says(run: Run, folder: Path) -> None:
+    hostile = "<script>x</script>"
+    result = run(
+        f"compare good.jsonl poor.jsonl --name good --name '{hostile}' --against study.csv --html page.html"
+    )
+    assert result.exit_code == 0, result.output
+    page = (folder / "page.html").read_text()
+    assert page.count("<svg") == 3 and "Closer to the MOS" in page and "main score" in page
+    assert "<script" not in page and "&lt;script" in page
+    for id in re.findall(r'id="([^"]+)"', page):
+        assert page.count(f'id="{id}"') == 1
+
+
+def test_rank_draws_what_it_says(run: Run, folder: Path) -> None:
+    result = run("rank good.jsonl --pairs study.csv --html page.html")
+    assert result.exit_code == 0, result.output
+    page = (folder / "page.html").read_text()
+    assert page.count("<svg") == 3 and "Wins" in page
+    assert re.findall(r"\d+%", page), "the matrix says how often"
+
+
 def test_compare_takes_the_names_of_the_files(run: Run) -> None:
     assert "good - poor" in run("compare good.jsonl poor.jsonl --against study.csv").output
 
