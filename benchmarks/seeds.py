@@ -8,11 +8,12 @@ A seed decides the order of the samples and what is sampled; the data stay the s
 goes on from it, and so does the control: more SFT, for as long as GRPO took. All are scored on the test split as
 `evaluate` does. Intervals are of one seed, from resampling source images, and leave out what another seed changes:
 the spread over seeds. The models of params.yaml's seed are those in `models`. Everything is in a folder of
-runs/seeds, a new one once params.yaml or dvc.lock changes. A killed run goes on there, but counts only the seconds
-of a training since its last start.
+runs/seeds, a new one once the trainings' params, data or code change. A killed run goes on there, but counts only
+the seconds of a training since its last start.
 """
 
 import argparse
+import json
 import os
 import shlex
 import statistics
@@ -58,7 +59,7 @@ def main() -> None:
         trained = Path() if seed == own else runs_here / str(seed)
         base = {"base": os.path.abspath(trained / "models/sft"), "revision": None}
         sft = {"num_train_epochs": round(epochs, 3), "learning_rate": given.rate}
-        folder = runs_here / str(seed) / "continued"
+        folder = runs_here / str(seed) / f"continued-{epochs:.3f}-{given.rate:g}"
         train(folder, "sft", {"seed": seed}, model=base, sft=sft)
         checkpoints = {
             "sft": trained / "models/sft",
@@ -73,8 +74,12 @@ def main() -> None:
 
 
 def identity() -> str:
-    """What tells this recipe, its data and its code from others: a hash of params.yaml and dvc.lock."""
-    return sha256(params.FILE.read_bytes() + Path("dvc.lock").read_bytes()).hexdigest()[:12]
+    """What tells this recipe, its data and its code from others: a hash of what both trainings depend on."""
+    stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    trainings = {
+        name: {"deps": stages[name]["deps"], "params": stages[name]["params"]} for name in ("sft", "grpo")
+    }
+    return sha256(json.dumps(trainings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train(folder: Path, stage: str, top: Mapping[str, Any], **sections: Mapping[str, Any]) -> float:

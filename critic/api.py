@@ -15,8 +15,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -44,14 +44,14 @@ Edited: TypeAlias = tuple[Picture, Picture, str]
 
 _SERVER = re.compile(r"https?://", re.IGNORECASE)
 _OPENAI = re.compile(r"/v\d+/?(#.*)?$")
-_AT_ONCE = 256
-"""Edits in one call of an engine, which makes batches of its own: so many pairs of pictures are in memory."""
+_BATCHES_AT_ONCE = 4
+"""Batches in one call of an engine, which idles less at their ends the longer a call is."""
 
 _log = logging.getLogger(__name__)
 
 
 class Critic:
-    """A critic that is ready to score. Threads may share it; edits are scored in the order of the calls."""
+    """A critic that is ready to score. Threads may share it."""
 
     def __init__(self, backend: "_Backend", description: str):
         """Use `load`."""
@@ -62,13 +62,13 @@ class Critic:
         cls,
         model: str | os.PathLike[str],
         *,
-        engine: "Kind | None" = None,
+        engine: Literal["transformers", "vllm"] | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
         contract: str | None = None,
         revision: str | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         batch_size: int = 64,
-        key_variable: str = "CRITIC_API_KEY",
+        key_variable: str | None = None,
     ) -> Self:
         """Load a critic, or connect to one.
 
@@ -81,18 +81,29 @@ class Critic:
             contract: the prompt contract, by name or as the path of a .yaml file; None takes the one in the folder
                 or repository. An OpenAI-compatible server has none.
             revision: commit, branch or tag of a name on the hub.
-            max_tokens: tokens of a response, reasoning included.
+            max_tokens: tokens of a response, reasoning included; None for 1024.
             batch_size: edits at a time.
-            key_variable: the environment variable with the key of a server, if that needs one.
+            key_variable: the environment variable with the key of a server. None: no key, and for a service that
+                of CRITIC_API_KEY if it is set.
 
         Raises:
+            ValueError: a service has an engine, a contract and limits of its own, so they can't be chosen; or the
+                variable of the key isn't set.
             critic.checkpoints.CheckpointError: there is no such model, or it can't be loaded.
+            critic.engines.http.ServerError: the server can't be used.
             critic.prompts.ContractError: no contract is known, or it can't be used.
             critic.extras.MissingExtra: scoring in this process needs packages that aren't installed.
         """
         name = os.fspath(model)
+        if key_variable is not None and not os.environ.get(key_variable):
+            raise ValueError(f"the environment variable {key_variable} is not set or empty: set it to the key")
         if _SERVER.match(name) and not _OPENAI.search(name):
-            service = client.Critic(name, api_key=os.environ.get(key_variable))
+            given = {"engine": engine, "dtype": dtype, "contract": contract, "revision": revision}
+            own = [of for of, value in (given | {"max_tokens": max_tokens}).items() if value is not None]
+            if own:
+                raise ValueError(f"the service at {name} has its own {' and '.join(own)}: leave it out here")
+            key = None if key_variable is None else os.environ[key_variable]
+            service = client.Critic(name, api_key=key, batch_size=min(batch_size, 8))
             return cls(_Service(name, service), f"{name}, a service")
         with needs("score", "Critic.load, to score in this process,"):
             from critic.engines.load import contract_of, default_dtype, default_engine, open_engine
@@ -111,13 +122,16 @@ class Critic:
             kind,
             name,
             chosen,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens or 1024,
             revision=revision,
             dtype=dtype,
             batch_size=batch_size,
-            key_variable=key_variable if key_variable in os.environ else None,
+            key_variable=key_variable,
         )
-        critic = cls(_Here(opened, chosen), f"{name}, {how}, contract {chosen.name} version {chosen.version}")
+        critic = cls(
+            _Here(opened, chosen, _BATCHES_AT_ONCE * batch_size),
+            f"{name}, {how}, contract {chosen.name} version {chosen.version}",
+        )
         _log.info("%s", critic)
         if chosen.notice:
             _log.warning("%s: %s", name, chosen.notice)
@@ -133,7 +147,11 @@ class Critic:
         self.close()
 
     def close(self) -> None:
-        """Free the engine and its memory, or close the connections. The critic can't score afterwards."""
+        """Free the engine and its memory, or close the connections. The critic can't score afterwards.
+
+        With vLLM this ends all process groups of torch.distributed in this process: inside a distributed trainer,
+        use a service instead.
+        """
         self._backend.close()
 
     def score(
@@ -171,14 +189,26 @@ class Critic:
             critic.tables.TableError: the table can't be read.
             pydantic.ValidationError: an option is invalid.
         """
-        options, rows = Options(**how), _rows(edits)
+        options, rows = Options(**how), self._rows(edits)
         results: list[Result] = []
         with tqdm(total=len(rows), desc="scoring", unit=" edits", disable=None if progress else True) as bar:
-            for start in range(0, len(rows), _AT_ONCE):
-                batch = [rows[number] for number in range(start, min(start + _AT_ONCE, len(rows)))]
+            for start in range(0, len(rows), self._backend.at_once):
+                batch = [row() for row in rows[start : start + self._backend.at_once]]
                 results += score_batch(batch, partial(self._backend.score, options=options))
                 bar.update(len(batch))
         return results
+
+    def _rows(
+        self, edits: "str | os.PathLike[str] | pd.DataFrame | Iterable[Edited]"
+    ) -> "Sequence[Callable[[], Asked | Edit | BadPair]]":
+        """The rows of what was given, each read when it is called."""
+        if not (isinstance(edits, str | os.PathLike) or hasattr(edits, "columns")):
+            return [partial(Asked, str(number), *edit) for number, edit in enumerate(edits)]
+        with needs("eval", "score_many, to read a table,"):
+            from critic.scoring.inputs import read_pairs, table_pairs
+        by_path = isinstance(edits, str | os.PathLike)
+        pairs = read_pairs(Path(cast(str, edits))) if by_path else table_pairs(cast("pd.DataFrame", edits))
+        return [partial(self._backend.row, pairs, number) for number in range(len(pairs))]
 
     async def score_async(
         self, source: Picture | None, edited: Picture, instruction: str, *, id: str = "0", **how: Any
@@ -204,9 +234,14 @@ class Asked:
 
 
 class _Backend(Protocol):
-    """What scores edits, here or elsewhere."""
+    """What scores edits, here or elsewhere; `at_once` in one call."""
 
-    def score(self, edits: Sequence[Asked], options: Options) -> list[Result]: ...
+    at_once: int
+
+    def row(self, pairs: "Pairs", number: int) -> "Asked | Edit | BadPair":
+        """A row of a table, in the form that `score` needs."""
+
+    def score(self, edits: "Sequence[Asked | Edit]", options: Options) -> list[Result]: ...
 
     def close(self) -> None: ...
 
@@ -214,76 +249,75 @@ class _Backend(Protocol):
 class _Here:
     """An engine of this process, for one call at a time."""
 
-    def __init__(self, engine: "Engine", contract: "Contract"):
-        self._engine, self._contract, self._alone = engine, contract, Lock()
+    def __init__(self, engine: "Engine", contract: "Contract", at_once: int):
+        self._engine: Engine | None = engine
+        self._contract, self.at_once, self._alone = contract, at_once, Lock()
 
-    def score(self, edits: Sequence[Asked], options: Options) -> list[Result]:
+    def row(self, pairs: "Pairs", number: int) -> "Asked | Edit | BadPair":
+        return replace(pairs, resize=self._contract.resize)[number]
+
+    def score(self, edits: "Sequence[Asked | Edit]", options: Options) -> list[Result]:
         from critic.scoring.scorer import Scorer
 
-        scorer = Scorer(self._engine, self._contract, **dict(options))
         with self._alone:
-            return score_batch([_read(edit) for edit in edits], scorer)
+            if self._engine is None:
+                raise RuntimeError("this critic is closed: load it again")
+            scorer = Scorer(self._engine, self._contract, **dict(options))
+            return score_batch([self._read(edit) for edit in edits], scorer)
 
     def close(self) -> None:
-        if hasattr(self._engine, "close"):
-            self._engine.close()
+        with self._alone:
+            if self._engine is not None and hasattr(self._engine, "close"):
+                self._engine.close()
+            self._engine = None
+
+    def _read(self, edit: "Asked | Edit") -> "Edit | BadPair":
+        """The edit with its pictures in the contract's sizes, so that large ones aren't kept."""
+        from critic.edits import Edit
+
+        if edit.source is None and self._contract.generated_text is None:
+            return BadPair(edit.id, f"contract {self._contract.name} can't judge a picture without a source")
+        if not isinstance(edit.instruction, str):
+            return BadPair(edit.id, f"instruction: {edit.instruction!r:.40} is not text")
+        if isinstance(edit, Edit):
+            return edit
+        given = [picture for picture in (edit.source, edit.edited) if picture is not None]
+        try:
+            *source, edited = [self._contract.resize(pictures.read(picture)) for picture in given]
+        except (OSError, ValueError) as error:
+            return BadPair(edit.id, f"{error!s:.300}")
+        return Edit(edit.id, source[0] if source else None, edited, edit.instruction)
 
 
-@dataclass(frozen=True)
 class _Service:
     """A service of this project."""
 
-    address: str
-    client: client.Critic
+    def __init__(self, address: str, service: client.Critic):
+        self._address, self._client, self.at_once = address, service, 64
+        self._said: set[str] = set()
 
-    def score(self, edits: Sequence[Asked], options: Options) -> list[Result]:
+    def row(self, pairs: "Pairs", number: int) -> Asked | BadPair:
+        """The row with its files unread: the service decodes them."""
+        found = pairs.files(number)
+        return found if isinstance(found, BadPair) else Asked(pairs.ids[number], *found)
+
+    def score(self, edits: "Sequence[Asked | Edit]", options: Options) -> list[Result]:
         return score_batch([self._check(edit) for edit in edits], partial(self._ask, options))
 
-    def _check(self, edit: Asked) -> Asked | BadPair:
-        return edit if edit.source is not None else BadPair(edit.id, "the service needs a source picture")
-
-    def _ask(self, options: Options, edits: Sequence[Asked]) -> list[Result]:
-        pairs = [(edit.source, edit.edited, edit.instruction) for edit in edits if edit.source is not None]
-        scored = self.client.score_batch(pairs, ids=[edit.id for edit in edits], **dict(options))
-        for notice in {one.notice for one in scored} - {""}:
-            _log.warning("%s: %s", self.address, notice)
-        return [Result(**{field.name: getattr(one, field.name) for field in fields(Result)}) for one in scored]
-
     def close(self) -> None:
-        self.client.close()
+        self._client.close()
 
+    def _check(self, edit: "Asked | Edit") -> "Asked | Edit | BadPair":
+        if edit.source is None:
+            return BadPair(edit.id, "the service needs a source picture")
+        if not isinstance(edit.instruction, str):
+            return BadPair(edit.id, f"instruction: {edit.instruction!r:.40} is not text")
+        return edit
 
-def _read(edit: Asked) -> "Edit | BadPair":
-    from critic.edits import Edit
-
-    try:
-        source = None if edit.source is None else pictures.read(edit.source)
-        return Edit(edit.id, source, pictures.read(edit.edited), edit.instruction)
-    except (OSError, pictures.PictureError) as error:
-        return BadPair(edit.id, str(error))
-
-
-def _rows(edits: "str | os.PathLike[str] | pd.DataFrame | Iterable[Edited]") -> "Sequence[Asked | BadPair]":
-    """The rows of what was given, read as they are reached."""
-    if isinstance(edits, str | os.PathLike):
-        with needs("eval", "score_many, to read a table,"):
-            from critic.scoring.inputs import read_pairs
-
-        return _Table(read_pairs(Path(edits)))
-    if hasattr(edits, "columns"):
-        from critic.scoring.inputs import table_pairs
-
-        return _Table(table_pairs(cast("pd.DataFrame", edits)))
-    return [Asked(str(number), *edit) for number, edit in enumerate(edits)]
-
-
-@dataclass(frozen=True)
-class _Table(Sequence["Asked | BadPair"]):
-    pairs: "Pairs"
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, row: Any) -> Any:
-        pair = self.pairs[row]
-        return pair if isinstance(pair, BadPair) else Asked(pair.id, pair.source, pair.edited, pair.instruction)
+    def _ask(self, options: Options, edits: "Sequence[Asked | Edit]") -> list[Result]:
+        pairs = [(edit.source, edit.edited, edit.instruction) for edit in edits if edit.source is not None]
+        scored = self._client.score_batch(pairs, ids=[edit.id for edit in edits], **dict(options))
+        for notice in {one.notice for one in scored} - self._said - {""}:
+            _log.warning("%s: %s", self._address, notice)
+            self._said.add(notice)
+        return [Result(**{field.name: getattr(one, field.name) for field in fields(Result)}) for one in scored]

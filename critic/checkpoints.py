@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from critic.files import replacing_folder
 from critic.params import Model
-from critic.prompts import CONTRACT_FILE, Contract
+from critic.prompts import CONTRACT_FILE, Contract, without_notice
 from critic.vision_tower import multiply_patches, pack_windows
 
 _PACKAGES = {
@@ -37,7 +37,8 @@ def load_processor(
         CheckpointError: there is no such checkpoint, or it was trained with another contract.
     """
     recorded = Path(folder) / CONTRACT_FILE
-    if recorded.exists() and recorded.read_text(encoding="utf-8") != contract.text:
+    text = recorded.read_text(encoding="utf-8") if recorded.exists() else contract.text
+    if without_notice(text) != without_notice(contract.text):
         raise CheckpointError(
             f"{folder} was trained with another prompt contract than {contract.name} version {contract.version}: "
             f"set prompt.contract to {recorded}, or train it again"

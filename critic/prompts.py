@@ -33,6 +33,7 @@ LEARNT = "learnt"
 IMAGE_MARK = "<image>"
 """The place of an image in a text: in LLaMA-Factory's SFT sets and in `user_text`."""
 _PATCH = 14
+_NOTICE = re.compile(r"^notice:.*\n?", re.MULTILINE)
 _FIELDS_OF_AXES = ", ".join(f"{{{axis}}}" for axis in AXES)
 _T = TypeVar("_T")
 
@@ -100,7 +101,7 @@ def _check_sub_scores(text: str) -> None:
     scores = {axis: 2.1 + number for number, axis in enumerate(AXES)}
     try:
         filled = text.format(**{axis: f"{score:.1f}" for axis, score in scores.items()})
-    except (KeyError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, ValueError) as error:
         raise ValueError(f"`sub_scores` has fields other than {_FIELDS_OF_AXES}: {error}") from None
     stated = {axis: score for axis, score in scores.items() if f"{{{axis}}}" in text}
     read = sub_scores(filled)
@@ -129,7 +130,8 @@ class Contract:
         strip_instruction: remove the whitespace around an instruction or prompt.
         sub_scores: the last line of the reasoning, with the fields `{alignment}`, `{fidelity}` and `{quality}` or
             some of them, or None if the reasoning has no fixed form.
-        notice: what users of critics with this contract must know; "" for nothing. It is no part of a prompt.
+        notice: what users of critics with this contract must know, in one line; "" for nothing. It is no part of a
+            prompt: a critic that was trained with one notice works with another, see `without_notice`.
         prefill: the start of the assistant's turn, which the chat template writes.
         min_pixels, max_pixels: limits of each image's area.
         text: the file's content.
@@ -267,6 +269,11 @@ class Contract:
             ) from error
 
 
+def without_notice(text: str) -> str:
+    """A contract file's content without its notice: what prompts depend on."""
+    return _NOTICE.sub("", text)
+
+
 def stage_contract(name: str, folder: str) -> Contract:
     """The contract that `prompt.contract` names; `learnt` is the one that an earlier stage has put in `folder`.
 
@@ -320,6 +327,8 @@ def parse_contract(text: str, where: str) -> Contract:
         max_pixels=file.pixels.max,
         text=text,
     )
+    if file.notice and not (len(_NOTICE.findall(text)) == 1 and "\n" not in file.notice):
+        raise ContractError(f"{where}: `notice` is a line of its own, `notice: TEXT`")
     try:
         rendered = contract.render([{"role": "user", "content": "?"}])
     except TemplateError as error:

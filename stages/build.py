@@ -146,7 +146,8 @@ def _worded(
             elif not is_direct and not any(pd.isna(row[column]) for column in axes.values()):
                 reasoning = write_rationale({axis: row[column] for axis, column in axes.items()}, rng)
             if reasoning:
-                reasoning = contract.with_sub_scores(reasoning, {axis: row.get(axes[axis]) for axis in axes})
+                rated = {axis: row[name] for axis, name in axes.items() if name in row and not pd.isna(row[name])}
+                reasoning = contract.with_sub_scores(reasoning, rated)
             response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
             yield _sft_sample(row, "reasoning" if reasoning else "direct", response, contract)
 

@@ -60,6 +60,7 @@ def main() -> None:
         split = read_split()
     except SplitError as error:
         raise SystemExit(str(error)) from None
+    seeds = read_seeds(SEEDS)
     test = read_parquet(TEST)
     edits = as_edits(test)
     train_mean = float(read_parquet("data/validated/train.parquet", ["mos"])["mos"].mean())
@@ -94,7 +95,7 @@ def main() -> None:
         split=split,
         published=compared,
         sub_scores=stated,
-        seeds=read_seeds(SEEDS, params.seed(), evaluation.models),
+        seeds=seeds if seeds.are_of(params.seed(), evaluation.models) else None,
         words=words(test),
     )
     write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated)

@@ -76,9 +76,12 @@ class Postgres:
         while subprocess.run(ready).returncode != 0:
             assert time.monotonic() < deadline, (self.folder / "log.txt").read_text()
             time.sleep(0.1)
+            if self.process.poll() is not None:  # processes of the killed server aren't gone yet
+                self.start()
+                return
 
     def kill(self) -> None:
-        """As a power cut does to the server, without its shutdown: its processes see that their parent is gone."""
+        """End the server without its shutdown; its other processes see that it is gone, and end too."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -97,8 +100,8 @@ def serve(folder: Path) -> Iterator[Postgres]:
         port = free.getsockname()[1]
     server = Postgres(folder, port)
     server.make()
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()

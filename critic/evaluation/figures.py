@@ -94,7 +94,7 @@ def bars(groups: pd.DataFrame, models: Sequence[str], *, lowest: float, title: s
     sizes = groups.groupby("group")["n"].first()
     last = groups[groups["model"] == models[-1]].set_index("group")["value"].reindex(sizes.index)
     names = [*last.sort_values(kind="stable", na_position="first").index]
-    short = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name in names]
+    short = [_shorten(name) for name in names]
     labels = [f"{label} ({sizes[name]})" for label, name in zip(short, names, strict=True)]
     thickness = 0.8 / len(models)
 
@@ -152,7 +152,7 @@ def intervals(estimates: Mapping[str, Estimate], *, xlabel: str, title: str, zer
         zero: draw a line at 0, for differences.
     """
     found = [*estimates.items()][::-1]
-    short = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name, _ in found]
+    short = [_shorten(name) for name, _ in found]
 
     def draw(axes: Axes) -> None:
         if zero:
@@ -170,7 +170,7 @@ def intervals(estimates: Mapping[str, Estimate], *, xlabel: str, title: str, zer
 
 def win_matrix(shares: pd.DataFrame, *, title: str) -> str:
     """How often the row wins over the column, 0..1, [names, names]; NaN leaves a cell blank."""
-    names = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name in shares.index]
+    names = [_shorten(name) for name in shares.index]
 
     def draw(axes: Axes) -> None:
         for row, values in enumerate(shares.to_numpy(float)):
@@ -189,6 +189,10 @@ def win_matrix(shares: pd.DataFrame, *, title: str) -> str:
 
     side = 1.8 + 0.6 * len(names)
     return _svg(draw, width=side, height=side * 0.8, title=title)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..."
 
 
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float, title: str) -> str:

@@ -93,8 +93,8 @@ class Lead:
     sources: int
     difference: Difference
     p_holm: float
-    wins: float = np.nan
-    losses: float = np.nan
+    wins: float
+    losses: float
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _lead(means: pd.DataFrame, a: str, b: str, n_boot: int, flips: int, seed: in
     """The lead between two columns of [sources, groups], with `p_holm` NaN."""
     shared = means.reindex(columns=[a, b]).dropna()
     if shared.empty:
-        return Lead(a, b, 0, Difference(np.nan, np.nan, np.nan, np.nan), np.nan)
+        return Lead(a, b, 0, Difference(np.nan, np.nan, np.nan, np.nan), np.nan, np.nan, np.nan)
     gaps = (shared[a] - shared[b]).to_numpy(float)
     if gaps.sum() < 0:  # the order on shared sources may differ from that on all
         a, b, gaps = b, a, -gaps

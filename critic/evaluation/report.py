@@ -197,9 +197,10 @@ def _over_seeds(seeds: Seeds) -> str:
 
     over, control = GAINS
     return (
-        f"Over {len(seeds.runs)} trainings with other seeds, GRPO over SFT was {spread(over, 'main_score')} "
-        f"in main score and {spread(over, 'mae')} in error at the median (lowest to highest); over SFT that was "
-        f"continued for as long, {spread(control, 'main_score')} and {spread(control, 'mae')}."
+        f"Over {len(seeds.runs)} trainings that differ in their seed, GRPO over SFT was "
+        f"{spread(over, 'main_score')} in main score and {spread(over, 'mae')} in error at the median (lowest to "
+        f"highest); over SFT that was continued for as long, {spread(control, 'main_score')} and "
+        f"{spread(control, 'mae')}."
     )
 
 

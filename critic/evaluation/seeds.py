@@ -1,7 +1,8 @@
 """The luck of a training: what `make seeds` found with other seeds, for the report to quote.
 
-    seeds = read_seeds(FILE, seed=7, models=evaluation.models)
-    seeds.over("grpo over sft", "main_score").median        # None without seeds of this training
+    seeds = read_seeds(FILE)
+    if seeds.are_of(seed=7, models=evaluation.models):
+        seeds.over("grpo over sft", "main_score").median
 
 A bootstrap over source images says how well a gain of two given critics is known, and nothing of the gain that
 another training would bring. `benchmarks/seeds.py` trains with several seeds and writes the file.
@@ -24,7 +25,13 @@ GAINS = {"grpo over sft": ("grpo", "sft"), "grpo over continued sft": ("grpo", "
 """The models that a gain compares: the new one, and the one before or beside it."""
 
 
-class Gain(BaseModel):
+class _Figures(BaseModel):
+    """With NaN for what isn't defined, such as an interval of few source images."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+
+class Gain(_Figures):
     """A difference of two critics and its 95 % interval over source images."""
 
     value: float
@@ -32,7 +39,7 @@ class Gain(BaseModel):
     high: float
 
 
-class Run(BaseModel):
+class Run(_Figures):
     """The figures of one seed: `METRICS` of each model, and of each of `GAINS`."""
 
     seed: int
@@ -53,7 +60,7 @@ class Spread:
         return cls(median(values), min(values), max(values))
 
 
-class Seeds(BaseModel):
+class Seeds(_Figures):
     """Trainings that differ in their seed alone.
 
     Attributes:
@@ -61,10 +68,18 @@ class Seeds(BaseModel):
         rate: its learning rate.
     """
 
-    model_config = ConfigDict(extra="forbid")
     runs: list[Run]
     epochs: float
     rate: float
+
+    def are_of(self, seed: int, models: Mapping[str, Scores]) -> bool:
+        """Whether one of the trainings is the one with this seed and these figures of SFT and GRPO."""
+        own = next((run.models for run in self.runs if run.seed == seed), None)
+        return own is not None and all(
+            isclose(own[name][metric], models[name][metric].value, abs_tol=1e-9)
+            for name in ("sft", "grpo")
+            for metric in METRICS
+        )
 
     def of(self, model: str, metric: str) -> Spread:
         """A metric of a model over the seeds."""
@@ -75,24 +90,10 @@ class Seeds(BaseModel):
         return Spread.of([run.gains[gain][metric].value for run in self.runs])
 
 
-def read_seeds(file: Path, seed: int, models: Mapping[str, Scores]) -> Seeds | None:
-    """The seeds of a training, or None if the file is about another one.
-
-    Args:
-        file: as `benchmarks/seeds.py` writes it.
-        seed: that of the training.
-        models: its figures; the file is about it if it has the same for this seed.
+def read_seeds(file: Path) -> Seeds:
+    """The seeds in a file, as `benchmarks/seeds.py` writes it.
 
     Raises:
         pydantic.ValidationError: the file has another form.
     """
-    found = Seeds.model_validate_json(file.read_text(encoding="utf-8"))
-    own = next((run.models for run in found.runs if run.seed == seed), None)
-    if own is None:
-        return None
-    same = all(
-        isclose(own[name][metric], models[name][metric].value, abs_tol=1e-9)
-        for name in ("sft", "grpo")
-        for metric in METRICS
-    )
-    return found if same else None
+    return Seeds.model_validate_json(file.read_text(encoding="utf-8"))

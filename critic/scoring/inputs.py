@@ -7,6 +7,7 @@ kept. docs/score.md describes the formats. The paths of pictures may be absolute
 the user chose the table.
 """
 
+import os
 import re
 from array import array
 from collections import defaultdict
@@ -15,14 +16,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 from PIL import Image
 
 from critic import tables
 from critic.edits import Edit, count_images
-from critic.pictures import PictureError, decode, decode_cell
+from critic.pictures import PictureError, read
 from critic.prompts import ContractError
 from critic.results import BadPair
 from critic.tables import TableError
@@ -48,6 +49,10 @@ with such a table named pairs.csv, or of files named cat_source.png, cat_edited.
 see docs/score.md"""
 
 _FILE = re.compile(r"(?P<name>.+)_(?P<part>source|edited)\.(?:png|jpe?g|webp)", re.IGNORECASE)
+
+
+File: TypeAlias = Path | bytes | Image.Image
+"""A picture that isn't decoded yet; a DataFrame may hold one that is."""
 
 
 class Rows(Protocol):
@@ -90,41 +95,55 @@ class Pairs:
 
     def __getitem__(self, row: int) -> Edit | BadPair:
         """The pair, or generated picture, of a row; a `TableError` if the file can't be read any more."""
+        found = self.files(row)
+        if isinstance(found, BadPair):
+            return found
+        *source, edited = [part for part in found[:2] if part is not None]
+        names = ("image",) if self.generated else ("source", "edited")
+        try:
+            pictures = [self._read(file, name) for file, name in zip((*source, edited), names, strict=True)]
+        except _BadRow as error:
+            return BadPair(self.ids[row], str(error))
+        return Edit(self.ids[row], pictures[0] if source else None, pictures[-1], found[2])
+
+    def files(self, row: int) -> tuple[File | None, File, str] | BadPair:
+        """The source (None for a generated picture), the edited picture and the instruction of a row, undecoded.
+
+        Raises:
+            TableError: the file can't be read any more.
+        """
         try:
             cells = self.rows[row]
             parts: dict[str, Any] = {part: cells.get(name) for part, name in self.columns.items()}
             if self.generated:
-                picture = self._picture(parts["image"], "image")
-                return Edit(self.ids[row], None, picture, _text(parts["prompt"], "prompt"))
+                return None, self._file(parts["image"], "image"), _text(parts["prompt"], "prompt")
             if "images" in parts:
                 images = parts["images"]
                 if count_images(images) != 2:
                     raise _BadRow(f"images has {count_images(images)} pictures, not two: source and edited")
                 parts |= zip(("source", "edited"), images, strict=True)
-            return Edit(
-                id=self.ids[row],
-                source=self._picture(parts["source"], "source"),
-                edited=self._picture(parts["edited"], "edited"),
-                instruction=_text(parts["instruction"], "instruction"),
-            )
+            source, edited = (self._file(parts[part], part) for part in ("source", "edited"))
+            return source, edited, _text(parts["instruction"], "instruction")
         except _BadRow as error:
             return BadPair(self.ids[row], str(error))
 
-    def _picture(self, cell: Any, part: str) -> Image.Image:
-        if isinstance(cell, Mapping) and not cell.get("bytes"):
-            cell = cell.get("path")
+    def _file(self, cell: Any, part: str) -> File:
+        if isinstance(cell, Mapping):
+            content = cell.get("bytes")
+            if content and not isinstance(content, bytes):
+                raise _BadRow(f"{part}: no bytes: the table must hold the image file itself")
+            cell = content or cell.get("path")
+        if isinstance(cell, str | os.PathLike) and str(cell):
+            return self.folder / cell
+        if isinstance(cell, bytes | Image.Image) and cell:
+            return cell
+        raise _BadRow(f"{part}: {'no picture' if not cell else f'{shorten(cell)} is not the path of a file'}")
+
+    def _read(self, file: File, part: str) -> Image.Image:
         try:
-            if isinstance(cell, str) and cell:
-                part = f"{part} {cell}"
-                image = decode((self.folder / cell).read_bytes())
-            elif isinstance(cell, bytes):
-                image = decode(cell)
-            elif isinstance(cell, Mapping):
-                image = decode_cell(cell)
-            else:
-                raise _BadRow(
-                    f"{part}: {'no picture' if not cell else f'{shorten(cell)} is not the path of a file'}"
-                )
+            if isinstance(file, Path):
+                part = f"{part} {file.relative_to(self.folder) if file.is_relative_to(self.folder) else file}"
+            image = read(file)
             return image if self.resize is None else self.resize(image)
         except (PictureError, ContractError) as error:
             raise _BadRow(f"{part}: {error}") from None
@@ -181,7 +200,10 @@ def table_pairs(table: "pd.DataFrame") -> Pairs:
     where = Path("the table")
     tables.check_names(where, [*map(str, table.columns)])
     columns = _choose([*map(str, table.columns)], dict.fromkeys(NAMES), where)
-    named = table[columns["id"]].tolist() if "id" in columns else [None] * len(table)
+    named: list[Any] = [None] * len(table)
+    if "id" in columns:
+        ids = table[columns["id"]]
+        named = [None if missing else id for id, missing in zip(ids, ids.isna(), strict=True)]
     rows: Any = table.to_dict("records")
     return Pairs(str(where), _ids(named, where), rows, Path(), columns)
 

@@ -68,11 +68,20 @@ def test_a_failed_training_names_its_log_and_is_run_again(project: Path, monkeyp
     assert not Path("runs/seeds/8/grpo.seconds").exists()
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "dvc.lock"])
-def test_what_was_trained_with_other_params_or_data_is_not_taken_for_this(project: Path, file: str) -> None:
-    (project / "dvc.lock").write_text("schema: '2.0'\n")
-    before = seeds.identity()
-    assert seeds.identity() == before
-    with (project / file).open("a") as text:
-        text.write("# changed\n")
-    assert seeds.identity() != before
+def lock(seed: int, weights: str, metrics_code: str) -> str:
+    stage = {"deps": [{"path": "data/sft", "md5": weights}], "params": {"params.yaml": {"seed": seed}}}
+    stages = {
+        "sft": stage,
+        "grpo": stage,
+        "evaluate": {"deps": [{"path": "reports/seeds.json", "md5": metrics_code}]},
+    }
+    return yaml.safe_dump({"schema": "2.0", "stages": stages})
+
+
+def test_other_trainings_are_told_apart_and_another_evaluation_is_not(project: Path) -> None:
+    def identity(*given: Any) -> str:
+        (project / "dvc.lock").write_text(lock(*given))
+        return seeds.identity()
+
+    assert identity(7, "a", "b") == identity(7, "a", "c")
+    assert len({identity(7, "a", "b"), identity(8, "a", "b"), identity(7, "d", "b")}) == 3

@@ -137,6 +137,7 @@ def _verdict(id: str, source: str, edited: str, mode: str) -> dict[str, Any]:
         "model": "sha256:5eed",
         "contract": "c0de",
         "version": "tiny:1",
+        "notice": "This critic has seen drawn shapes alone.",
         "request_id": "r-1",
         "receipt": f"receipt of {id}",
     }

@@ -56,8 +56,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Painter:
 
 @pytest.fixture(params=["here", "service"])
 def critic(request: pytest.FixtureRequest, engine: Painter, tmp_path: Path) -> Iterator[Critic]:
-    model = str(tmp_path) if request.param == "here" else request.getfixturevalue("service").url
-    with Critic.load(model, contract="tiny") as critic:
+    if request.param == "here":
+        opened = Critic.load(tmp_path, contract="tiny")
+    else:
+        opened = Critic.load(request.getfixturevalue("service").url)
+    with opened as critic:
         yield critic
 
 
@@ -148,7 +151,7 @@ def test_a_table_has_its_own_ids(critic: Critic, table: pd.DataFrame, tmp_path: 
         ("red-60", None),
         ("red-120", 3.0),
     ]
-    assert "gone.png can't be read: No such file" in results[1].detail
+    assert "gone.png" in results[1].detail and "No such file" in results[1].detail
 
 
 def test_a_table_without_a_column_is_named_with_it(critic: Critic, table: pd.DataFrame, tmp_path: Path) -> None:
@@ -157,9 +160,29 @@ def test_a_table_without_a_column_is_named_with_it(critic: Critic, table: pd.Dat
 
 
 def test_a_long_table_is_scored_in_parts(engine: Painter, tmp_path: Path) -> None:
-    with Critic.load(tmp_path, contract="tiny") as critic:
-        assert len(critic.score_many([(red(0), red(60), MAKE_IT)] * 600)) == 600
-    assert engine.calls == [256, 256, 88]
+    with Critic.load(tmp_path, contract="tiny", batch_size=8) as critic:
+        assert len(critic.score_many([(red(0), red(60), MAKE_IT)] * 80)) == 80
+    assert engine.calls == [32, 32, 16]
+
+
+def test_a_frame_may_hold_pictures_and_lack_ids(critic: Critic, table: pd.DataFrame) -> None:
+    frame = table.assign(
+        edited=[red(60), Path(table["edited"][1]), red(120)], id=pd.array(["a", None, "c"], "string")
+    )
+    results = critic.score_many(frame)
+    assert [(result.id, result.score) for result in results] == [("a", 2.0), ("00001", 2.0), ("c", 3.0)]
+
+
+@pytest.mark.parametrize("instruction", [None, float("nan"), 3])
+def test_an_instruction_that_is_not_text_costs_its_own_row_alone(critic: Critic, instruction: Any) -> None:
+    bad, good = critic.score_many([(red(0), red(60), instruction), (red(0), red(60), MAKE_IT)])
+    assert (bad.score, bad.status) == (None, "bad_input") and "is not text" in bad.detail
+    assert good.score == 2.0
+
+
+def test_a_path_that_no_system_can_have_costs_its_own_row_alone(critic: Critic) -> None:
+    bad, good = critic.score_many([("a\0b", red(60), MAKE_IT), (red(0), red(60), MAKE_IT)])
+    assert (bad.status, good.score) == ("bad_input", 2.0)
 
 
 # --- which critic
@@ -205,11 +228,33 @@ def test_a_model_that_is_not_there_says_so(tmp_path: Path) -> None:
         Critic.load("models/grpo")
 
 
-def test_a_service_judges_no_picture_without_a_source(service: Any) -> None:
+def test_a_picture_without_a_source_is_refused_where_it_cannot_be_judged(critic: Critic) -> None:
+    result = critic.score(None, red(60), "a red square")
+    assert (result.score, result.status) == (None, "bad_input")
+    assert "source" in result.detail
+
+
+def test_what_a_service_has_of_its_own_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match="has its own engine and max_tokens: leave it out"):
+        Critic.load("http://127.0.0.1:3000", engine="vllm", max_tokens=80)
+
+
+def test_a_key_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(ValueError, match="the environment variable MY_KEY is not set or empty"):
+        Critic.load("http://127.0.0.1:3000", key_variable="MY_KEY")
+
+
+def test_a_closed_critic_says_so(engine: Painter, tmp_path: Path) -> None:
+    critic = Critic.load(tmp_path, contract="tiny")
+    critic.close()
+    critic.close()
+    with pytest.raises(RuntimeError, match="this critic is closed: load it again"):
+        critic.score(red(0), red(60), MAKE_IT)
+
+
+def test_a_service_says_its_notice_once(service: Any, caplog: pytest.LogCaptureFixture) -> None:
     with Critic.load(service.url) as critic:
-        result = critic.score(None, red(60), "a red square")
-    assert (result.score, result.status, result.detail) == (
-        None,
-        "bad_input",
-        "the service needs a source picture",
-    )
+        for _ in range(3):
+            critic.score(red(0), red(60), MAKE_IT)
+    assert caplog.text.count("drawn shapes alone") == 1

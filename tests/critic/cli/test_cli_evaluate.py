@@ -330,7 +330,8 @@ def test_rank_draws_what_it_says(run: Run, folder: Path) -> None:
     assert result.exit_code == 0, result.output
     page = (folder / "page.html").read_text()
     assert page.count("<svg") == 3 and "Wins" in page
-    assert re.findall(r"\d+%", page), "the matrix says how often"
+    wins = [int(share) for share in re.findall(r">(\d+)%</text>", page)]
+    assert len(wins) == 2 and sum(wins) <= 100 and max(wins) > 50, "elm over oak, and oak over elm"
 
 
 def test_compare_takes_the_names_of_the_files(run: Run) -> None:

@@ -1,5 +1,6 @@
 """Seeds are quoted only beside the training that they are about."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -40,18 +41,27 @@ def measured(grpo: float) -> dict[str, dict[str, Estimate]]:
 
 
 def test_the_seeds_of_a_training_are_those_with_its_own_figures(file: Path) -> None:
-    assert read_seeds(file, 7, measured(0.72)) == SEEDS
+    assert read_seeds(file) == SEEDS
+    assert SEEDS.are_of(7, measured(0.72))
 
 
-def test_another_training_has_no_seeds(file: Path) -> None:
-    assert read_seeds(file, 7, measured(0.73)) is None
-    assert read_seeds(file, 10, measured(0.72)) is None
+def test_another_training_has_no_seeds() -> None:
+    assert not SEEDS.are_of(7, measured(0.73))
+    assert not SEEDS.are_of(10, measured(0.72))
+
+
+def test_a_figure_that_is_not_defined_survives_the_file(file: Path) -> None:
+    gain = Gain(value=0.1, low=math.nan, high=math.nan)
+    without = SEEDS.runs[0].model_copy(update={"gains": {title: dict.fromkeys(METRICS, gain) for title in GAINS}})
+    file.write_text(Seeds(runs=[without], epochs=0.5, rate=1e-4).model_dump_json())
+    (read,) = read_seeds(file).runs
+    assert math.isnan(read.gains["grpo over sft"]["mae"].low)
 
 
 def test_a_file_of_another_form_is_refused(file: Path) -> None:
     file.write_text('{"runs": [{"seed": 7}]}')
     with pytest.raises(ValidationError, match="models"):
-        read_seeds(file, 7, measured(0.72))
+        read_seeds(file)
 
 
 def test_a_figure_over_the_seeds_is_its_median_lowest_and_highest() -> None:
