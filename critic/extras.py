@@ -7,7 +7,11 @@ with needs("score", "`critic score`"):
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_OWN = {"vllm": "'edit-critic[cpu]', or 'edit-critic[gpu]' for a GPU", "ray": "'edit-critic[ray]'"}
+_OWN = {
+    "vllm": "'edit-critic[gpu]', or without a GPU 'edit-critic[cpu]' --extra-index-url "
+    "https://download.pytorch.org/whl/cpu",
+    "ray": "'edit-critic[ray]'",
+}
 """What to install for a package that isn't in the extra of the work that can use it."""
 
 

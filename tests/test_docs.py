@@ -61,14 +61,19 @@ def test_a_tutorial_does_what_it_shows(page: Path, clone: Path) -> None:
             elif language in ("bash", "python"):
                 command = ["bash", "-euo", "pipefail"] if language == "bash" else [sys.executable]
                 done = subprocess.run(
-                    [*command, "-c", text], cwd=clone, env=environment, capture_output=True, text=True
+                    [*command, "-c", text],
+                    cwd=clone,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=3600,
                 )
                 assert done.returncode == 0, done.stderr
                 printed = done.stdout
     finally:
-        if (clone / "serve.pid").exists():
+        for started in clone.glob("*.pid"):
             with suppress(ProcessLookupError):
-                os.kill(int((clone / "serve.pid").read_text()), signal.SIGTERM)
+                os.kill(int(started.read_text()), signal.SIGTERM)
 
 
 def test_each_page_is_in_the_menu_and_each_tutorial_shows_what_it_prints() -> None:
@@ -86,6 +91,8 @@ def test_each_page_is_in_the_menu_and_each_tutorial_shows_what_it_prints() -> No
     assert sorted(nav) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
     for page in TUTORIALS:
         assert "text" in [language for language, _ in BLOCK.findall(page.read_text())]
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        assert not {"OUTPUT", "RESULTS"} & {*page.read_text().splitlines()}, f"{page.name} lacks what is printed"
 
 
 @pytest.mark.slow

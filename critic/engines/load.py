@@ -46,8 +46,8 @@ def folder_of(model: str) -> Path | None:
         return Path(model)
     if _ADDRESS.match(model):
         raise CheckpointError(
-            f"{model} is the address of a server, not a folder or a name on the hub: add --engine http, which "
-            "`critic score` has"
+            f"{model} is the address of a server, not a folder or a name on the hub: begin it with http://, and "
+            "with `critic score` add --engine http"
         )
     on_hub = _HUB_NAME.fullmatch(model)
     if on_hub and on_hub["owner"] != _MADE_BY_PIPELINE and not Path(model).exists():

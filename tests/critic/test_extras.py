@@ -135,7 +135,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
         import nothing_at_all  # noqa: F401
 
 
-@pytest.mark.parametrize(("package", "fix"), [("vllm", "'edit-critic[cpu]'"), ("ray", "'edit-critic[ray]'")])
+@pytest.mark.parametrize(("package", "fix"), [("vllm", "'edit-critic[gpu]'"), ("ray", "'edit-critic[ray]'")])
 def test_an_engine_is_an_extra_of_its_own(package: str, fix: str) -> None:
     with pytest.raises(MissingExtra) as raised, needs("score", "This"):
         raise ModuleNotFoundError(name=f"{package}.engine")

@@ -152,6 +152,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     assert not list((broken / "runs").iterdir())
 
 
+@pytest.mark.nightly
 def test_two_processes_under_zero_3_learn_what_one_does(tmp_path: Path) -> None:
     """Real DeepSpeed on two CPU processes: the same losses, and a gathered checkpoint that both engines load."""
     one = make_project(tmp_path / "one")

@@ -260,7 +260,8 @@ def test_a_model_without_a_contract_is_told_from_one_that_cant_be_found(
         ("models/grpo", "there is no folder models/grpo: run `make repro`"),
         (
             "http://127.0.0.1:8000/v1",
-            "is the address of a server, not a folder or a name on the hub: add --engine http",
+            "is the address of a server, not a folder or a name on the hub: begin it with http://, and with "
+            "`critic score` add --engine http",
         ),
     ],
 )

@@ -58,5 +58,5 @@ def test_before_the_first_run_it_is_named(model: str) -> None:
     ],
 )
 def test_an_address_needs_the_engine_http(model: str) -> None:
-    with pytest.raises(CheckpointError, match=r"is the address of a server, .*: add --engine http"):
+    with pytest.raises(CheckpointError, match=r"is the address of a server, .*: begin it with http://"):
         folder_of(model)
