@@ -48,6 +48,7 @@ def test_a_tutorial_does_what_it_shows(page: Path, clone: Path) -> None:
         "VENV": sys.prefix,
         "MAKEFLAGS": f"--old-file={sys.prefix}/.ready-cpu",  # the packages are there
         "BENTOML_PORT": port,
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
         "BENTOML_HOME": str(clone / "runs/bentoml"),
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
@@ -71,7 +72,7 @@ def test_a_tutorial_does_what_it_shows(page: Path, clone: Path) -> None:
                 assert done.returncode == 0, done.stderr
                 printed = done.stdout
     finally:
-        for started in clone.glob("*.pid"):
+        for started in [*clone.glob("*.pid"), *clone.glob("runs/*.pid")]:
             with suppress(ProcessLookupError):
                 os.kill(int(started.read_text()), signal.SIGTERM)
 

@@ -237,6 +237,7 @@ print("REDUCED", engine.communication_data_type)
 """
 
 
+@pytest.mark.nightly  # DeepSpeed compiles its communication first
 @pytest.mark.slow
 def test_deepspeed_sums_gradients_in_float32(tmp_path: Path) -> None:
     (tmp_path / "sums.py").write_text(SUMS)
