@@ -86,7 +86,7 @@ class Flows:
             "PYTHONPATH": str(self.folder),
             "PREFECT_API_URL": url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",  # instead of 10, between looks for new runs
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # instead of 60, between looks for new schedules
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # of 60: looks for schedules
             "BENTOML_HOME": str(folder / "bentoml"),
             "CRITIC_FEEDBACK_URL": self.store,
             "CRITIC_KEEP_IMAGES": str(self.kept),
