@@ -7,6 +7,7 @@
 See docs/serve.md. `critic package` builds a Bento, and bentofile.yaml lists its files.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from math import ceil
@@ -81,6 +82,7 @@ def find_critic() -> tuple[str, str]:
     return str(stored.path), str(stored.tag)
 
 
+logging.getLogger("critic").setLevel(logging.INFO)  # BentoML prints it: when vLLM is ready, and so on
 built = bentoml.use_arguments(BuildArguments)
 settings = read_settings(built.model_extra or {})
 _MODEL = BentoModel(built.critic)
