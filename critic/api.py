@@ -67,7 +67,7 @@ class Critic:
         contract: str | None = None,
         revision: str | None = None,
         max_tokens: int | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         key_variable: str | None = None,
     ) -> Self:
         """Load a critic, or connect to one.
@@ -82,12 +82,12 @@ class Critic:
                 or repository. An OpenAI-compatible server has none.
             revision: commit, branch or tag of a name on the hub.
             max_tokens: tokens of a response, reasoning included; None for 1024.
-            batch_size: edits at a time.
+            batch_size: edits at a time; None for 64. The client of a service has its own.
             key_variable: the environment variable with the key of a server. None: no key, and for a service that
                 of CRITIC_API_KEY if it is set.
 
         Raises:
-            ValueError: a service has an engine, a contract and limits of its own, so they can't be chosen; or the
+            ValueError: a service has an engine, a contract and limits of its own, so none can be chosen; or the
                 variable of the key isn't set.
             critic.checkpoints.CheckpointError: there is no such model, or it can't be loaded.
             critic.engines.http.ServerError: the server can't be used.
@@ -98,13 +98,13 @@ class Critic:
         if key_variable is not None and not os.environ.get(key_variable):
             raise ValueError(f"the environment variable {key_variable} is not set or empty: set it to the key")
         if _SERVER.match(name) and not _OPENAI.search(name):
-            given = {"engine": engine, "dtype": dtype, "contract": contract, "revision": revision}
-            own = [of for of, value in (given | {"max_tokens": max_tokens}).items() if value is not None]
+            given: dict[str, Any] = {"engine": engine, "dtype": dtype, "contract": contract, "revision": revision}
+            given |= {"max_tokens": max_tokens, "batch_size": batch_size}
+            own = [of for of, value in given.items() if value is not None]
             if own:
                 raise ValueError(f"the service at {name} has its own {' and '.join(own)}: leave it out here")
             key = None if key_variable is None else os.environ[key_variable]
-            service = client.Critic(name, api_key=key, batch_size=min(batch_size, 8))
-            return cls(_Service(name, service), f"{name}, a service")
+            return cls(_Service(name, client.Critic(name, api_key=key)), f"{name}, a service")
         with needs("score", "Critic.load, to score in this process,"):
             from critic.engines.load import contract_of, default_dtype, default_engine, open_engine
             from critic.prompts import ContractError, load_contract
@@ -118,16 +118,18 @@ class Critic:
             chosen, kind = contract_of(name, contract, revision), engine or default_engine()
             dtype = dtype or default_dtype()
             how = f"{kind} in {dtype}"
-        opened = open_engine(
-            kind,
-            name,
-            chosen,
-            max_tokens=max_tokens or 1024,
-            revision=revision,
-            dtype=dtype,
-            batch_size=batch_size,
-            key_variable=key_variable,
-        )
+        batch_size = batch_size or 64
+        with needs("score", f"the engine {kind}"):
+            opened = open_engine(
+                kind,
+                name,
+                chosen,
+                max_tokens=max_tokens or 1024,
+                revision=revision,
+                dtype=dtype,
+                batch_size=batch_size,
+                key_variable=key_variable,
+            )
         critic = cls(
             _Here(opened, chosen, _BATCHES_AT_ONCE * batch_size),
             f"{name}, {how}, contract {chosen.name} version {chosen.version}",

@@ -1,27 +1,17 @@
 """The critic that comes with the repository is the one of the pipeline's record, and works at once."""
 
 import json
-from hashlib import md5
 from pathlib import Path
 
 import pytest
 import yaml
 
 from critic import Critic
+from critic.service.packaging import dvc_hash
 
 ROOT = Path(__file__).parents[1]
 CRITIC = ROOT / "assets/tiny-critic"
 EXAMPLES = ROOT / "critic/service/web/examples"
-
-
-def dvc_hash(folder: Path) -> str:
-    """The hash of a folder in dvc.lock: that of a list of its files and their hashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    tree = [
-        {"md5": md5(path.read_bytes()).hexdigest(), "relpath": path.relative_to(folder).as_posix()}
-        for path in files
-    ]
-    return md5(json.dumps(tree, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def test_it_is_the_critic_of_the_record() -> None:

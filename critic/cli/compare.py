@@ -106,7 +106,8 @@ def command(
     unknown = unknown_leak(truth, "source images" if found["in_points"] else "prompts")
     if html_file:
         about = f"{len(opinions):,} edits of {truth.name}"
-        write_text(html_file, draw(found, unknown or (split.note(about) if split else about)))
+        about = f"{split.note(about) if split else about}. {unknown}".strip()
+        write_text(html_file, draw(found, about))
     if unknown:
         out.print(f"{unknown}\n")
     show(found, split, out)

@@ -16,6 +16,7 @@ from critic import Critic
 from critic.checkpoints import CheckpointError
 from critic.engines import load
 from critic.engines.base import GREEDY, Completion, Request, Sampling
+from critic.extras import MissingExtra
 from critic.prompts import ContractError
 from critic.results import Result
 from critic.tables import TableError
@@ -235,8 +236,19 @@ def test_a_picture_without_a_source_is_refused_where_it_cannot_be_judged(critic:
 
 
 def test_what_a_service_has_of_its_own_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match="has its own engine and max_tokens: leave it out"):
-        Critic.load("http://127.0.0.1:3000", engine="vllm", max_tokens=80)
+    with pytest.raises(ValueError, match="has its own engine and max_tokens and batch_size: leave it out"):
+        Critic.load("http://127.0.0.1:3000", engine="vllm", max_tokens=80, batch_size=16)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError(name="vllm")
+
+    monkeypatch.setattr(load, "open_engine", missing)
+    with pytest.raises(MissingExtra, match=r"^the engine vllm needs vllm: pip install 'edit-critic\[gpu\]'"):
+        Critic.load(tmp_path, contract="tiny", engine="vllm")
 
 
 def test_a_key_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

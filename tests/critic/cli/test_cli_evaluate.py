@@ -320,6 +320,7 @@ def test_compare_draws_what_it_says(run: Run, folder: Path) -> None:
     assert result.exit_code == 0, result.output
     page = (folder / "page.html").read_text()
     assert page.count("<svg") == 3 and "Closer to the MOS" in page and "main score" in page
+    assert "edits of study.csv. It isn&#39;t known whether study.csv shares source images" in page
     assert "<script" not in page and "&lt;script" in page
     for id in re.findall(r'id="([^"]+)"', page):
         assert page.count(f'id="{id}"') == 1
