@@ -1,14 +1,15 @@
-"""Make the tiny base: a Qwen2.5-VL of 3 M parameters, pretrained on perception and never on scores.
+"""Make a tiny base: a Qwen2.5-VL or Qwen3-VL of 3 M parameters, pretrained on perception and never on scores.
 
-It plays the part that Qwen2.5-VL-7B-Instruct plays in the full profile. On scenes made as it goes, its vision
+It plays the part that the models of the hub play in the other profiles. On scenes made as it goes, its vision
 tower first learns what lies on each patch of a picture; then the whole model learns to name things, colours,
 places, backgrounds and damage, to say what differs between two pictures, and to repeat sentences (so that it can
 write the words and numbers of a critique; those that it repeats have nothing to do with the pictures).
 
-    python assets/tiny-base/pretrain.py        # about two hours on 2 CPU cores
-    python assets/tiny-base/pretrain.py        # killed? the same command goes on from there
+    python assets/tiny-base/pretrain.py                       # about two hours on 2 CPU cores
+    python assets/tiny-base/pretrain.py                       # killed? the same command goes on from there
+    python assets/tiny-base/pretrain.py --family qwen3_vl     # assets/tiny-base-qwen3-vl
 
-State is kept in runs/tiny-base; the checkpoint is written beside this file at the end, and at every --save.
+State is kept in runs/tiny-base; the checkpoint is written to the family's folder at the end, and at every --save.
 """
 
 import argparse
@@ -32,20 +33,32 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from critic.data.minibench.editors import DAMAGES, Editor, Outcome, carry_out, damage, random_request
 from critic.data.minibench.scenes import COLOURS, PHOTOS, SHAPES, Scene, random_scene, render
 from critic.data.rationale_templates import word, write_rationale
+from critic.vision_tower import multiply_patches, pack_windows
 
-HERE = Path(__file__).parent
-STATE = Path("runs/tiny-base/state.pt")
+FOLDERS = {"qwen2_5_vl": Path(__file__).parent, "qwen3_vl": Path(__file__).parent.parent / "tiny-base-qwen3-vl"}
+STATES = Path("runs/tiny-base")
 SIDE = 112
+"""Pixels of minibench's pictures. A Qwen3-VL's are enlarged to 128: 4 x 4 merged patches in both families."""
+CELLS = 4
+"""Merged patches in a row of a picture."""
+Model = Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration
+Processor = Qwen2_5_VLProcessor | Qwen3VLProcessor
 SPECIAL_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+"""Qwen3-VL's normalisation of pixels."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<|vision_start|><|image_pad|>"
@@ -59,7 +72,7 @@ SPLIT = (
 )
 
 
-SIGHTS = (1 + len(SHAPES), 1 + len(COLOURS), SIDE // 28, SIDE // 28, len(PHOTOS), 1 + len(DAMAGES), 5)
+SIGHTS = (1 + len(SHAPES), 1 + len(COLOURS), CELLS, CELLS, len(PHOTOS), 1 + len(DAMAGES), 5)
 """Classes of what the vision tower tells of a patch: shape, colour, row, column, photo, damage, its severity."""
 CHANGES = (1 + len(SHAPES), 1 + len(COLOURS), 5)
 """Classes of what the language model tells of a patch of the second picture: shape and colour of what was there
@@ -132,9 +145,8 @@ def example(rng: np.random.Generator) -> Lesson:
 
 def change_labels(before: Image.Image, after: Image.Image) -> np.ndarray:
     """How much each merged patch changed, row by row: 0 (not at all) to 4 (beyond recognition). [16]"""
-    cells = SIDE // 28
     difference = np.abs(np.asarray(before, np.float32) - np.asarray(after, np.float32)) / 255
-    means = difference.reshape(cells, 28, cells, 28, 3).mean((1, 3, 4))
+    means = difference.reshape(CELLS, SIDE // CELLS, CELLS, SIDE // CELLS, 3).mean((1, 3, 4))
     return np.digitize(means.reshape(-1), [0.008, 0.04, 0.1, 0.2])
 
 
@@ -147,17 +159,16 @@ def a_sentence(rng: np.random.Generator) -> str:
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """What lies on each merged patch of 28 x 28 pixels, row by row: shape and colour, 0 for nothing. [16, 2]"""
-    cells = SIDE // 28
-    labels = np.zeros((cells, cells, 2), np.int64)
-    edges = np.arange(cells + 1) / cells
+    """What lies on each merged patch, row by row: shape and colour, 0 for nothing. [16, 2]"""
+    labels = np.zeros((CELLS, CELLS, 2), np.int64)
+    edges = np.arange(CELLS + 1) / CELLS
     for thing in scene.things:
         low, high = (
             np.array([thing.y, thing.x]) - thing.size / 2,
             np.array([thing.y, thing.x]) + thing.size / 2,
         )
         rows, columns = (
-            np.clip(np.minimum(high[k], edges[1:]) - np.maximum(low[k], edges[:-1]), 0, None) * cells
+            np.clip(np.minimum(high[k], edges[1:]) - np.maximum(low[k], edges[:-1]), 0, None) * CELLS
             for k in (0, 1)
         )
         covered = np.outer(rows, columns) > 0.25
@@ -172,7 +183,7 @@ def sight(rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
     severity = float(rng.uniform(0.2, 1)) if kind else 0.0
     picture = damage(render(scene, SIDE), kind, severity, rng)
     what = patch_labels(scene)
-    row, column = np.divmod(np.arange(len(what)), SIDE // 28)
+    row, column = np.divmod(np.arange(len(what)), CELLS)
     whole = [
         list(PHOTOS).index(scene.backdrop.photo),
         0 if kind is None else 1 + DAMAGES.index(kind),
@@ -223,18 +234,23 @@ def train_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFas
     )
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
-    limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
+def make_processor(tokenizer: PreTrainedTokenizerFast, family: str) -> Processor:
     tokenizer.image_token, tokenizer.video_token = "<|image_pad|>", "<|video_pad|>"
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**limits),
+    kind, patch, video = {
+        "qwen2_5_vl": (Qwen2_5_VLProcessor, {"patch_size": 14}, Qwen2VLVideoProcessor),
+        "qwen3_vl": (Qwen3VLProcessor, {"patch_size": 16, **HALVES}, Qwen3VLVideoProcessor),
+    }[family]
+    unit = 2 * patch["patch_size"]
+    limits = {"min_pixels": 4 * unit**2, "max_pixels": 64 * unit**2}
+    return kind(
+        image_processor=Qwen2VLImageProcessor(**limits, **patch),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**limits),
+        video_processor=video(**limits),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+def make_model(tokenizer: PreTrainedTokenizerFast, family: str) -> Model:
     def token(text: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(text))
 
@@ -247,28 +263,34 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGe
     }  # fmt: skip
     vision = {
         "depth": 4, "hidden_size": 128, "intermediate_size": 384, "num_heads": 4, "out_hidden_size": 192,
-        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
-        "fullatt_block_indexes": [1, 3], "tokens_per_second": 2,
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
     }  # fmt: skip
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    tokens = {
+        "image_token_id": token("<|image_pad|>"), "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"), "vision_end_token_id": token("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    model: Model
+    if family == "qwen2_5_vl":
+        vision |= {
+            "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1, 3], "tokens_per_second": 2,
+        }  # fmt: skip
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
+        )
+    else:
+        # Interleaved sections: height and width have every third of the 16 frequencies, time the other six.
+        rope = {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
+        text |= {"head_dim": 32, "rope_parameters": text["rope_parameters"] | rope}
+        vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 2]}
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **tokens))
     model.generation_config.eos_token_id = [token("<|im_end|>"), token("<|endoftext|>")]
     model.generation_config.pad_token_id = token("<|endoftext|>")
     return model
 
 
 @torch.no_grad()
-def start_from_patches(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, seed: int
-) -> None:
+def start_from_patches(model: Model, processor: Processor, seed: int) -> None:
     """Set the patch embedding to the leading principal components of picture patches, whitened."""
     rng = np.random.default_rng(seed)
     images = [picture for _ in range(150) for picture in example(rng).pictures]
@@ -286,7 +308,7 @@ def start_from_patches(
 class Lessons(IterableDataset):
     """Batches from step `start` on: sights first, then lessons; the same step always holds the same batch."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, start: int, args: argparse.Namespace):
+    def __init__(self, processor: Processor, start: int, args: argparse.Namespace):
         self.processor, self.start, self.args = processor, start, args
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -316,7 +338,7 @@ class Lessons(IterableDataset):
 
 
 def collate(
-    processor: Qwen2_5_VLProcessor, pictures: list[list[Image.Image]], prompts: list[str], answers: list[str]
+    processor: Processor, pictures: list[list[Image.Image]], prompts: list[str], answers: list[str]
 ) -> dict[str, torch.Tensor]:
     """Right-padded ids, and labels on the answers only."""
     tokenizer = processor.tokenizer
@@ -340,7 +362,7 @@ class Pupil(nn.Module):
     up the same place in the first.
     """
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration):
+    def __init__(self, model: Model):
         super().__init__()
         width = model.config.text_config.hidden_size
         self.model = model
@@ -385,19 +407,20 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     return float(args.lr * min(1.0, (step + 1) / 100) * (1 - 0.9 * decay))
 
 
-def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, log: dict) -> None:
+def save(model: Model, processor: Processor, log: dict, folder: Path) -> None:
     """Write the checkpoint in bfloat16, which halves it; training goes on in float32."""
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-    model.save_pretrained(HERE, state_dict=weights)
-    config = json.loads((HERE / "config.json").read_text())
+    model.save_pretrained(folder, state_dict=weights)
+    config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "bfloat16"
-    (HERE / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    processor.save_pretrained(HERE)
-    (HERE / "pretraining.json").write_text(json.dumps(log, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    processor.save_pretrained(folder)
+    (folder / "pretraining.json").write_text(json.dumps(log, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--family", choices=[*FOLDERS], default="qwen2_5_vl")
     parser.add_argument("--sight-steps", type=int, default=1000, help="of the vision tower alone")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[4500, 3500], help="of the whole model, in each round"
@@ -410,14 +433,17 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     tokenizer = train_tokenizer(args.seed)
-    processor = make_processor(tokenizer)
-    model = make_model(tokenizer)
+    processor = make_processor(tokenizer, args.family)
+    model = make_model(tokenizer, args.family)
+    multiply_patches(model)
+    pack_windows(model)
     start_from_patches(model, processor, args.seed)
     pupil = Pupil(model).train()
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
     start, losses = 0, []
-    if STATE.exists():
-        state = torch.load(STATE, weights_only=True)
+    kept = STATES / f"{args.family}.pt"
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
         pupil.load_state_dict(state["pupil"])
         optimizer.load_state_dict(state["optimizer"])
         start, losses = state["step"], state["losses"]
@@ -444,11 +470,12 @@ def main() -> None:
             print(f"step {done}/{steps} {means} {pace:.2f} s a step", flush=True)
             recent = []
         if done % args.save == 0 or done == steps:
-            STATE.parent.mkdir(parents=True, exist_ok=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
             state = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            torch.save({**state, "losses": losses}, STATE.with_suffix(".tmp"))
-            STATE.with_suffix(".tmp").replace(STATE)
-            save(model, processor, {"arguments": vars(args), "parameters": parameters, "losses": losses})
+            torch.save({**state, "losses": losses}, kept.with_suffix(".tmp"))
+            kept.with_suffix(".tmp").replace(kept)
+            log = {"arguments": vars(args), "parameters": parameters, "losses": losses}
+            save(model, processor, log, FOLDERS[args.family])
 
 
 if __name__ == "__main__":
