@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from peft import inject_adapter_in_model
 from PIL import Image
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
 from critic import params
@@ -99,17 +99,21 @@ def column(profile: str, training: str, side: int) -> list[float | None]:
 
 
 @cache
+def of_7b() -> PreTrainedModel:
+    """The 7B without memory."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config_of("7b"))
+
+
 def sizes() -> dict[str, torch.Size]:
     """The shape of each weight of the 7B, by its module's name."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config_of("7b"))
-    return {name.removesuffix(".weight"): weight.shape for name, weight in model.named_parameters()}
+    return {name.removesuffix(".weight"): weight.shape for name, weight in of_7b().named_parameters()}
 
 
 def count(section: params.Training) -> tuple[int, int]:
     """All weights of the 7B, and those that are trained: of adapters, (inputs + outputs) x r for a matrix."""
     everything = sum(shape.numel() for shape in sizes().values())
-    if (lora := adapters(section)) is None:
+    if (lora := adapters(section, of_7b())) is None:
         frozen = "model.visual." if section.freeze_vision else "nothing"
         return everything, sum(s.numel() for name, s in sizes().items() if not name.startswith(frozen))
     adapted = [shape for name, shape in sizes().items() if re.fullmatch(str(lora.target_modules), name)]
@@ -134,8 +138,9 @@ def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, prompt: int,
     else:
         tokens, attention = 64, {"attention_mask": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()}
         text._attn_implementation = "sdpa"
-    model = torch.nn.ModuleDict({"language_model": Qwen2_5_VLDecoderLayer(text, 0).to(torch.bfloat16)})
-    if (lora := adapters(section)) is not None:
+    layer = Qwen2_5_VLDecoderLayer(text, 0).to(torch.bfloat16)
+    model = torch.nn.ModuleDict({"model": torch.nn.ModuleDict({"language_model": layer})})
+    if (lora := adapters(section, of_7b())) is not None:
         inject_adapter_in_model(lora, model)
         for name, weight in model.named_parameters():
             weight.requires_grad_("lora_" in name)
@@ -152,7 +157,7 @@ def layer_bytes(config: Qwen2_5_VLConfig, section: params.Training, prompt: int,
     hidden = torch.zeros(1, tokens, text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     turns = (torch.zeros(1, tokens, text.hidden_size // text.num_attention_heads, dtype=torch.bfloat16),) * 2
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
-        model["language_model"](hidden, position_embeddings=turns, **attention)
+        layer(hidden, position_embeddings=turns, **attention)
     return parts * sum(storage.nbytes() for storage in kept.values()) / tokens
 
 

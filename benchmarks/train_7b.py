@@ -170,7 +170,7 @@ def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights
         "vision": count(visual) - count(visual.merger),
         "merger": count(visual.merger),
     }
-    lora = adapters(section)
+    lora = adapters(section, model)
     adapted = 0 if lora is None else get_peft_model(model, lora).get_nb_trainable_parameters()[0]
     return Weights(**counted, adapters=adapted)
 

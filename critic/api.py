@@ -116,7 +116,7 @@ class Critic:
             kind: Kind = "http"
         else:
             chosen, kind = contract_of(name, contract, revision), engine or default_engine()
-            dtype = dtype or default_dtype()
+            dtype = dtype or default_dtype(kind, name, revision)
             how = f"{kind} in {dtype}"
         batch_size = batch_size or 64
         with needs("score", f"the engine {kind}"):

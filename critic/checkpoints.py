@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from critic.backbones import BackboneError, check_contract, model_class
 from critic.files import replacing_folder
 from critic.params import Model
 from critic.prompts import CONTRACT_FILE, Contract, without_notice
@@ -34,7 +35,8 @@ def load_processor(
     """The checkpoint's processor with the contract's chat template and pixel limits.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it was trained with another contract.
+        CheckpointError: there is no such checkpoint, it was trained with another contract, or the contract isn't
+            one for such a model (`critic.backbones.check_contract`).
     """
     recorded = Path(folder) / CONTRACT_FILE
     text = recorded.read_text(encoding="utf-8") if recorded.exists() else contract.text
@@ -47,6 +49,10 @@ def load_processor(
         processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no checkpoint {folder}: {error}") from error
+    try:
+        check_contract(processor, contract)
+    except BackboneError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     processor.tokenizer.padding_side = "left"  # GRPOTrainer expects this of the processor
     processor.chat_template = contract.chat_template
     processor.tokenizer.chat_template = contract.chat_template
@@ -65,7 +71,7 @@ def load_model(folder: str | os.PathLike[str], model: Model, revision: str | Non
     """
     attention = model.attn_implementation
     try:
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        loaded = model_class(folder, revision).from_pretrained(
             folder,
             revision=revision or "main",
             dtype=getattr(torch, model.dtype),

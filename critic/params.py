@@ -329,7 +329,8 @@ class Grpo(Training):
     Every `eval_steps` steps the critic scores `max_eval_samples` edits of the validation split.
     With `use_vllm`, vLLM generates the rollouts: beside the trainer on its GPUs (`vllm_mode: colocate`), or on the
     server (`trl vllm-serve`) at `vllm_server_base_url`. `vllm_enable_sleep_mode` frees a colocated vLLM's memory
-    during the update. `vllm_importance_sampling_correction` weights the loss by the ratio of the trainer's
+    during the update. `vllm_max_model_length` is the most tokens of a prompt and its completion, null for the
+    model's context. `vllm_importance_sampling_correction` weights the loss by the ratio of the trainer's
     probabilities to vLLM's, limited by `clip_max` as `mode` says.
     """
 
@@ -352,6 +353,7 @@ class Grpo(Training):
     vllm_mode: Literal["colocate", "server"] | None = None
     vllm_gpu_memory_utilization: Fraction | None = None
     vllm_tensor_parallel_size: Count | None = None
+    vllm_max_model_length: Count | None = None
     vllm_enable_sleep_mode: bool | None = None
     vllm_server_base_url: str | None = None
     vllm_importance_sampling_correction: bool
@@ -376,7 +378,8 @@ class Grpo(Training):
 class Evaluate(Section):
     """How the critics are run on the test split and measured. A failed answer counts by `failure_policy`.
 
-    `data_parallel_size` engines score side by side, each on `tensor_parallel_size` GPUs.
+    `data_parallel_size` engines score side by side, each on `tensor_parallel_size` GPUs. `max_model_len` is the
+    most tokens of a prompt and its completion, null for as many as the model's context and the memory allow.
     """
 
     engine: Literal["vllm", "transformers"]
@@ -387,6 +390,7 @@ class Evaluate(Section):
     gpu_memory_utilization: Fraction | None
     tensor_parallel_size: Count
     data_parallel_size: Count
+    max_model_len: Count | None = None
 
 
 class Ratings(Section):

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from jinja2 import TemplateError
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from critic.answers import AXES, sub_scores
 from critic.edits import Edit
@@ -30,9 +30,11 @@ CONTRACTS = Path(__file__).parent / "contracts"
 CONTRACT_FILE = "contract.yaml"
 """The contract of the model or data in a folder."""
 LEARNT = "learnt"
+DEFAULT_UNIT = 28
+"""The pixel unit of contracts that name none: that of Qwen2.5-VL, 2 x 2 patches of 14 pixels."""
 IMAGE_MARK = "<image>"
 """The place of an image in a text: in LLaMA-Factory's SFT sets and in `user_text`."""
-_PATCH = 14
+_THINK = "<think>"
 _NOTICE = re.compile(r"^notice:.*\n?", re.MULTILINE)
 _FIELDS_OF_AXES = ", ".join(f"{{{axis}}}" for axis in AXES)
 _T = TypeVar("_T")
@@ -42,6 +44,7 @@ class _Pixels(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     min: PositiveInt
     max: PositiveInt
+    unit: Annotated[PositiveInt, Field(multiple_of=2)] = DEFAULT_UNIT
 
 
 class _File(BaseModel):
@@ -134,6 +137,7 @@ class Contract:
             prompt: a critic that was trained with one notice works with another, see `without_notice`.
         prefill: the start of the assistant's turn, which the chat template writes.
         min_pixels, max_pixels: limits of each image's area.
+        pixel_unit: each image's sides are multiples of it, the side of the square that one token covers.
         text: the file's content.
     """
 
@@ -151,7 +155,13 @@ class Contract:
     chat_template: str
     min_pixels: int
     max_pixels: int
+    pixel_unit: int
     text: str
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """The limits of each image's area."""
+        return self.min_pixels, self.max_pixels
 
     @property
     def hash(self) -> str:
@@ -207,6 +217,10 @@ class Contract:
         except KeyError:
             return reasoning
 
+    def answer(self, reasoning: str, score: float) -> str:
+        """The assistant's turn of a training sample, which goes on from the prefill; `score` is 1..5."""
+        return f"{self.prefill or _THINK}{reasoning}</think>\n<answer>{score:.2f}</answer>"
+
     def marked_text(self, instruction: str, mode: Mode) -> str:
         """The user's text for an edit, with a mark `<image>` in the place of each image."""
         content = self._content(self.user_text[mode], mode, len(self.images), instruction=instruction)
@@ -251,16 +265,17 @@ class Contract:
         return [{"source": source, "edited": edited}[name] for name in self.images]
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Resize to multiples of 28 pixels within the pixel limits (qwen-vl-utils); a second call changes nothing.
+        """Resize to multiples of `pixel_unit` within the pixel limits (qwen-vl-utils), once: a second call changes
+        nothing.
 
         Raises:
             ContractError: the picture is too thin for the limits.
         """
-        from qwen_vl_utils.vision_process import fetch_image
+        from qwen_vl_utils.vision_process import SPATIAL_MERGE_SIZE, fetch_image
 
         request = {"image": image, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         try:
-            return fetch_image(request, image_patch_size=_PATCH)
+            return fetch_image(request, image_patch_size=self.pixel_unit // SPATIAL_MERGE_SIZE)
         except ValueError as error:
             width, height = image.size
             raise ContractError(
@@ -325,6 +340,7 @@ def parse_contract(text: str, where: str) -> Contract:
         chat_template=file.chat_template,
         min_pixels=file.pixels.min,
         max_pixels=file.pixels.max,
+        pixel_unit=file.pixels.unit,
         text=text,
     )
     if file.notice and not (len(_NOTICE.findall(text)) == 1 and "\n" not in file.notice):

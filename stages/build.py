@@ -148,7 +148,7 @@ def _worded(
             if reasoning:
                 rated = {axis: row[name] for axis, name in axes.items() if name in row and not pd.isna(row[name])}
                 reasoning = contract.with_sub_scores(reasoning, rated)
-            response = f"<think>{reasoning}</think>\n<answer>{row['mos']:.2f}</answer>"
+            response = contract.answer(reasoning, row["mos"])
             yield _sft_sample(row, "reasoning" if reasoning else "direct", response, contract)
 
 
@@ -193,6 +193,11 @@ def rl_samples(table: pd.DataFrame, contract: Contract) -> Iterator[dict[str, An
 
 
 def _sft_sample(row: Mapping[Hashable, Any], mode: Mode, response: str, contract: Contract) -> dict[str, Any]:
+    if not response.startswith(contract.prefill):
+        raise NoRationales(
+            f"the answer of rationale {row['id']} begins with {response[:20]!r}, and prompts of contract "
+            f"{contract.name} end with {contract.prefill!r}, which it must begin with: change the prefill"
+        )
     return {
         "id": row["id"],
         "mode": mode,

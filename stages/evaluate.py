@@ -181,7 +181,8 @@ def engine(checkpoint: str, name: str) -> TransformersEngine | VllmEngine:
     """The engine of `evaluate.engine` with a checkpoint loaded."""
     section, model = params.load(params.Evaluate), params.load(params.Model)
     revision = model.revision if name == "base" else None
-    processor = load_processor(checkpoint, used_contract(), revision)
+    contract = used_contract()
+    processor = load_processor(checkpoint, contract, revision)
     if section.engine == "transformers":
         return TransformersEngine(load_model(checkpoint, model, revision), processor, section.max_tokens)
     return VllmEngine(
@@ -193,6 +194,8 @@ def engine(checkpoint: str, name: str) -> TransformersEngine | VllmEngine:
         revision=revision,
         gpu_memory_utilization=section.gpu_memory_utilization,
         tensor_parallel_size=section.tensor_parallel_size,
+        max_model_len=section.max_model_len,
+        pixels=contract.pixels,
     )
 
 

@@ -18,6 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from critic import params
 from critic.answers import AXES
+from critic.backbones import never_sampled
 from critic.checkpoints import load_processor
 from critic.data.trl_datasets import load_samples
 from critic.prompts import Contract, stage_contract
@@ -27,7 +28,7 @@ from critic.training.collapse import Monitor
 from critic.training.curves import Curves
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.rewards import AxesReward, CriticReward, accuracy, compute_score
-from critic.training.rollout_check import RolloutCheck, never_sampled
+from critic.training.rollout_check import RolloutCheck
 from critic.training.setup import (
     NoLastCheckpoint,
     adapters,
@@ -90,7 +91,7 @@ def make_trainer(
         SharedPromptGRPO if section.share_prompts else GRPOTrainer,
         reward_funcs=rewards,
         args=args,
-        peft_config=adapters(section),
+        peft_config=adapters(section, arguments["model"]),
         **arguments,
     )
 

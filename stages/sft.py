@@ -61,7 +61,7 @@ def main() -> None:
 def make_trainer(section: params.Sft, **arguments: Any) -> SFTTrainer:
     """TRL's trainer with the adapters and the loss of `section`; `arguments` are its other arguments."""
     kind = SharedPictureSFT if section.share_prompts else SFTTrainer
-    trainer = kind(peft_config=adapters(section), **arguments)
+    trainer = kind(peft_config=adapters(section, arguments["model"]), **arguments)
     # Qwen2.5-VL's own loss doesn't accept the number of tokens in the update, but TRL's does. With it, the loss is
     # a mean over them for any number of processes and accumulation steps; without it, a mean of the micro-batches.
     trainer.model_accepts_loss_kwargs = section.token_mean == "update"

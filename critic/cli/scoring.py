@@ -46,7 +46,7 @@ class _Critic:
     ) -> "_Critic":
         if engine["kind"] != "http":
             found = contract_of(engine["model"], contract, engine["revision"])
-            engine["dtype"] = engine["dtype"] or default_dtype()
+            engine["dtype"] = engine["dtype"] or default_dtype(engine["kind"], engine["model"], engine["revision"])
         elif contract is None:
             raise ContractError("a server doesn't give its prompt contract: name it, as --contract ie-critic")
         else:

@@ -23,9 +23,20 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic.answers import parse_critique
+from critic.backbones import BackboneError, pixel_unit
 from critic.data.readers.hub import HubUnreachable, fetch
 from critic.edits import Edit
-from critic.prompts import IMAGE_MARK, MODES, Contract, ContractError, Message, Mode, neutralise, parse_contract
+from critic.prompts import (
+    DEFAULT_UNIT,
+    IMAGE_MARK,
+    MODES,
+    Contract,
+    ContractError,
+    Message,
+    Mode,
+    neutralise,
+    parse_contract,
+)
 
 UPSTREAM_PIXELS = (262144, 1048576)
 """The limits of each picture's area with which IE-Critic-R1 was trained."""
@@ -67,6 +78,7 @@ class Template:
         prefill: `<think>` if the template begins the assistant's turn with it, or "".
         image_token: the placeholder of a picture.
         pixels: the limits of each picture's area in the model's files, or None.
+        pixel_unit: each side of a picture is a multiple of it.
     """
 
     model: str
@@ -74,6 +86,7 @@ class Template:
     prefill: str
     image_token: str
     pixels: tuple[int, int] | None
+    pixel_unit: int
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,11 @@ def read_template(model: str, revision: str | None = None) -> Template:
             conversations=[[{"role": "user", "content": "?"}]], chat_template=template, add_generation_prompt=True
         )
     prefill = _PREFILL if rendered[0].endswith(_PREFILL) else ""
-    return Template(name, template, prefill, image_token, (least, most) if least and most else None)
+    try:
+        unit = pixel_unit(processor)
+    except BackboneError as error:
+        raise LearnError(f"{name}: {error}") from None
+    return Template(name, template, prefill, image_token, (least, most) if least and most else None, unit)
 
 
 def learn(
@@ -169,6 +186,7 @@ def learn(
             )
     middles = [_between(row.text, *around[mode]) for mode in MODES for row in texts[mode]]
     strip = all(middle is None or middle == middle.strip() for middle in middles)
+    limits = dict(zip(("min", "max"), pixels or UPSTREAM_PIXELS, strict=True))
     fields = {
         "name": name,
         "version": 1,
@@ -177,7 +195,7 @@ def learn(
         "user_text": {mode: f"{_escape(b)}{{instruction}}{_escape(a)}" for mode, (b, a) in around.items()},
         **({} if strip else {"strip_instruction": False}),
         "prefill": template.prefill,
-        "pixels": dict(zip(("min", "max"), pixels or UPSTREAM_PIXELS, strict=True)),
+        "pixels": {**limits, **({} if template.pixel_unit == DEFAULT_UNIT else {"unit": template.pixel_unit})},
         "chat_template": template.chat_template,
     }
     head = f"# Learnt from {origin}, with the chat template of {template.model}, by `critic contract learn`.\n"

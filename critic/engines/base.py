@@ -16,11 +16,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from critic.edits import Edit
-from critic.prompts import Contract, Message, Mode
+from critic.prompts import DEFAULT_UNIT, Contract, Message, Mode
 from critic.results import Failure
-
-_TOKEN_SIDE = 28
-"""Side in pixels of the square that one image token covers (Qwen2.5-VL: 2 x 2 patches of 14)."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,14 @@ class Request:
         messages: the conversation that `prompt` renders, for servers that render it themselves. The model
             continues the last message if it is the assistant's.
         seed: for a sampled completion.
+        pixel_unit: side in pixels of the square that one image token covers.
     """
 
     prompt: str
     pictures: list[Image.Image]
     messages: list[Message] = field(default_factory=list)
     seed: int = 0
+    pixel_unit: int = DEFAULT_UNIT
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def request(contract: Contract, item: Edit, mode: Mode = "reasoning", *, seed: i
         ContractError: as `Contract.messages` and `Contract.pictures`.
     """
     messages = contract.messages(item, mode)
-    return Request(contract.render(messages), contract.pictures(item), messages, seed)
+    return Request(contract.render(messages), contract.pictures(item), messages, seed, contract.pixel_unit)
 
 
 def complete_fitting(
@@ -119,7 +118,8 @@ def complete_fitting(
 
 
 def _check_length(request: Request, tokenizer: Any, max_tokens: int, limit: int) -> Failed | None:
-    pictures = [(image.width // _TOKEN_SIDE) * (image.height // _TOKEN_SIDE) for image in request.pictures]
+    unit = request.pixel_unit
+    pictures = [(image.width // unit) * (image.height // unit) for image in request.pictures]
     text = len(tokenizer(request.prompt, add_special_tokens=False)["input_ids"]) - len(pictures)
     if text + sum(pictures) + max_tokens <= limit:
         return None

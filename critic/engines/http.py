@@ -235,18 +235,25 @@ class _Reply(BaseModel):
         [], validation_alias=AliasPath("choices", 0, "logprobs", "content", 0, "top_logprobs")
     )
     prompt_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "prompt_tokens"))
+    reasoning_tokens: int | None = Field(
+        None, validation_alias=AliasPath("usage", "completion_tokens_details", "reasoning_tokens")
+    )
     tokens: int | None = Field(None, validation_alias=AliasPath("usage", "completion_tokens"))
 
 
 def _read(reply: _Reply) -> Completion | Failed:
-    """The completion; the field for reasoning, if a server has one, may hold the answer too."""
+    """The completion; the field for reasoning, if a server has one, may hold the answer too.
+
+    vLLM counts reasoning tokens if it has a reasoning parser, which takes the end of reasoning out of the content,
+    even if there is no reasoning.
+    """
     if reply.finish_reason == "content_filter":
         return Failed(
             Failure.REFUSED, "the server's content filter withheld the answer (finish_reason content_filter)"
         )
     content = reply.message.content or ""
     reasoning = reply.message.reasoning_content or reply.message.reasoning or ""
-    both = reasoning and content.strip()
+    both = (reasoning or reply.reasoning_tokens is not None) and content.strip()
     return Completion(
         text=f"<think>{reasoning}</think>\n{content}" if both else reasoning or content,
         tokens=reply.tokens or 0,

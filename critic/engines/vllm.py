@@ -13,7 +13,9 @@ from typing import Any
 from warnings import catch_warnings
 
 import torch
+from transformers import AutoConfig
 
+from critic.backbones import cpu_settings
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling, complete_fitting
 
 
@@ -39,22 +41,35 @@ class VllmEngine:
         revision: str | None = None,
         gpu_memory_utilization: float | None = None,
         tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        pixels: tuple[int, int] | None = None,
         name: str = "",
     ):
+        """Load the model.
+
+        Args:
+            max_tokens: completion tokens.
+            batch_size: requests at a time.
+            gpu_memory_utilization: share of the GPU's memory, 0..1; None for vLLM's default.
+            tensor_parallel_size: GPUs that share the weights.
+            max_model_len: most tokens of a prompt and its completion; None for as many as the model's context and
+                the memory allow.
+            pixels: limits of a picture's area, in which it isn't resized; None for those in the model's files.
+            name: of the weights.
+        """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # runs the scheduler in this process
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM logs anything
 
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = {"enable_prefix_caching": True}
+        if pixels is not None:
+            given["mm_processor_kwargs"] = {"min_pixels": pixels[0], "max_pixels": pixels[1]}
         if gpu_memory_utilization is not None:
             given["gpu_memory_utilization"] = gpu_memory_utilization
         if not torch.cuda.is_available():
-            # vLLM 0.31 crashes on a CPU when the prompt of a seeded sample is read in two chunks: it resets the
-            # offset of the random generator, which only a GPU's generator has. The prefix cache keeps whole
-            # blocks, of 128 tokens by default; prompts of the tiny critic are shorter.
-            given = {"enable_chunked_prefill": False, "block_size": 32} | given
+            given |= cpu_settings(AutoConfig.from_pretrained(folder, revision=revision or "main"), dtype)
         self.name, self.max_tokens = name, max_tokens
         with catch_warnings(action="ignore", category=FutureWarning):  # from torch, about vLLM's code
             from vllm import LLM
@@ -65,9 +80,11 @@ class VllmEngine:
                 dtype=dtype,
                 seed=seed,
                 max_num_seqs=batch_size,
-                enforce_eager=not torch.cuda.is_available(),
-                enable_prefix_caching=True,
                 limit_mm_per_prompt={"image": 2, "video": 0},
+                max_model_len=max_model_len or -1,
+                mm_processor_kwargs=dict(zip(("min_pixels", "max_pixels"), pixels, strict=True))
+                if pixels
+                else None,
                 tensor_parallel_size=tensor_parallel_size,
                 use_tqdm_on_load=False,
                 **given,

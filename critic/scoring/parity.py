@@ -83,15 +83,18 @@ class Parity:
         return self.same_text >= MIN_SAME_TEXT and self.same_score >= MIN_SAME_SCORE
 
 
-def mixed_sizes(edits: Sequence[Edit]) -> Iterator[Edit]:
-    """The edits, with one picture squeezed in two of three, so that sizes differ within and between edits."""
+def mixed_sizes(edits: Sequence[Edit], least: int) -> Iterator[Edit]:
+    """The edits, with one picture squeezed in two of three, so that sizes differ within and between edits.
+
+    No side is squeezed below `least` pixels.
+    """
     for number, edit in enumerate(edits):
         if number % 3 == 1:
             source, _ = edit.pair
-            yield replace(edit, source=source.resize((max(28, source.width * 2 // 3), source.height)))
+            yield replace(edit, source=source.resize((max(least, source.width * 2 // 3), source.height)))
         elif number % 3 == 2:
             width, height = edit.edited.size
-            yield replace(edit, edited=edit.edited.resize((width, max(28, height * 3 // 4))))
+            yield replace(edit, edited=edit.edited.resize((width, max(least, height * 3 // 4))))
         else:
             yield edit
 
@@ -183,7 +186,7 @@ def compare_engines(
     if not whole:
         raise TableError(f"{pairs} has no edit that can be read: see its rows with `critic score`")
     ids = [edit.id for edit in whole]
-    edits = tqdm(mixed_sizes(whole), desc="reading pictures", unit=" edits", total=len(whole))
+    edits = tqdm(mixed_sizes(whole, contract.pixel_unit), desc="reading pictures", unit=" edits", total=len(whole))
     requests = [request(contract, edit) for edit in edits]
 
     opened = partial(
@@ -216,7 +219,9 @@ def compare_engines(
         against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
     ]
     vllm.close()  # frees its memory for the server
-    with vllm_server(model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE) as address:
+    with vllm_server(
+        model, dtype=dtype, batch_size=batch_size, gpu_memory_utilization=_SHARE, pixels=contract.pixels
+    ) as address:
         by_server = run("vLLM behind HTTP", opened("http", address))
     results.append(against("HTTP against transformers", by_local, by_server))
     return results

@@ -93,11 +93,12 @@ class ScoringQueue:
         command = vllm_command(
             critic,
             ["--uds", str(self._socket), "--served-model-name", "critic"],
-            dtype=settings.dtype or default_dtype(),
+            dtype=settings.dtype or default_dtype("vllm", critic),
             batch_size=settings.concurrency,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
             data_parallel_size=settings.data_parallel_size,
+            pixels=self.contract.pixels,
         )
         self.supervisor = Supervisor(
             [*command, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"],

@@ -26,6 +26,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from critic.backbones import is_recurrent
+
 IGNORED = -100
 """The label of a token without a loss, as in PyTorch's cross_entropy."""
 NAME = "sdpa_of_packs"
@@ -91,9 +93,14 @@ def attend_to_packs(model: PreTrainedModel) -> None:
     """Let the language model of a Qwen VL model use `attend`, which is SDPA for everything that isn't a pack.
 
     Raises:
-        ValueError: the model has another attention than SDPA.
+        ValueError: the model has another attention than SDPA, or recurrent layers.
     """
     config = model.config.get_text_config()
+    if is_recurrent(config):
+        raise ValueError(
+            f"share_prompts: true can't be used with a base that has recurrent layers ({config.model_type}), "
+            "whose state can't go on from a prompt to several completions: set it to false"
+        )
     if config._attn_implementation not in ("sdpa", NAME):
         raise ValueError(
             f"share_prompts: true needs model.attn_implementation: sdpa, not {config._attn_implementation}"

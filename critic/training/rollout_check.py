@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOTrainer
 
 from critic import params
+from critic.backbones import never_sampled
 from critic.prompts import Contract
 from critic.training.rollouts import Rollout, greedy, roll_out
 
@@ -69,7 +70,7 @@ def check_rollouts(
 def _of_two_sizes(images: Sequence[Any], contract: Contract) -> list[Any]:
     """The pictures, the last one resized to about two thirds of its width."""
     *others, last = images
-    return [*others, contract.resize(last.resize((max(28, last.width * 2 // 3), last.height)))]
+    return [*others, contract.resize(last.resize((max(contract.pixel_unit, last.width * 2 // 3), last.height)))]
 
 
 def _compare(
@@ -121,12 +122,6 @@ def _logprob_gaps(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], complet
         extended["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(written)], dim=1)
     with torch.no_grad(), trainer.accelerator.autocast():
         logits = trainer.model_wrapped(**extended).logits[0, -len(completion) - 1 : -1].float()
-    logits[:, list(never_sampled(trainer.processing_class))] = -torch.inf
+    logits[:, never_sampled(trainer.processing_class)] = -torch.inf
     logprobs = logits.log_softmax(dim=-1)
     return logprobs.max(dim=-1).values - logprobs.gather(1, written[0][:, None])[:, 0]
-
-
-def never_sampled(processor: Any) -> list[int]:
-    """The ids of the placeholders of pictures: a completion with one would have no picture for it."""
-    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-    return list(processor.tokenizer.convert_tokens_to_ids(list(names)))

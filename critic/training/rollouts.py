@@ -29,6 +29,8 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
+from critic.backbones import context_length, cpu_settings
+
 _PROCESS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -76,11 +78,10 @@ class PictureVllm(VLLMGeneration):
             "use_tqdm_on_load": False,
         }
         if not torch.cuda.is_available():
-            # As in critic.engines.vllm: no compiler, and no prompt of a seeded sample in two chunks. So the
-            # context must fit in a batch of vLLM, to which TRL gives 4,096 tokens. The prefix cache keeps whole
-            # blocks, of 128 tokens by default; prompts of the tiny critic are shorter.
-            settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
-            self.max_model_length = min(4096, self.model.config.get_text_config().max_position_embeddings)
+            settings |= cpu_settings(self.model.config, settings["dtype"])
+            # A prompt is read whole, so it must fit in a batch of vLLM, to which TRL gives 4,096 tokens.
+            given: int | None = self.max_model_length  # type: ignore[has-type]
+            self.max_model_length = min(4096, given or context_length(self.model.config))
         with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
             super()._init_vllm()
         if self.mode == "colocate":

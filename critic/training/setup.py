@@ -2,7 +2,8 @@
 
 join_processes()
 args = SFTConfig(**common_arguments(launch, seed, run), ...)        # before the model: ZeRO-3 needs it
-trainer = SFTTrainer(load_trainable(model.base, model, section), args=args, peft_config=adapters(section), ...)
+trainable = load_trainable(model.base, model, section)
+trainer = SFTTrainer(trainable, args=args, peft_config=adapters(section, trainable), ...)
 trainer.train(resume_from_checkpoint=last_checkpoint(run))
 save_weights(trainer, run / "final")
 publish(run / "final", model.base, model, processor, contract, Path("models/sft"))
@@ -28,6 +29,7 @@ from transformers import (
 )
 from transformers.integrations import unset_hf_deepspeed_config
 
+from critic.backbones import freeze_vision, lora_targets
 from critic.checkpoints import load_model, save_checkpoint
 from critic.files import move_folder
 from critic.params import Launch, Model, Training
@@ -111,9 +113,6 @@ def load_trainable(
 ) -> PreTrainedModel:
     """Load the model to train, with its vision tower frozen if `freeze_vision` is set.
 
-    No backward pass runs in a frozen tower: its embedding of patches is hidden from `enable_input_require_grads`,
-    which PEFT and TRL call for gradient checkpointing, and which would let the outputs require gradients.
-
     With a `checkpoint` to resume from, its weights are loaded here. `Trainer` (transformers 5.17) would load them
     later, but silently skips those of Qwen2.5-VL, whose names differ between files and modules. It does load
     adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start.
@@ -127,18 +126,17 @@ def load_trainable(
     else:
         trainable = load_model(folder, model, revision)
     if section.freeze_vision:
-        trainable.model.visual.requires_grad_(False)
-        trainable.model.visual.get_input_embeddings = lambda: None
+        freeze_vision(trainable)
     return trainable
 
 
-def adapters(section: Training) -> LoraConfig | None:
+def adapters(section: Training, model: PreTrainedModel) -> LoraConfig | None:
     """LoRA on the linear layers of the language model, or None for full fine-tuning."""
     if section.lora is None:
         return None
     return LoraConfig(
         **section.lora.model_dump(),
-        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        target_modules=lora_targets(model),
         task_type="CAUSAL_LM",
     )
 

@@ -14,6 +14,7 @@ from transformers import TrainerControl, TrainerState
 from trl import GRPOTrainer
 
 from critic import params
+from critic.backbones import never_sampled
 from critic.checkpoints import load_model, load_processor
 from critic.data.minibench import make_table
 from critic.data.trl_datasets import load_samples, write_samples
@@ -23,7 +24,7 @@ from critic.prompts import Contract, load_contract
 from critic.training import best_checkpoint, rollout_check
 from critic.training.best_checkpoint import Validation, main_score
 from critic.training.rewards import CriticReward
-from critic.training.rollout_check import RolloutMismatch, never_sampled
+from critic.training.rollout_check import RolloutMismatch
 from critic.training.rollouts import Rollout, greedy, roll_out
 from critic.training.setup import load_trainable
 from stages.build import rl_samples

@@ -180,7 +180,7 @@ def step(contract: Contract, *, cut: bool) -> tuple[bool, int, dict[str, torch.T
     visual = model.model.visual
     if not cut:
         del visual.get_input_embeddings
-    lora = adapters(frozen)
+    lora = adapters(frozen, model)
     assert lora is not None
     torch.manual_seed(0)
     adapted = get_peft_model(model, lora).train()

@@ -12,13 +12,14 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.generation.vllm_generation import VLLMGeneration
 
 from critic import params
+from critic.backbones import never_sampled
 from critic.checkpoints import load_model, load_processor, save_checkpoint
 from critic.data.minibench import make_table
 from critic.data.trl_datasets import load_samples, write_samples
 from critic.edits import normalise
 from critic.params import Model
 from critic.prompts import load_contract
-from critic.training.rollout_check import RolloutMismatch, check_rollouts, never_sampled
+from critic.training.rollout_check import RolloutMismatch, check_rollouts
 from critic.training.rollouts import Rollout, greedy, make_trainer, roll_out
 from critic.training.setup import load_trainable
 from critic.training.shared_prompts import SharedPromptGRPO
