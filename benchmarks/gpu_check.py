@@ -123,7 +123,7 @@ def _attempt(name: str, package: str, check: Callable[[], dict[str, float | str]
 
 def _logprobs(attention: Any, liger: bool = False) -> torch.Tensor:
     """Log-probabilities [tokens, vocabulary] of an edit under some layers of the 7B in bfloat16."""
-    from train_7b import TINY_BASE, config_of
+    from shapes import TINY, config_of
     from transformers import AutoModelForImageTextToText
 
     from critic.checkpoints import load_model, load_processor, save_checkpoint
@@ -142,7 +142,7 @@ def _logprobs(attention: Any, liger: bool = False) -> torch.Tensor:
         torch.manual_seed(7)
         with torch.device(place):
             made = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-        save_checkpoint(made, load_processor(TINY_BASE, contract), contract, folder)
+        save_checkpoint(made, load_processor(TINY["tiny"], contract), contract, folder)
     edit = next(iter(edits_from_table(normalise(make_table("test", 1, 112, 7), "test"))))
     asked = request(contract, edit)
     inputs = load_processor(folder, contract)(text=[asked.prompt], images=[asked.pictures], return_tensors="pt")
@@ -225,7 +225,7 @@ def _steps(measured: dict[str, Any]) -> dict[str, float | str]:
 
 def parity(given: argparse.Namespace) -> Iterator[Row]:
     """`critic parity` of the tiny base in bfloat16: it chooses its tokens clearly, and random weights don't."""
-    from train_7b import TINY_BASE
+    from shapes import TINY
 
     from critic.data.minibench import make_table
     from critic.edits import TYPES
@@ -234,7 +234,7 @@ def parity(given: argparse.Namespace) -> Iterator[Row]:
 
     pairs = RUN / "pairs.parquet"
     write_parquet(make_table("test", {"7b": 8, "tiny": 1}[given.shape], 112, 7), pairs, TYPES)
-    for result in compare_engines(str(TINY_BASE), "tiny", pairs, "bfloat16", 48, 16, 80, print):
+    for result in compare_engines(TINY["tiny"], "tiny", pairs, "bfloat16", 48, 16, 80, print):
         gaps = [difference.gap for difference in result.differences]
         widest = max((gap for gap in gaps if gap is not None), default=0.0)
         unknown = sum(gap is None for gap in gaps)

@@ -1,10 +1,11 @@
-"""Time training steps of a Qwen2.5-VL of 7B with random weights: tokens a second, MFU, peak memory.
+"""Time training steps of a Qwen2.5-VL of 7B, or another base, with random weights: tokens a second, MFU, memory.
 
     python benchmarks/train_7b.py sft                            # one GPU of 80 GB, LoRA: profile single-gpu
     python benchmarks/train_7b.py grpo
     torchrun --nproc-per-node 8 benchmarks/train_7b.py sft --profile full    # all weights on 8 GPUs: ZeRO-3
     python benchmarks/train_7b.py sft --set model.attn_implementation=flash_attention_2 grpo.share_prompts=false
     python benchmarks/train_7b.py grpo --set grpo.share_prompts=false        # each completion reads its prompt
+    torchrun --nproc-per-node 8 benchmarks/train_7b.py grpo --shape qwen3.5-9b
     python benchmarks/train_7b.py sft --shape tiny               # on any CPU: does it run?
 
 Run it from the top folder of the project, after `make setup LOCK=gpu`, with the environment's Python. It needs no
@@ -41,9 +42,8 @@ from accelerate.utils import gather_object
 from peft import get_peft_model
 from PIL import Image
 from transformers import (
-    AutoConfig,
     AutoModelForImageTextToText,
-    Qwen2_5_VLConfig,
+    PreTrainedConfig,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -61,34 +61,13 @@ from critic.training.rollout_check import RolloutMismatch, check_rollouts
 from critic.training.setup import adapters, join_processes, load_trainable
 from stages import grpo, sft
 
-TINY_BASE = Path("assets/tiny-base")
-RUN = Path("runs/train_7b")
+sys.path.insert(0, str(Path(__file__).parent))
 
-TEXT_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "max_position_embeddings": 128000,
-    "max_window_layers": 28,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "layer_types": None,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}
-VISION_7B = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
-"""The shape in config.json of Qwen/Qwen2.5-VL-7B-Instruct on the hub. The defaults of Qwen2_5_VLConfig are
-others: the 72B's language model and a vision tower of hidden size 3584. A test checks that there are 8,292,166,656
-weights, which are the 16,584,333,312 bytes in the hub's index of the bfloat16 weights."""
+from shapes import SHAPES, TINY, config_of, tiny_base, without_memory
+
+RUN = Path("runs/train_7b")
+PROFILES = {shape: shape.replace(".", "-") for shape in (*SHAPES, *TINY)} | {"7b": "single-gpu"}
+"""The profile of params.yaml for each shape."""
 
 
 class BenchmarkError(ValueError):
@@ -142,17 +121,7 @@ class Flops(NamedTuple):
     vision: float
 
 
-def config_of(shape: str) -> Qwen2_5_VLConfig:
-    """The tiny base's own for "tiny"; for "7b" the 7B's with the tiny tokenizer's special tokens."""
-    fields = AutoConfig.from_pretrained(TINY_BASE).to_dict()
-    if shape == "7b":
-        fields["text_config"] |= TEXT_7B
-        fields["vision_config"] |= VISION_7B
-        fields["tie_word_embeddings"] = False
-    return Qwen2_5_VLConfig(**fields)
-
-
-def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights:
+def count_weights(config: PreTrainedConfig, section: params.Training) -> Weights:
     """Count the weights on a model without memory, because ZeRO-3 shards the trained one.
 
     Call this before the trainer's arguments are made; after that, ZeRO-3 shards every new model.
@@ -161,14 +130,15 @@ def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    language, visual = model.model.language_model, model.model.visual
+    model = without_memory(config)
+    language, visual = model.get_decoder(), model.get_encoder(modality="image")
+    mergers = count(visual.merger) + sum(map(count, getattr(visual, "deepstack_merger_list", [])))
+    looked_up = count(visual.pos_embed) if hasattr(visual, "pos_embed") else 0  # not multiplied
     counted = {
-        "language": count(language) - count(language.embed_tokens),  # looked up, not multiplied
+        "language": count(language) - count(language.embed_tokens),
         "head": count(model.lm_head),
-        "vision": count(visual) - count(visual.merger),
-        "merger": count(visual.merger),
+        "vision": count(visual) - mergers - looked_up,
+        "merger": mergers,
     }
     lora = adapters(section, model)
     adapted = 0 if lora is None else get_peft_model(model, lora).get_nb_trainable_parameters()[0]
@@ -176,13 +146,14 @@ def count_weights(config: Qwen2_5_VLConfig, section: params.Training) -> Weights
 
 
 def forward_flops(
-    config: Qwen2_5_VLConfig, weights: Weights, tokens: float, pairs: float, scored: float, grids: Sequence[Any]
+    config: PreTrainedConfig, weights: Weights, tokens: float, pairs: float, scored: float, grids: Sequence[Any]
 ) -> Flops:
     """A forward pass by PaLM's formula (arXiv 2204.02311, appendix B), for language model and vision tower apart.
 
     With N weights, L layers, H heads of size Q and T tokens that attend to each other, PaLM counts 6N + 12 L H Q T
     per token for forward and backward; forward alone is a third. T includes tokens that the causal mask hides. In
-    the vision tower, T is the picture in some layers and a window in the others, smaller at the edges.
+    the vision tower of a Qwen2.5-VL, T is the picture in some layers and a window in the others, smaller at the
+    edges; elsewhere it is the picture. The state of a recurrent layer isn't counted: 1 % of what its weights are.
 
     Args:
         tokens: that go through the language model.
@@ -191,15 +162,21 @@ def forward_flops(
         grids: time (1), height and width of each picture in patches.
     """
     text, vision = config.text_config, config.vision_config
-    full = len(vision.fullatt_block_indexes)
-    side = vision.window_size // vision.patch_size
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    attending = text.num_hidden_layers - kinds.count("linear_attention")
+    width_of_heads = text.num_attention_heads * (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    )
     patches = sum(height * width for _, height, width in grids)
     whole = sum((height * width) ** 2 for _, height, width in grids)
-    windowed = sum(_squares(height, side) * _squares(width, side) for _, height, width in grids)
+    full, windowed = vision.depth, 0
+    if hasattr(vision, "window_size"):
+        full, side = len(vision.fullatt_block_indexes), vision.window_size // vision.patch_size
+        windowed = sum(_squares(height, side) * _squares(width, side) for _, height, width in grids)
     merged = patches / vision.spatial_merge_size**2
     return Flops(
         weights=2 * (weights.language * tokens + weights.head * scored),
-        attention=4 * text.num_hidden_layers * text.hidden_size * pairs,
+        attention=4 * attending * width_of_heads * pairs,
         adapters=2 * weights.adapters * tokens,
         vision=2 * (weights.vision * patches + weights.merger * merged)
         + 4 * vision.hidden_size * (full * whole + (vision.depth - full) * windowed),
@@ -211,7 +188,7 @@ def _squares(length: int, part: int) -> int:
     return length // part * part**2 + (length % part) ** 2
 
 
-def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, section: params.Training) -> float:
+def update_flops(config: PreTrainedConfig, weights: Weights, batch: Batch, section: params.Training) -> float:
     """Forward and backward over a batch. As in `forward_flops`, pairs that the causal mask hides count.
 
     Backward costs a forward pass for the gradients of the inputs, and another for the gradients of the weights. A
@@ -229,7 +206,7 @@ def update_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, secti
     )
 
 
-def rollout_flops(config: Qwen2_5_VLConfig, weights: Weights, batch: Batch, group: int) -> float:
+def rollout_flops(config: PreTrainedConfig, weights: Weights, batch: Batch, group: int) -> float:
     """Generation of a batch's completions: a pass over each prompt, once per group, and over each completion."""
     lengths = batch.prompts
     *prompts, vision = forward_flops(
@@ -278,7 +255,7 @@ def make_base(shape: str, model: params.Model, contract: Contract, seed: int) ->
         torch.manual_seed(seed)
         with torch.device(state.device):
             made = AutoModelForImageTextToText.from_config(config_of(shape), dtype=getattr(torch, model.dtype))
-        save_checkpoint(made, load_processor(TINY_BASE, contract), contract, folder)
+        save_checkpoint(made, load_processor(tiny_base(shape), contract), contract, folder)
         del made
         torch.cuda.empty_cache()  # vLLM looks at what is free
     state.wait_for_everyone()
@@ -449,7 +426,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             isn't that of `launch`.
         ParamsError: as `load_sections`.
     """
-    sections = load_sections(given.profile or {"7b": "single-gpu", "tiny": "tiny"}[given.shape], given.set)
+    sections = load_sections(given.profile or PROFILES[given.shape], given.set)
     launch, model, seed = sections[params.Launch], sections[params.Model], params.seed()
     peak = peak_flops(given, model.dtype)
     join_processes(launch)
@@ -522,7 +499,7 @@ def check(
 def figures(
     meter: Meter,
     clock: Clock,
-    config: Qwen2_5_VLConfig,
+    config: PreTrainedConfig,
     weights: Weights,
     section: params.Training,
     warmup: int,
@@ -574,8 +551,8 @@ def peak_flops(given: argparse.Namespace, dtype: str) -> float | None:
         BenchmarkError: there is no GPU for the 7B, or TRL doesn't know it.
     """
     if not torch.cuda.is_available():
-        if given.shape == "7b":
-            raise BenchmarkError("there is no GPU here for the 7B: --shape tiny runs on any machine")
+        if given.shape not in TINY:
+            raise BenchmarkError(f"there is no GPU here for the {given.shape}: --shape tiny runs on any machine")
         return None
     name = torch.cuda.get_device_name()
     known = given.peak_tflops * 1e12 if given.peak_tflops else get_peak_flops(name, dtype)
@@ -630,9 +607,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("training", choices=("sft", "grpo"))
     parser.add_argument(
-        "--shape", choices=("7b", "tiny"), default="7b", help="model size (default: 7b); tiny: assets/tiny-base"
+        "--shape", choices=(*SHAPES, *TINY), default="7b", help="model size (default: 7b); tiny: assets/tiny-base"
     )
-    parser.add_argument("--profile", help="profile of params.yaml (default: single-gpu; for --shape tiny: tiny)")
+    parser.add_argument("--profile", help="profile of params.yaml (default: single-gpu for 7b, else the shape's)")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="change values of the profile, such as sft.lora=null sft.use_liger_kernel=false",
@@ -656,8 +633,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--check-rollouts goes with grpo")
     if min(given.steps, given.warmup) < 1:
         parser.error("--steps and --warmup are at least 1")
-    given.completion_tokens = given.completion_tokens or {"7b": 512, "tiny": 48}[given.shape]
-    given.sides = tuple(given.sides or {"7b": (768, 1024), "tiny": (84, 112)}[given.shape])
+    given.completion_tokens = given.completion_tokens or (48 if given.shape in TINY else 512)
+    given.sides = tuple(given.sides or ((84, 112) if given.shape in TINY else (768, 1024)))
     return given
 
 

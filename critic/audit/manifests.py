@@ -277,10 +277,10 @@ def _base(values: dict[str, Any], read: dict[str, Any], deps: list[str], folder:
     if "model" not in read.get("profiles", {}).get(values["profile"], {}):
         return None
     if (folder / model["base"]).exists():
-        if BASE in deps and model["base"] != BASE:
+        if BASE in deps and model["base"] not in deps:
             raise ManifestError(
-                f"the base model {model['base']} is a folder that isn't among the `deps` in dvc.yaml: replace "
-                f"{BASE} there by it, so that DVC notices when it changes"
+                f"the base model {model['base']} is a folder that isn't among the `deps` in dvc.yaml: add it "
+                f"below {BASE}, so that DVC notices when it changes"
             )
         return None
     return model["base"], model["revision"] or "main"

@@ -82,9 +82,6 @@ class VllmEngine:
                 max_num_seqs=batch_size,
                 limit_mm_per_prompt={"image": 2, "video": 0},
                 max_model_len=max_model_len or -1,
-                mm_processor_kwargs=dict(zip(("min_pixels", "max_pixels"), pixels, strict=True))
-                if pixels
-                else None,
                 tensor_parallel_size=tensor_parallel_size,
                 use_tqdm_on_load=False,
                 **given,

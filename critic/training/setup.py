@@ -115,7 +115,8 @@ def load_trainable(
 
     With a `checkpoint` to resume from, its weights are loaded here. `Trainer` (transformers 5.17) would load them
     later, but silently skips those of Qwen2.5-VL, whose names differ between files and modules. It does load
-    adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start.
+    adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start, and
+    `publish` drops it again.
 
     Raises:
         CheckpointError: as `critic.checkpoints.load_model`.
@@ -161,6 +162,8 @@ def publish(
 ) -> None:
     """Write `folder`, a plain checkpoint, from what `save_weights` saved; adapters are merged into `base`.
 
+    The generation settings are those of `base`.
+
     Call it in one process, after the training: ZeRO-3 no longer shards models that are loaded from here on.
     """
     unset_hf_deepspeed_config()
@@ -168,4 +171,5 @@ def publish(
         merged = PeftModel.from_pretrained(load_model(base, model, revision), weights).merge_and_unload()
     else:
         merged = load_model(weights, model)
+        merged.generation_config = GenerationConfig.from_pretrained(base, revision=revision or "main")
     save_checkpoint(merged, processor, contract, folder)

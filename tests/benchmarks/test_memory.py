@@ -9,12 +9,13 @@ import torch
 from transformers import AutoModel
 
 from benchmarks import memory
-from benchmarks.train_7b import config_of
+from benchmarks.shapes import config_of
 from critic import params
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/full-run.md").read_text()
 FULL, SINGLE = ("full", "grpo"), ("single-gpu", "grpo")
+NEWER = ("qwen3-vl-8b", "qwen3-vl-4b", "qwen3-5-9b")
 GB = 1e9
 
 
@@ -36,6 +37,10 @@ def test_the_page_has_the_table() -> None:
     assert memory.table() in PAGE
 
 
+def test_the_page_on_bases_has_their_table() -> None:
+    assert memory.table(NEWER) in (ROOT / "docs/bases.md").read_text()
+
+
 def test_the_page_has_the_totals_for_the_largest_pictures() -> None:
     found = re.search(
         r"\(`--side 1024`\), `full` takes (\d+) in GRPO's\s+update and (\d+) while vLLM generates, "
@@ -54,7 +59,7 @@ def test_the_page_says_what_the_pixels_would_take_without_sharing() -> None:
     assert found.groups() == (f"{8 * pixels:.1f}", f"{pixels:.1f}")
 
 
-@pytest.mark.parametrize("place", [FULL, SINGLE])
+@pytest.mark.parametrize("place", [FULL, SINGLE, *((base, "grpo") for base in NEWER)])
 @pytest.mark.parametrize("side", [768, 1024])
 def test_grpo_fits_a_gpu_with_cuda_and_nccl(place: tuple[str, str], side: int) -> None:
     assert max(gb(place, side).values()) <= memory.GPU - 2
@@ -107,9 +112,9 @@ def test_checkpointing_keeps_the_input_of_each_layer() -> None:
 def test_a_layer_keeps_in_proportion_to_its_width_and_adapters_keep_more() -> None:
     config = config_of("7b")
     full, single = (params.load(params.Grpo, profile=profile) for profile in ("full", "single-gpu"))
-    eighth, quarter = (memory.layer_bytes(config, full, 1708, parts) for parts in (8, 4))
+    eighth, quarter = (memory.layer_bytes("7b", full, 1708, parts) for parts in (8, 4))
     assert eighth == pytest.approx(quarter, rel=0.02)
-    assert memory.layer_bytes(config, single, 1708) > 1.05 * eighth
+    assert memory.layer_bytes("7b", single, 1708) > 1.05 * eighth
     text = config.text_config
     least = 2 * (4 * text.intermediate_size + 6 * text.hidden_size)
     assert least < eighth < 1.5 * least

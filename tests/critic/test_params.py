@@ -20,7 +20,9 @@ from critic.training import rewards
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "params.yaml"
-PROFILES = ("tiny", "full", "paper", "single-gpu", "agiqa")
+PROFILES = (
+    *("tiny", "tiny-qwen3-vl", "full", "paper", "single-gpu", "agiqa", "qwen3-vl-8b", "qwen3-vl-4b", "qwen3-5-9b"),
+)
 
 
 @pytest.fixture

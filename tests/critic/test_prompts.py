@@ -34,7 +34,7 @@ from critic.prompts import (
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden/prompts"
 BASE = TESTS.parent / "assets/tiny-base"
-NAMES = ("tiny", "ie-critic")
+NAMES = ("tiny", "tiny-32", "ie-critic", "ie-critic-32")
 
 EDIT = Edit(
     id="test-00000",
@@ -349,7 +349,7 @@ def test_pictures_of_any_size_become_whole_patches_within_the_limits_once(name: 
         contract = loaded(name)
         once = contract.resize(noise(width, height))
         assert once.mode == "RGB"
-        assert once.width % 28 == once.height % 28 == 0
+        assert once.width % contract.pixel_unit == once.height % contract.pixel_unit == 0
         assert contract.min_pixels <= once.width * once.height <= contract.max_pixels
         assert np.array_equal(contract.resize(once), once)
 
@@ -370,7 +370,7 @@ def test_a_picture_too_thin_for_the_limits_is_named() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ContractError, match=r"no prompt contract .*huge\.yaml: use one of ie-critic, tiny"):
+    with pytest.raises(ContractError, match=r"no prompt contract .*huge\.yaml: use one of ie-critic, ie-critic-32, tiny"):
         load_contract("huge")
 
 
@@ -386,6 +386,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"prefill": None, "pixels": None}, "prefill: Field required; pixels: Field required"),
         ({"temperature": 1}, "temperature: Extra inputs are not permitted"),
         ({"pixels": {"min": 3136}}, r"pixels\.max: Field required"),
+        ({"pixels": {"min": 2, "max": 4, "unit": 27}}, r"pixels\.unit: Input should be a multiple of 2"),
         ({"pixels": {"min": 2, "max": 1}}, r"pixels\.min is more than pixels\.max"),
         ({"images": ["source", "edited", "source"]}, "`images` orders source and edited"),
         ({"requests": ["Think."]}, "requests: Input should be a valid dictionary"),

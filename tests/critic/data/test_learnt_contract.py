@@ -35,7 +35,7 @@ CHAT = (
     r"<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     r"<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
 )
-TEMPLATE = Template("org/critic", CHAT, "<think>", "<|image_pad|>", None)
+TEMPLATE = Template("org/critic", CHAT, "<think>", "<|image_pad|>", None, 28)
 ANSWERS: dict[Mode, str] = {"reasoning": "<think>Half done.</think>\n<answer>2.63</answer>", "direct": "2.71"}
 
 ODD = [

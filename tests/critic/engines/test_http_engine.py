@@ -32,10 +32,12 @@ def send(handler: BaseHTTPRequestHandler, body: str, status: int = 200) -> None:
     handler.wfile.write(body.encode())
 
 
-def completion(finish: str = "stop", **message: str | None) -> Reply:
+def completion(finish: str = "stop", parser: bool = False, **message: str | None) -> Reply:
+    """A completion of a server, with or without a reasoning parser."""
+    details = {"completion_tokens_details": {"reasoning_tokens": 0}} if parser else {}
     body = {
         "choices": [{"message": {"role": "assistant", **message}, "finish_reason": finish}],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 9},
+        "usage": {"prompt_tokens": 30, "completion_tokens": 9, **details},
     }
     return lambda handler, _: send(handler, json.dumps(body))
 
@@ -291,6 +293,15 @@ def test_the_answer_is_found_wherever_a_server_puts_it(server: Server, message: 
     server.replies = [completion(**message)]
     (result,) = Scorer(engine(server), CONTRACT)([edit()])
     assert (result.score, result.reasoning) == (3.5, "Fine.")
+
+
+def test_a_reasoning_parser_that_found_no_reasoning_has_not_lost_its_end(server: Server) -> None:
+    """vLLM's reasoning parser takes `</think>` out of the content, and counts the tokens before it."""
+    answer = "\n<answer>3.50</answer>"
+    server.replies = [completion(parser=True, content=answer, reasoning=None), completion(content=answer)]
+    results = Scorer(engine(server, concurrency=1), CONTRACT)([edit(), edit(1)])
+    assert results[0].score == 3.5
+    assert results[1].status == "no_answer"  # its reasoning never ended
 
 
 # --- servers that can't be used at all
