@@ -3,9 +3,9 @@
     python benchmarks/duration.py                  # the profiles with a base of their own, and `full`
 
 A sample has two pictures of 768 x 768 pixels, 250 tokens of text and 400 of completion; half of SFT's samples have
-an answer of 12 tokens. FLOPs are `update_flops` of benchmarks/train_7b.py. Assumed, until it is measured: the share
-of an H100's 989 TFLOP/s that is used (MFU), and that vLLM writes 2,500 tokens a second on each GPU for a language
-model of 7.6 G weights, and for others in inverse proportion. Writing checkpoints and validating come on top.
+an answer of 12 tokens. FLOPs are `update_flops` of train_7b.py. Assumed, until it is measured: the share of an
+H100's 989 TFLOP/s that is used (MFU), and that vLLM writes 2,500 tokens a second on a GPU for a language model of
+7.6 G weights, and for others in inverse proportion. Writing checkpoints and validating come on top.
 """
 
 import argparse
@@ -63,7 +63,8 @@ def duration(profile: str, side: int = 768) -> Duration:
     Raises:
         ParamsError: as `critic.params.load`.
     """
-    sft, grpo, launch = (params.load(part, profile=profile) for part in (params.Sft, params.Grpo, params.Launch))
+    sft, grpo = params.load(params.Sft, profile=profile), params.load(params.Grpo, profile=profile)
+    launch = params.load(params.Launch, profile=profile)
     config = config_of(BASES[params.load(params.Model, profile=profile).base])
     contract = load_contract(params.load(params.Prompt, profile=profile).contract)
     width, height = contract.resize(Image.new("RGB", (side, side))).size

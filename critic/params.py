@@ -285,10 +285,11 @@ class Sft(Training):
 
 
 class Reward(Section):
-    """The verifiable reward: arguments of `critic.training.rewards.compute_score`, and `axes`.
+    """The verifiable reward: arguments of `critic.training.rewards.compute_score`, and the weights of rewards.
 
-    `axes` is the weight of a further reward, for stated sub-scores near the MOS of their axes
-    (`critic.training.rewards.AxesReward`).
+    `distance` is the weight of `compute_score`; `axes` that of stated sub-scores near the MOS of their axes
+    (`critic.training.rewards.AxesReward`); `pairs` that of the order of two edits of a source
+    (`critic.training.pairs`), which are then beside each other in a batch.
     """
 
     kind: Annotated[str, AfterValidator(require_kind)]
@@ -297,7 +298,15 @@ class Reward(Section):
     r_min: Fraction
     diff_at_rmin: Positive
     use_floor: bool
+    distance: NonNegative
     axes: NonNegative
+    pairs: NonNegative
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> Self:
+        if self.distance + self.pairs == 0:
+            raise ValueError("distance and pairs are both 0, so that no score is rewarded: give one a weight")
+        return self
 
 
 class RolloutCheck(Part):
@@ -644,6 +653,14 @@ def _mismatches(*sections: Section) -> list[str]:
         problems.append(
             f"grpo.per_device_train_batch_size: {grpo.per_device_train_batch_size} is not a multiple of "
             f"num_generations, {grpo.num_generations}, as share_prompts: true needs"
+        )
+    reward = next(section for section in sections if isinstance(section, Reward))
+    alone = completions // processes // grpo.num_generations
+    if reward.pairs and (alone % 2 or completions % (processes * grpo.num_generations)):
+        problems.append(
+            f"reward.pairs: {reward.pairs:g} needs an even number of prompts in each process, so that both edits "
+            f"of a pair are in one, and {completions} completions are generated at a time in {processes}: change "
+            "grpo.per_device_train_batch_size"
         )
     model = next(section for section in sections if isinstance(section, Model))
     sharing = [one.name for one in sections if isinstance(one, Training) and one.share_prompts]

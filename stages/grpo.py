@@ -26,6 +26,7 @@ from critic.training import rollouts
 from critic.training.best_checkpoint import Validation
 from critic.training.collapse import Monitor
 from critic.training.curves import Curves
+from critic.training.pairs import PairOrderReward, in_pairs
 from critic.training.resume import last_checkpoint, open_run
 from critic.training.rewards import AxesReward, CriticReward, accuracy, compute_score
 from critic.training.rollout_check import RolloutCheck
@@ -61,7 +62,7 @@ def main() -> None:
         model=load_trainable("models/sft", model, section, checkpoint=checkpoint),
         processing_class=processor,
         args=args,
-        train_dataset=train_dataset(reward, contract, pictures_of_a_batch(args)),
+        train_dataset=train_dataset(reward, contract, args),
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
     checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
@@ -82,29 +83,41 @@ def make_trainer(
 ) -> GRPOTrainer:
     """TRL's trainer with the adapters of `section` and the rewards; `arguments` are its other arguments."""
     shape = reward.model_dump(include={"kind", "r_min", "diff_at_rmin", "use_floor"})
-    score = partial(compute_score, **reward.model_dump(exclude={"axes"}))
-    rewards: list[Any] = [CriticReward(score, contract.prefill, reward.r_min)]
+    score = partial(compute_score, **reward.model_dump(exclude={"distance", "axes", "pairs"}))
+    rewards: dict[Any, float] = {CriticReward(score, contract.prefill, reward.r_min): reward.distance}
     if reward.axes:
-        rewards.append(AxesReward(partial(accuracy, **shape), contract.prefill))
-        args.reward_weights = [1.0, reward.axes]
+        rewards[AxesReward(partial(accuracy, **shape), contract.prefill)] = reward.axes
+    if reward.pairs:
+        rewards[PairOrderReward(section.num_generations, contract.prefill)] = reward.pairs
+        args.shuffle_dataset = False
+    if len(rewards) > 1 or reward.distance != 1:
+        args.reward_weights = [*rewards.values()]
     return rollouts.make_trainer(
         SharedPromptGRPO if section.share_prompts else GRPOTrainer,
-        reward_funcs=rewards,
+        reward_funcs=[*rewards],
         args=args,
         peft_config=adapters(section, arguments["model"]),
         **arguments,
     )
 
 
-def train_dataset(reward: params.Reward, contract: Contract, keep: int) -> Dataset:
-    """The samples of data/rl; a `SystemExit` if they lack the MOS of axes that the reward needs."""
-    samples = load_samples("data/rl/train.parquet", contract, keep=keep)
+def train_dataset(reward: params.Reward, contract: Contract, args: GRPOConfig) -> Dataset:
+    """The samples of data/rl, in pairs if their order is rewarded; a `SystemExit` if they lack what it needs."""
+    samples = load_samples("data/rl/train.parquet", contract, keep=pictures_of_a_batch(args))
     if reward.axes and not any(f"mos_{axis}" in samples.column_names for axis in AXES):
         raise SystemExit(
             f"reward.axes is {reward.axes:g}, but data/rl/train.parquet has no MOS of an axis "
             f"({', '.join(f'mos_{axis}' for axis in AXES)}): set reward.axes to 0, or give a benchmark with some"
         )
-    return samples
+    if not reward.pairs:
+        return samples
+    prompts = args.generation_batch_size // args.num_generations
+    batches = args.max_steps * args.gradient_accumulation_steps // args.steps_per_generation
+    sources = [names[0] for names in samples.with_format(None)["images"]]
+    try:
+        return samples.select(in_pairs(sources, prompts * batches, args.seed))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def arguments(

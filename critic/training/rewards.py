@@ -119,7 +119,7 @@ class CriticReward:
             mos: one for each completion.
             prompts, completion_ids, columns: ignored.
         """
-        responses = [self.prefill + _text(completion) for completion in completions]
+        responses = [self.prefill + text_of(completion) for completion in completions]
         scores = [self.score(response, target) for response, target in zip(responses, mos, strict=True)]
         if log_metric is not None:
             log_metric("reward/accuracy", fmean(score["accuracy"] for score in scores))
@@ -162,7 +162,7 @@ class AxesReward:
                 column has no MOS.
             prompts, completion_ids: ignored.
         """
-        stated = [sub_scores(parse_critique(self.prefill + _text(text)).reasoning) for text in completions]
+        stated = [sub_scores(parse_critique(self.prefill + text_of(text)).reasoning) for text in completions]
         found: list[dict[str, float]] = [{} for _ in stated]
         for axis in AXES:
             if (opinions := columns.get(f"mos_{axis}")) is None:
@@ -176,5 +176,6 @@ class AxesReward:
         return [fmean(nearness.values()) if nearness else None for nearness in found]
 
 
-def _text(completion: str | list[Message]) -> str:
+def text_of(completion: str | list[Message]) -> str:
+    """A completion's text, which TRL gives as it is or as a conversation of one message."""
     return completion if isinstance(completion, str) else str(completion[0]["content"])

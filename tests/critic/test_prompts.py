@@ -370,7 +370,9 @@ def test_a_picture_too_thin_for_the_limits_is_named() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ContractError, match=r"no prompt contract .*huge\.yaml: use one of ie-critic, ie-critic-32, tiny"):
+    with pytest.raises(
+        ContractError, match=r"no prompt contract .*huge\.yaml: use one of ie-critic, ie-critic-32, tiny"
+    ):
         load_contract("huge")
 
 
