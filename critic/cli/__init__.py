@@ -19,6 +19,7 @@ _COMMANDS = {
         "score",
         "Learn the prompt contract of a critic that was trained elsewhere.",
     ),
+    "data": ("critic.cli.data", "score", "Read preference benchmarks and MOS sets of another layout."),
     "rate": ("critic.cli.rate", "flows", "Turn people's ratings into MOS for the next training."),
     "promote": (
         "critic.cli.promote",

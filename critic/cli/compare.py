@@ -24,6 +24,7 @@ COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 @click.command("compare")
 @click.argument("predictions", nargs=-1, type=options.FILE, required=True)
 @options.against
+@options.preferences
 @options.mos_column
 @click.option(
     "--name",
@@ -47,7 +48,8 @@ COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 @options.seed
 def command(
     predictions: tuple[Path, ...],
-    truth: Path,
+    truth: Path | None,
+    preferences: Path | None,
     mos_column: str,
     names: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -66,6 +68,7 @@ def command(
       critic compare sft.jsonl grpo.jsonl --against data/validated/test.parquet
       critic compare a.csv b.csv c.csv --against study.csv --metric srcc --metric mae
       critic compare 7b/scores.jsonl 3b/scores.jsonl --name 7B --name 3B --against study.csv --html page.html
+      critic compare sft.jsonl grpo.jsonl --preferences pairs.csv
 
     Among many critics, some differences look significant by chance: 5 critics have 10 differences, and without a
     real one, p is below 0.05 for one in 20.
@@ -80,6 +83,18 @@ def command(
     called = names or tuple(path.stem for path in predictions)
     if len({*called}) < len(called):
         raise click.UsageError(f"two critics have the same name ({', '.join(called)}): give each a --name")
+    of_opinions = {
+        "--html": html_file,
+        "--mos-column": mos_column != "mos",
+        "--metric": metrics != ("main_score",),
+    }
+    options.check_opinions(truth, preferences, of_opinions=of_opinions)
+    if preferences:
+        from critic.cli.preferences import compare as compare_on_preferences
+
+        compare_on_preferences(predictions, called, preferences, json_file, **how)
+        return
+    assert truth is not None  # checked above
     from critic.evaluation.bootstrap import jsonable
     from critic.evaluation.compare import compare
     from critic.evaluation.evaluate import match

@@ -10,7 +10,7 @@ from rich.console import Console
 from critic.cli import options
 from critic.cli.tables import VALUE, cell, console, show_table
 from critic.evaluation.leak import Split, split_of, unknown_leak
-from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
+from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
 from critic.files import write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
@@ -25,6 +25,7 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 @click.command("eval")
 @click.argument("predictions", type=options.FILE)
 @options.against
+@options.preferences
 @options.mos_column
 @options.failure_policy
 @options.train_mean
@@ -52,7 +53,8 @@ CEILING = {"panel": "another panel", "rater": "one rater"}
 @options.seed
 def command(
     predictions: Path,
-    truth: Path,
+    truth: Path | None,
+    preferences: Path | None,
     mos_column: str,
     published: str | None,
     again: tuple[Path, ...],
@@ -77,12 +79,25 @@ def command(
       critic eval scores.jsonl --against study.csv --json figures.json
       critic eval agiqa.jsonl --against data/validated/agiqa.parquet --mos-column mos_quality
       critic eval scores.jsonl --against data/validated/test.parquet --published ie-bench-4k
+      critic eval scores.jsonl --preferences pairs.csv
 
     If answers failed, the first line has the lowest main score of all failure policies, so that a critic gains
     nothing by failing; --train-mean adds the third. Numbers in brackets are 95 % intervals from resampling source
     images. docs/evaluate.md explains each figure.
+
+    With --preferences, people's opinions are which of two edits is better. The accuracy is then given by protocol:
+    ties counted, half or left out, by pairs and by whole groups.
     """
     options.check_failure_policy(how["failure_policy"], how["train_mean"])
+    of_opinions: dict[str, object] = {"--published": published, "--again": again, "--min-gap": min_gap}
+    of_opinions |= {"--html": html_file, "--mos-column": mos_column != "mos"}
+    options.check_opinions(truth, preferences, of_opinions=of_opinions)
+    if preferences:
+        from critic.cli.preferences import evaluate as evaluate_on_preferences
+
+        evaluate_on_preferences(predictions, preferences, json_file, **how)
+        return
+    assert truth is not None  # checked above
     if html_file and how["train_mean"] is None:
         raise click.UsageError("--html shows all three failure policies: give --train-mean")
     from critic.evaluation.bootstrap import jsonable
@@ -132,9 +147,11 @@ def beside_published(
 
 def show_published(beside: "Comparison", split: Split | None, out: Console) -> None:
     """Print our figures beside published ones, and why others are not comparable."""
+    from critic.evaluation.published import label
+
     out.print(f"\nBeside published figures: {beside.title}")
     if beside.rows:
-        columns = ["", *(METRICS[name].label for name in beside.metrics)]
+        columns = ["", *map(label, beside.metrics)]
         rows = [(row.label, *(_figure(row.values[name]) for name in beside.metrics)) for row in beside.rows]
         show_table(out, "", columns, rows, split=split)
         for row in beside.rows:

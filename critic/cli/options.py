@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,12 @@ against = click.option(
     "--against",
     "truth",
     type=FILE,
-    required=True,
     help="Table of opinions, with id and mos (1 to 5): Parquet, CSV, JSONL or JSON.",
+)
+preferences = click.option(
+    "--preferences",
+    type=FILE,
+    help="Table of pairs, with edited_a, edited_b and winner (the id of one, or tie), instead of --against.",
 )
 mos_column = click.option(
     "--mos-column",
@@ -61,6 +65,18 @@ def check_failure_policy(failure_policy: FailurePolicy, train_mean: float | None
         raise click.UsageError(
             "--failure-policy train_mean needs --train-mean, the mean MOS of the critic's training edits"
         )
+
+
+def check_opinions(truth: Path | None, preferences: Path | None, *, of_opinions: Mapping[str, object]) -> None:
+    """Raise a `UsageError` unless one of --against and --preferences is given.
+
+    Args:
+        of_opinions: options that need --against, by name: whether each was given.
+    """
+    if (truth is None) == (preferences is None):
+        raise click.UsageError("give either --against or --preferences")
+    if preferences and (given := [name for name, value in of_opinions.items() if value]):
+        raise click.UsageError(f"{', '.join(given)} needs --against")
 
 
 def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from critic.evaluation import bootstrap
 from critic.evaluation.bootstrap import Array, Difference, Estimate, draw, estimate, pearson, resampled
 from critic.evaluation.logistic_fit import aligned
 from critic.evaluation.metrics import METRICS, FailurePolicy, Rows, Sample, main_score
@@ -89,9 +90,8 @@ def paired_bootstrap(
 ) -> Difference:
     """`metric` of critic a minus that of critic b, on the same resamples.
 
-    Only rows that both have scored are compared: apply a failure policy first to count failed answers. p is twice
-    the share of the resamples on the smaller side of zero (zero included), with one added to both counts, at
-    most 1; NaN without resamples.
+    Only rows that both have scored are compared: apply a failure policy first to count failed answers. p is that
+    of `critic.evaluation.bootstrap.difference`.
 
     Args:
         metric: a name in `METRICS`.
@@ -114,10 +114,7 @@ def paired_bootstrap(
     def difference(w: Array) -> Array:
         return getattr(Sample(rows_a, w), metric) - getattr(Sample(rows_b, w), metric)
 
-    differences = resampled(difference, draw(groups, len(both), n_boot, seed, both))
-    smaller_side = min(np.sum(differences[1:] <= 0), np.sum(differences[1:] >= 0))
-    p = min(1.0, float(2 * (1 + smaller_side) / (1 + n_boot))) if n_boot else np.nan
-    return Difference(**vars(estimate(differences, confidence)), p=p)
+    return bootstrap.difference(resampled(difference, draw(groups, len(both), n_boot, seed, both)), confidence)
 
 
 def noise_ceiling(

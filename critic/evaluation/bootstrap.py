@@ -54,6 +54,16 @@ def estimate(samples: Array, confidence: float = 0.95) -> Estimate:
     return Estimate(float(samples[0]), float(low), float(high))
 
 
+def difference(samples: Array, confidence: float = 0.95) -> Difference:
+    """The `estimate` of differences [1 + n_boot], with p: twice the share of the resamples on the smaller side of
+    zero (zero included), with one added to both counts, at most 1; NaN without resamples.
+    """
+    n_boot = len(samples) - 1
+    smaller_side = min(np.sum(samples[1:] <= 0), np.sum(samples[1:] >= 0))
+    p = min(1.0, float(2 * (1 + smaller_side) / (1 + n_boot))) if n_boot else np.nan
+    return Difference(**vars(estimate(samples, confidence)), p=p)
+
+
 def jsonable(found: Any) -> Any:
     """Mappings, lists and dataclasses as JSON has them; a number that is not defined becomes None."""
     if is_dataclass(found):

@@ -33,14 +33,22 @@ FROM_UPSTREAM = {
 OF_TRAINING = {"reward": "reward", "completion_length": "completion length in tokens"}
 """Figures of a training's curves, which are no metrics of the test split."""
 
+OF_PREFERENCES = {"accuracy": "accuracy"} | {f"accuracy_{ways}": f"K = {ways}" for ways in (2, 3, 4)}
+"""Figures of `critic.evaluation.preferences`, of all groups and of those of 2, 3 and 4 edits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A benchmark: its name, its data set on the hub, and the benchmarks whose figures are listed with its own."""
+    """A benchmark: its name, its data set on the hub, and the benchmarks whose figures are listed with its own.
+
+    One of preferences has the number of its `pairs` and the name of that `split`.
+    """
 
     title: str
     dataset: str | None = None
     related: Sequence[str] = ()
+    pairs: int | None = None
+    split: str = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +64,7 @@ class Published:
         source: where the figures are published.
         by_eye: whether they were read from a picture.
         checked: how the figures were checked against the source.
-        values: by name of a metric, or of `OF_TRAINING`.
+        values: by name of a metric, of `OF_TRAINING`, or of `OF_PREFERENCES`.
     """
 
     benchmark: str
@@ -119,7 +127,7 @@ class Comparison:
 
     Attributes:
         title: the benchmark and the protocol.
-        metrics: the columns, names of `METRICS`; empty if nothing published is comparable.
+        metrics: the columns, names for `label`; empty if nothing published is comparable.
         rows: ours, then the published ones; empty likewise.
         not_comparable: a sentence for each other figure, with the reason.
     """
@@ -157,10 +165,15 @@ def compare_published(ours: Mapping[str, Mapping[str, Any]], setting: Setting) -
         else:
             fitting.append(one)
     title = f"{benchmark.title}, {catalogue.protocols[setting.protocol]}"
-    metrics = tuple(dict.fromkeys(name for one in fitting for name in one.values if name in METRICS))
+    metrics = tuple(dict.fromkeys(name for one in fitting for name in one.values if name not in OF_TRAINING))
     rows = [Row(label, {m: values.get(m) for m in metrics}, "") for label, values in ours.items()]
     rows += [Row(f"{one.critic}, published", {m: one.values.get(m) for m in metrics}, one.note) for one in fitting]
     return Comparison(title, metrics, tuple(rows) if fitting else (), tuple(others))
+
+
+def label(name: str) -> str:
+    """The name of a published figure for people."""
+    return METRICS[name].label if name in METRICS else (OF_TRAINING | OF_PREFERENCES)[name]
 
 
 def of_upstream(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,5 +198,4 @@ def _differences(one: Published, setting: Setting, catalogue: Catalogue) -> list
 
 
 def _listed(one: Published) -> str:
-    labels = {name: METRICS[name].label if name in METRICS else OF_TRAINING[name] for name in one.values}
-    return ", ".join(f"{labels[name]} {value:.4g}" for name, value in one.values.items())
+    return ", ".join(f"{label(name)} {value:.4g}" for name, value in one.values.items())

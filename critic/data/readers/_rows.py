@@ -57,13 +57,14 @@ def find_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     folder = Path(os.path.abspath(folder))
     cells: list[Any] = [
-        [_find(image, folder, place(table, row)) for image in images] if count_images(images) else None
+        [find_image(image, folder, place(table, row)) for image in images] if count_images(images) else None
         for row, images in enumerate(table["images"])
     ]
     return table.reset_index(drop=True).assign(images=pd.Series(cells, dtype="object"))
 
 
-def _find(image: Any, folder: Path, where: str) -> Mapping[str, Any]:
+def find_image(image: Any, folder: Path, where: str) -> Mapping[str, Any]:
+    """The cell of one image, as in `find_images`; `folder` is absolute, and `where` names the row in errors."""
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return image
     name = image.get("path") if isinstance(image, Mapping) else image

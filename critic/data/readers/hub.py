@@ -97,7 +97,7 @@ class Settings(Part):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a data set, or of a model, at a commit."""
+    """The files of a data set, or of a model, at a commit; without a revision, those of a local folder."""
 
     dataset: str
     revision: str
@@ -105,7 +105,7 @@ class Snapshot:
     folder: Path
 
     def __str__(self) -> str:
-        return f"{self.dataset} at revision {self.revision}"
+        return f"{self.dataset} at revision {self.revision}" if self.revision else self.dataset
 
 
 def read(settings: Settings, seed: int, snapshots: dict[str, Snapshot]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -139,14 +139,13 @@ def fetch(name: str, revision: str, *, kind: Kind = "dataset", only: list[str] |
     return Snapshot(name, revision, commit, Path(folder))
 
 
-def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
-    """The splits of a snapshot, with a column `images` whose files are not decoded.
+def load_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
+    """The splits of a snapshot as `datasets` has them.
 
     `name` is the config; None if there is only one or a default.
 
     Raises:
-        HubError: `datasets` can't read the snapshot, there is no such config, or a split has no column `images`
-            with lists of images.
+        HubError: `datasets` can't read the snapshot, or there is no such config.
     """
     folder = str(snapshot.folder)
     try:
@@ -157,7 +156,7 @@ def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
                 f"{snapshot} {fault}; it has {', '.join(configs)}: choose one of them by name; "
                 "an SFT set must have one alone, or be given as a file"
             )
-        splits = load_dataset(folder, name=name)
+        return load_dataset(folder, name=name)
     except HubError:
         raise
     except (DatasetsError, OSError, ValueError) as error:
@@ -165,6 +164,15 @@ def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
             f"{snapshot} can't be read by datasets: {error}: give another revision, or download its Parquet "
             "files and give these"
         ) from error
+
+
+def read_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
+    """The splits of `load_splits`, with a column `images` whose files are not decoded.
+
+    Raises:
+        HubError: as `load_splits`; a split has no column `images` with lists of images.
+    """
+    splits = load_splits(snapshot, name)
     for split, table in splits.items():
         if "images" not in table.column_names:
             raise HubError(

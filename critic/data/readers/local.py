@@ -1,6 +1,6 @@
 """Read a benchmark from this machine: Parquet files, or CSV files and images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,14 @@ def read(settings: Settings, seed: int, snapshots: dict[str, Any]) -> Iterator[t
     return read_local(Path(settings.path))
 
 
-def read_local(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+def read_local(
+    path: Path, read_file: Callable[[Path], pd.DataFrame] = read_table
+) -> Iterator[tuple[str, pd.DataFrame]]:
     """The splits of a benchmark on this machine, as raw tables.
 
-    `path` is a folder of `<split>.csv` or `<split>.parquet`, or one such file with a column `split`.
+    Args:
+        path: a folder of `<split>.csv` or `<split>.parquet`, or one such file with a column `split`.
+        read_file: returns the table of a file as `critic.tables.read` does.
 
     Raises:
         TableError: a file, the train or test split, or a column is missing; a file is malformed; a value is not a
@@ -46,11 +50,11 @@ def read_local(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         raise TableError(f"{path} doesn't exist: give {EXAMPLE}")
     if path.is_dir():
         for split, file in _files(path).items():
-            yield split, _raw(read_table(file), file)
+            yield split, _raw(read_file(file), file)
         return
     if path.suffix.lower() not in SUFFIXES:
         raise TableError(f"{path} is not a folder, a .csv or a .parquet file: give {EXAMPLE}")
-    table = read_table(path)
+    table = read_file(path)
     require_columns(path, [*table], ["split"], f"give {EXAMPLE}")
     for row, split in enumerate(table["split"]):
         if split not in SPLITS:
@@ -82,7 +86,7 @@ def _check_splits(splits: set[str], path: Path) -> None:
 
 def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     """The raw table of a file's rows, with the images read."""
-    if file.suffix.lower() == ".csv":
+    if file.suffix.lower() == ".csv" or "source" in table:
         require_columns(file, [*table], ["source", "edited"], f"give {EXAMPLE}")
         pairs: list[Any] = [list(pair) for pair in zip(table["source"], table["edited"], strict=True)]
         table = table.assign(images=pd.Series(pairs, index=table.index, dtype="object"))
