@@ -336,9 +336,9 @@ class _Study:
         right = np.where(np.isnan(gap) & (np.isfinite(right) | (order != 0)), failed, right)
         units = pairs.assign(right=right)
         if protocol.unit == "group":
-            lowest = units.groupby("group")["right"].agg(lambda values: values.min(skipna=False))
+            lowest = units["right"].fillna(-1).groupby(units["group"]).min()  # -1: a pair was left out
             units = units.drop_duplicates("group")
-            units = units.assign(right=lowest.loc[units["group"]].to_numpy(float))
+            units = units.assign(right=lowest.where(lowest >= 0).loc[units["group"]].to_numpy(float))
         return units, threshold
 
     def figure(self, units: pd.DataFrame, protocol: str) -> dict[str, Any]:

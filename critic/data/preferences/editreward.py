@@ -45,5 +45,5 @@ def read(origin: Snapshot) -> Iterator[Pair]:
     for (kind, group), pairs in groups.items():
         if pairs != PAIRS[kind]:
             raise TableError(
-                f"{origin}: group {group} of {kind} has {pairs} pairs, not {PAIRS[kind]}: add the rest"
+                f"{origin}: group {group} of {kind} has {pairs} pairs, not {PAIRS[kind]}: add the others"
             )

@@ -16,7 +16,7 @@ from reprlib import repr as shorten
 from typing import Any, Literal
 
 import pandas as pd
-from pyarrow import ChunkedArray
+import pyarrow as pa
 
 from critic.data.preferences import OVERALL
 from critic.data.readers._rows import find_image
@@ -181,15 +181,15 @@ def _digest(picture: Mapping[str, Any], where: str) -> str:
     return sha256(file).hexdigest()
 
 
-def _stored(columns: Mapping[str, ChunkedArray], row: int, column: str) -> list[Mapping[str, Any]]:
+def _stored(columns: Mapping[str, pa.ChunkedArray], row: int, column: str) -> list[Mapping[str, Any]]:
     """The pictures of a cell, whose files stay in the cache of `datasets` until they are asked for."""
     cell = columns[column][row]
     if not cell.is_valid:
         return []
-    if hasattr(cell, "values"):  # a list
-        return [StoredPicture(None, partial(_item, columns[column], row, place)) for place in range(len(cell))]
-    return [StoredPicture(None, lambda: columns[column][row]["bytes"].as_py())]
+    if pa.types.is_struct(cell.type):
+        return [StoredPicture(None, lambda: columns[column][row]["bytes"].as_py())]
+    return [StoredPicture(None, partial(_item, columns[column], row, place)) for place in range(len(cell))]
 
 
-def _item(column: ChunkedArray, row: int, place: int) -> bytes | None:
+def _item(column: pa.ChunkedArray, row: int, place: int) -> bytes | None:
     return column[row][place]["bytes"].as_py()

@@ -142,13 +142,15 @@ def fetch(name: str, revision: str, *, kind: Kind = "dataset", only: list[str] |
 def load_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
     """The splits of a snapshot as `datasets` has them.
 
-    `name` is the config; None if there is only one or a default.
+    `name` is the config; None if there is only one or a default. A folder of `save_to_disk` has the split train.
 
     Raises:
         HubError: `datasets` can't read the snapshot, or there is no such config.
     """
     folder = str(snapshot.folder)
     try:
+        if (snapshot.folder / "state.json").is_file():
+            return DatasetDict(train=Dataset.load_from_disk(folder))
         configs = get_dataset_config_names(folder)
         if name not in configs and (name or get_dataset_default_config_name(folder) is None):
             fault = f"has no config {name}" if name else "has several configs"
@@ -156,7 +158,8 @@ def load_splits(snapshot: Snapshot, name: str | None = None) -> DatasetDict:
                 f"{snapshot} {fault}; it has {', '.join(configs)}: choose one of them by name; "
                 "an SFT set must have one alone, or be given as a file"
             )
-        return load_dataset(folder, name=name)
+        fresh = {"download_mode": "force_redownload", "verification_mode": "no_checks"}  # a folder may change
+        return load_dataset(folder, name=name, **({} if snapshot.revision else fresh))
     except HubError:
         raise
     except (DatasetsError, OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.metrics import METRICS
 from critic.evaluation.published import (
     AGIQA_SETTING,
+    OF_PREFERENCES,
     OF_TRAINING,
     UPSTREAM,
     Setting,
@@ -23,7 +24,7 @@ def test_every_entry_states_protocol_split_leak_checkpoint_and_source() -> None:
     catalogue = load_published()
     assert catalogue.figures
     for one in catalogue.figures:
-        assert {*one.values} and {*one.values} <= {*METRICS} | {*OF_TRAINING}, one.critic
+        assert {*one.values} and {*one.values} <= {*METRICS, *OF_TRAINING, *OF_PREFERENCES}, one.critic
         assert one.protocol in catalogue.protocols and one.benchmark in catalogue.benchmarks, one.critic
         assert one.leaks in (True, False, None) and all((one.critic, one.checkpoint, one.checked, one.source))
         assert all(0 < value <= 1 for name, value in one.values.items() if name not in OF_TRAINING)
