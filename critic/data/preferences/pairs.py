@@ -28,6 +28,8 @@ from critic.tables import StoredPicture, TableError, require_columns, write_parq
 EDITS, PAIRS, ORIGIN = "edits.parquet", "pairs.jsonl", "origin.json"
 _ID = 24
 """Digits of an id; those of `critic.edits.edit_key` are 64."""
+TWIN = "-twin"
+"""At the end of the id of the second of two identical files, which people have compared all the same."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ def write_pairs(
 ) -> dict[str, Any]:
     """Write the edits, each once, and the pairs; the picture files are copied one at a time.
 
-    An edit's id is the beginning of `critic.edits.edit_key`, its source_id that of its source image's SHA-256.
-    Pairs of two identical files are left out.
+    An edit's id is the beginning of `critic.edits.edit_key`, its source_id that of its source image's SHA-256. Of a
+    pair of two identical files, b is an edit of its own, see `TWIN`.
 
     Args:
         benchmark: its name, by which `critic.evaluation.preferences` knows its protocol; None for one's own pairs.
@@ -156,9 +158,7 @@ def write_pairs(
             continue
         source, *edited = (_digest(picture, pair.where) for picture in (pair.source, pair.a, pair.b))
         a, b = (edit_key(source, digest, pair.instruction)[:_ID] for digest in edited)
-        if a == b:
-            left_out["two identical files"] += 1
-            continue
+        b = f"{b}{TWIN}" if a == b else b
         for id, picture in ((a, pair.a), (b, pair.b)):
             edit = {"id": id, "source_id": source[:_ID], "images": [pair.source, picture]}
             edits.setdefault(id, edit | {"instruction": pair.instruction})

@@ -1,6 +1,7 @@
-"""Other people's MOS sets: a map of columns and a scale, what it refuses, and a benchmark that the pipeline reads."""
+"""Other people's MOS sets: a map of columns and a scale, what it refuses, and what it writes."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,4 +114,4 @@ def test_any_scale_goes_onto_one_to_five_in_the_same_order(low: int, width: int,
         mos = load_map(map_file).read(file)["mos"]
     assert [*mos[:2]] == [1, 5] and mos.between(1, 5).all()
     ordered = sorted(range(len(values)), key=lambda at: values[at])
-    assert all(mos.iloc[a] <= mos.iloc[b] for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(mos.iloc[a] <= mos.iloc[b] for a, b in pairwise(ordered))

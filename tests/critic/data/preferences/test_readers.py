@@ -1,4 +1,4 @@
-"""Each preference benchmark from files in its shape, what becomes of a malformed row, and the files that are written."""
+"""Each preference benchmark from files in its shape, malformed rows, and the files that are written."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -259,13 +259,13 @@ def test_what_is_written_can_be_scored_and_evaluated(tmp_path: Path, image: Call
     assert told == {
         "origin": "a folder",
         "benchmark": "editreward-bench",
-        "edits": 5,
-        "pairs": 4,
-        "left_out": {"no reason": 1, "two identical files": 1},
+        "edits": 7,
+        "pairs": 5,
+        "left_out": {"no reason": 1},
     }
     assert json.loads((tmp_path / "out/origin.json").read_text()) == told
     pairs = read_preferences(tmp_path / "out/pairs.jsonl")
-    assert [*pairs["ways"]] == [2, 3, 3, 3] and [*pairs["order"]] == [0, 1, 1, -1]
+    assert [*pairs["ways"]] == [2, 3, 3, 3, 2] and [*pairs["order"]] == [0, 1, 1, -1, 1]
     assert {*pairs["benchmark"]} == {"editreward-bench"} and pairs["source_id"].nunique() == 1
     edits = [*edits_from_table(read_parquet(tmp_path / "out/edits.parquet"))]
     assert {edit.id for edit in edits} == {*pairs["edited_a"], *pairs["edited_b"]}
