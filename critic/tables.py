@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, chain
@@ -354,20 +354,80 @@ def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapp
     if unknown := {*table.columns} - {*types}:
         raise ValueError(f"{path}: unknown columns {sorted(unknown)}; known are {sorted(types)}")
     schema = pa.schema([(name, types[name]) for name in table.columns])
-    # Within a group of rows, a dictionary holds each picture once.
+    with _parquet_writer(path, schema) as writer:
+        parts = (table.iloc[start : start + _ROWS_AT_ONCE] for start in range(0, len(table), _ROWS_AT_ONCE))
+        _write_groups(
+            writer,
+            (
+                pa.table([_array(rows[name], types[name], path) for name in schema.names], schema=schema)
+                for rows in parts
+            ),
+        )
+
+
+def copy_rows(path: Path, out: Path, rows: Iterable[int]) -> None:
+    """Copy rows of a .csv, .jsonl or .parquet file, by number from 0, to another file of that format.
+
+    They keep the order of the file; a few are in memory at a time. See `critic.files.replacing`. Paths of pictures
+    in a CSV or JSONL file are relative to its folder, so `out` must be in it, too.
+
+    Raises:
+        TableError: `path` can't be read, or `out` has another format or folder.
+    """
+    wanted, kind = {*map(int, rows)}, path.suffix.lower()
+    if kind not in (".csv", ".jsonl", ".parquet") or out.suffix.lower() != kind:
+        raise TableError(f"{out} must be a .csv, .jsonl or .parquet file as {path} is: choose another name")
+    if kind != ".parquet" and out.resolve().parent != path.resolve().parent:
+        raise TableError(
+            f"{out} isn't in the folder of {path}, to which paths of pictures are relative: write it there"
+        )
+    match kind:
+        case ".csv":
+            lines = csv_rows(path)
+            with replacing(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(next(lines)[1])
+                writer.writerows(cells for row, (_, cells) in enumerate(lines) if row in wanted)
+        case ".jsonl":
+            with replacing(out) as partial, partial.open("wb") as lines_out:
+                for row, (_, _, content) in enumerate(jsonl_lines(path)):
+                    if row in wanted:
+                        lines_out.write(content.removesuffix(b"\n") + b"\n")
+        case ".parquet":
+            with (
+                open_parquet(path, buffer_size=_BUFFER) as table,
+                _parquet_writer(out, table.schema_arrow) as writer,
+            ):
+                _write_groups(writer, _chosen(table, wanted))
+
+
+def _chosen(table: pq.ParquetFile, wanted: Collection[int]) -> Iterator[pa.Table]:
+    first = 0
+    for batch in table.iter_batches(_ROWS_AT_ONCE):
+        numbers = [row for row in range(batch.num_rows) if first + row in wanted]
+        first += batch.num_rows
+        if numbers:
+            yield pa.Table.from_batches([batch]).take(numbers)
+
+
+@contextmanager
+def _parquet_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Within a group of rows, a dictionary holds each picture once."""
     limits = {"compression": "zstd", "dictionary_pagesize_limit": 2 * _BYTES_A_GROUP}
     with replacing(path) as partial, pq.ParquetWriter(partial, schema, **limits) as writer:
-        group: list[pa.Table] = []
-        for start in range(0, len(table), _ROWS_AT_ONCE):
-            rows = table.iloc[start : start + _ROWS_AT_ONCE]
-            arrays = [_array(rows[name], types[name], path) for name in schema.names]
-            group.append(pa.table(arrays, schema=schema))
-            number, size = sum(part.num_rows for part in group), sum(part.nbytes for part in group)
-            if number >= _ROWS_A_GROUP or size >= _BYTES_A_GROUP:
-                writer.write_table(pa.concat_tables(group).combine_chunks())
-                group = []
-        if group:
+        yield writer
+
+
+def _write_groups(writer: pq.ParquetWriter, parts: Iterable[pa.Table]) -> None:
+    group: list[pa.Table] = []
+    for part in parts:
+        group.append(part)
+        number, size = sum(part.num_rows for part in group), sum(part.nbytes for part in group)
+        if number >= _ROWS_A_GROUP or size >= _BYTES_A_GROUP:
             writer.write_table(pa.concat_tables(group).combine_chunks())
+            group = []
+    if group:
+        writer.write_table(pa.concat_tables(group).combine_chunks())
 
 
 def _read_csv(path: Path, choose: _Choose) -> pd.DataFrame:

@@ -12,7 +12,10 @@ _COMMANDS = {
     "eval": ("critic.cli.evaluate", "eval", "Measure how well a critic's scores agree with people's."),
     "compare": ("critic.cli.compare", "eval", "Test which of several critics agrees better with people."),
     "rank": ("critic.cli.rank", "eval", "Rank editors, or other groups of edits, by a critic's scores."),
+    "pick": ("critic.cli.pick", "eval", "Pick the best edit of each request, by a critic's scores."),
+    "filter": ("critic.cli.filter", "eval", "Keep the edits with scores above a threshold of known precision."),
     "parity": ("critic.cli.parity", "score", "Check that engines, batch sizes and orders don't change a score."),
+    "probe": ("critic.cli.probe", "score", "Test whether a critic looks at the pictures and the instruction."),
     "judge": ("critic.cli.judge", "score", "Score edits with another judge: a classic metric or another model."),
     "contract": (
         "critic.cli.contract",

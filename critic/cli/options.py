@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from critic.evaluation.metrics import FAILURE_POLICIES, FailurePolicy
+from critic.results import MODES
 
 if TYPE_CHECKING:
     from critic.scoring.resumable import Tally
@@ -20,7 +21,7 @@ OUT = click.Path(dir_okay=False, path_type=Path)
 COUNT = click.IntRange(min=1)
 DTYPE = click.Choice(["float32", "bfloat16"])
 COLUMNS = ("source_column", "edited_column", "instruction_column", "id_column")
-"""The names of the columns, among `bulk_options`; they go to `critic.scoring.inputs.read_pairs`."""
+"""The names of the columns, among `column_options`; they go to `critic.scoring.inputs.read_pairs`."""
 
 against = click.option(
     "--against",
@@ -84,16 +85,12 @@ def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return lambda command: reduce(lambda added, option: option(added), reversed(options), command)
 
 
-def model_option(help: str) -> Callable[[_Command], _Command]:
+def model_option(help: str, *, required: bool = True) -> Callable[[_Command], _Command]:
     """The option that names a critic."""
-    return click.option("-m", "--model", required=True, envvar="CRITIC_MODEL", show_envvar=True, help=help)
+    return click.option("-m", "--model", required=required, envvar="CRITIC_MODEL", show_envvar=True, help=help)
 
 
-model_options = together(
-    model_option(
-        "The critic: a folder, a name on the hub, or with --engine http the address of a server up to /v1, "
-        "with #NAME after it if the server has several models."
-    ),
+engine_options = together(
     click.option("--revision", help="The commit, tag or branch of a model on the hub."),
     click.option(
         "--engine",
@@ -121,17 +118,59 @@ model_options = together(
         help="With --engine http, the seconds for one attempt.",
     ),
 )
+"""Choose a critic's engine."""
+WHICH = (
+    "The critic: a folder, a name on the hub, or with --engine http the address of a server up to /v1, with #NAME "
+    "after it if the server has several models."
+)
+model_options = together(model_option(WHICH), engine_options)
 """Choose a critic and its engine: the arguments of `critic.engines.load.open_engine`."""
 
-bulk_options = together(
-    click.option("--retry-failed", is_flag=True, help="Score pairs again that failed before."),
-    click.option("--limit", type=COUNT, metavar="N", help="Score only the first N pairs."),
+mode_options = together(
+    click.option(
+        "--mode",
+        type=click.Choice(MODES),
+        default="greedy",
+        help="How a score is made. greedy: the likeliest answer; direct: the same without reasoning; average: the "
+        "mean of samples; expected: the mean over the probabilities of the answer's digits (servers: vLLM and "
+        "SGLang only).",
+    ),
+    click.option(
+        "--samples",
+        default=8,
+        type=click.IntRange(min=2),
+        metavar="N",
+        help="Average N samples in mode average.",
+    ),
+    click.option(
+        "--temperature",
+        default=1.0,
+        type=click.FloatRange(0, 2, min_open=True),
+        help="The temperature of the samples in mode average.",
+    ),
+)
+"""Choose how an edit is scored."""
+
+scored_pairs = click.option(
+    "--pairs", type=FILE, required=True, help="Table of the scored edits, with id: CSV, JSONL or Parquet."
+)
+kept_out = click.option(
+    "--out", type=OUT, required=True, help="File for the chosen rows of --pairs, in the same format and folder."
+)
+retry_failed = click.option("--retry-failed", is_flag=True, help="Score pairs again that failed before.")
+column_options = together(
     click.option("--source-column", help="The column of the picture before the edit.  [default: source]"),
     click.option("--edited-column", help="The column of the picture after the edit.  [default: edited]"),
     click.option(
         "--instruction-column", help="The column of the instruction.  [default: instruction or edit_inst]"
     ),
     click.option("--id-column", help="The column of the id.  [default: id, or the row's number]"),
+)
+"""Name the columns of a table of pairs: `COLUMNS`."""
+bulk_options = together(
+    retry_failed,
+    click.option("--limit", type=COUNT, metavar="N", help="Score only the first N pairs."),
+    column_options,
 )
 """Choose pairs of a table and name its columns."""
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from critic.cli.options import COLUMNS, COUNT, bulk_options, finish, model_options
-from critic.results import MODES
+from critic.cli.options import COLUMNS, COUNT, bulk_options, finish, mode_options, model_options
 
 _PATH = click.Path(path_type=Path)
 
@@ -32,23 +31,7 @@ Examples:
 @click.option("--prompt", help="The text that the picture was made from, to score one generated picture.")
 @click.option("--out", type=_PATH, help="The .jsonl file to which scores are appended.")
 @model_options
-@click.option(
-    "--mode",
-    type=click.Choice(MODES),
-    default="greedy",
-    help="How a score is made. greedy: the likeliest answer; direct: the same without reasoning; average: the "
-    "mean of samples; expected: the mean over the probabilities of the answer's digits (servers: vLLM and SGLang "
-    "only).",
-)
-@click.option(
-    "--samples", default=8, type=click.IntRange(min=2), metavar="N", help="Average N samples in mode average."
-)
-@click.option(
-    "--temperature",
-    default=1.0,
-    type=click.FloatRange(0, 2, min_open=True),
-    help="The temperature of the samples in mode average.",
-)
+@mode_options
 @click.option("--seed", default=0, help="The seed of the samples in mode average.")
 @click.option("--workers", default=1, type=COUNT, metavar="N", help="Score with N critics at a time.")
 @click.option(

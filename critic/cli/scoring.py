@@ -1,6 +1,6 @@
 """The work of `critic score`, apart from its options, since torch is slow to import."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from critic.prompts import Contract, ContractError, load_contract
 from critic.results import Mode, Result
 from critic.scoring.inputs import Pairs, read_pairs
 from critic.scoring.ray_workers import on_workers
-from critic.scoring.resumable import Tally, results_to_file, score_to_file
+from critic.scoring.resumable import ScoreBatch, Tally, results_to_file, score_to_file
 from critic.scoring.scorer import Scorer
 from critic.tables import TableError
 
@@ -69,6 +69,36 @@ class _Critic:
         return settings
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A judge that was checked, and is opened when there is something to score.
+
+    `resize`, `settings` and `batch_size` are for the pairs and for `score_to_file`.
+    """
+
+    open: Callable[[], ScoreBatch]
+    resize: Callable[[Image.Image], Image.Image] | None
+    settings: Mapping[str, Any]
+    batch_size: int
+
+
+def ready_critic(**how: Any) -> Ready:
+    """The critic of the options."""
+    return _ready(_Critic.chosen(**how))
+
+
+def _ready(critic: _Critic) -> Ready:
+    if critic.engine["kind"] == "http":
+        name = critic.open().engine.name
+    else:
+        model, revision = critic.engine["model"], critic.engine["revision"]
+        load_processor(model, critic.contract, revision)  # its errors come before the file is created
+        name = identify(model, revision)
+    batch_size = _BATCHES_AT_ONCE * critic.engine["batch_size"]
+    _say_notice(critic.contract)
+    return Ready(partial(_open_same, name, critic), critic.contract.resize, critic.settings(name), batch_size)
+
+
 def score_one(source: Path | None, edited: Path, instruction: str, **how: Any) -> Result:
     """Score one edit, or without a source one generated picture."""
     critic = _Critic.chosen(**how)
@@ -102,24 +132,19 @@ def score_many(
         if Path(how["model"]).exists():
             how["model"] = str(Path(how["model"]).absolute())
     critic = _Critic.chosen(**how)
-    _say_notice(critic.contract)
     open_pairs = partial(_open_pairs, critic.contract, path, **columns)
-    table, batch_size = open_pairs(), _BATCHES_AT_ONCE * critic.engine["batch_size"]
+    table = open_pairs()
     if table.generated:
         _check_generated(critic.contract)
-    if critic.engine["kind"] == "http":
-        name = critic.open().engine.name
-    else:
-        model, revision = critic.engine["model"], critic.engine["revision"]
-        load_processor(model, critic.contract, revision)  # its errors come before the file is created
-        name = identify(model, revision)
-    open_judge = partial(_open_same, name, critic)
+    ready = _ready(critic)
     if workers:
-        score_rows = on_workers(open_pairs, open_judge, workers=workers, batch_size=batch_size, address=cluster)
+        score_rows = on_workers(
+            open_pairs, ready.open, workers=workers, batch_size=ready.batch_size, address=cluster
+        )
         write = partial(results_to_file, table, score_rows)
     else:
-        write = partial(score_to_file, table, open_judge, batch_size=batch_size)
-    return write(out, critic.settings(name), retry_failed=retry_failed, limit=limit)
+        write = partial(score_to_file, table, ready.open, batch_size=ready.batch_size)
+    return write(out, ready.settings, retry_failed=retry_failed, limit=limit)
 
 
 def _open_pairs(contract: Contract, path: Path, **columns: str | None) -> Pairs:

@@ -5,10 +5,12 @@ them, or any table of `critic.tables.read` with the columns id and score (empty 
 optionally status, mode, reasoning, raw and spread.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from critic import tables
 from critic.answers import HIGHEST, LOWEST, Status
@@ -47,6 +49,44 @@ def read_predictions(path: Path) -> pd.DataFrame:
             f"{row['score']}: give the status ok to the rows with a score, and another one to the rest"
         )
     return table.reset_index(drop=True)
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """The scores of a file by id, NaN where the critic failed; of .jsonl, no more is in memory.
+
+    Raises:
+        TableError: as `read_predictions`.
+    """
+    if path.suffix.lower() != ".jsonl":
+        return dict(read_predictions(path)[["id", "score"]].itertuples(index=False, name=None))
+    from critic.scoring.resumable import read_results  # imports torch, which is slow
+
+    if not path.exists():
+        raise TableError(f"there is no {path}: give the file of `critic score --out`")
+    found: dict[str, float] = {}
+    try:
+        for file in (path, path.with_suffix(".failures.jsonl")):
+            for result, _ in read_results(file):
+                score = np.nan if result.score is None else float(result.score)
+                if not np.isnan(score) and not LOWEST <= score <= HIGHEST:
+                    raise ValueError(
+                        f"{result.id!r} has the score {score}, not one from {LOWEST:g} to {HIGHEST:g}"
+                    )
+                found.setdefault(result.id, score)
+    except (OutputError, TypeError, ValueError) as error:
+        raise TableError(f"{path} is not a file of `critic score`: {error}") from None
+    return found
+
+
+def scores_of(scores: Mapping[str, float], ids: Iterable[str], where: Path) -> NDArray[np.float64]:
+    """The scores of edits, NaN where the critic failed; a `TableError` if one is not in the file of scores."""
+    wanted = [*ids]
+    if missing := [id for id in wanted if id not in scores]:
+        raise TableError(
+            f"{where} has no score and no failure of {missing[0]!r} ({len(missing):,} of {len(wanted):,} are "
+            "missing): let the run that writes it end, or give the file of all these edits"
+        )
+    return np.array([scores[id] for id in wanted], dtype=float)
 
 
 def read_truth(path: Path, *, mos_column: str = "mos", images: bool = False) -> pd.DataFrame:

@@ -20,18 +20,29 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pandas as pd
 from tqdm import tqdm
 
 from critic.edits import Edit
 from critic.files import OutputError, output_errors, write_bytes, write_json
-from critic.results import Result, score_batch
-from critic.scoring.inputs import Pairs
+from critic.results import BadPair, Result, score_batch
 
 PICTURE_RULES = 2
 """The version of `critic.pictures`' rules, kept with a run; increase it when a file gives other pixels."""
+
+
+class Pairs(Protocol):
+    """What to score, as `critic.scoring.inputs.Pairs`: the file it is from, and pairs and their ids by number."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Edit | BadPair: ...
+
 
 ScoreBatch = Callable[[Sequence[Edit]], list[Result]]
 """Scores a batch: one result for each edit, in order."""
@@ -163,9 +174,9 @@ def results_to_table(out: Path) -> pd.DataFrame:
     """
     if not out.exists():
         raise OutputError(f"there is no {out}: give the file of `critic score --out`")
-    results = [result for result, _ in _read(out)]
+    results = [result for result, _ in read_results(out)]
     scored = {result.id for result in results}
-    failures = {result.id: result for result, _ in _read(out.with_suffix(".failures.jsonl"))}
+    failures = {result.id: result for result, _ in read_results(out.with_suffix(".failures.jsonl"))}
     results += [result for id, result in failures.items() if id not in scored]
     names = [field.name for field in fields(Result) if field.name != "latency"]
     table = pd.DataFrame([asdict(result) for result in results], columns=names)
@@ -256,7 +267,7 @@ def _check_settings(out: Path, failures: Path, now: dict[str, Any]) -> None:
         raise OutputError(f"{out} was started with other settings: {changes}. Use the same settings, or {fix}")
 
 
-def _read(path: Path) -> Iterator[tuple[Result, bytes]]:
+def read_results(path: Path) -> Iterator[tuple[Result, bytes]]:
     """The results of a file with their lines, except an incomplete last line; none if there is no file."""
     if not path.exists():
         return
@@ -275,9 +286,9 @@ def _read(path: Path) -> Iterator[tuple[Result, bytes]]:
 
 
 def _read_whole(path: Path) -> Iterator[tuple[Result, bytes]]:
-    """As `_read`, then cuts an incomplete last line off the file."""
+    """As `read_results`, then cuts an incomplete last line off the file."""
     whole = 0
-    for result, line in _read(path):
+    for result, line in read_results(path):
         whole += len(line)
         yield result, line
     if path.exists():
