@@ -389,6 +389,8 @@ class Evaluate(Section):
 
     `data_parallel_size` engines score side by side, each on `tensor_parallel_size` GPUs. `max_model_len` is the
     most tokens of a prompt and its completion, null for as many as the model's context and the memory allow.
+    `probe_edits` well rated
+    edits of the validation split, and as many others, are changed to probe the critic (`critic.scoring.probes`).
     """
 
     engine: Literal["vllm", "transformers"]
@@ -396,6 +398,7 @@ class Evaluate(Section):
     batch_size: Count
     failure_policy: Literal["dropped", "worst", "train_mean"]
     n_boot: Annotated[int, Field(ge=100)]
+    probe_edits: Count
     gpu_memory_utilization: Fraction | None
     tensor_parallel_size: Count
     data_parallel_size: Count
@@ -432,6 +435,7 @@ class Gate(Section):
         length_factor: largest ratio of its mean tokens per answer to the champion's; in models of one size, they
             decide cost and latency.
         size_factor: largest ratio of the size of its files to the champion's.
+        probes: those of `critic.scoring.probes.PROBES` whose rate must not be significantly below one half.
     """
 
     margin: float
@@ -443,6 +447,7 @@ class Gate(Section):
     type_margin: NonNegative
     length_factor: Annotated[float, Field(ge=1)]
     size_factor: Annotated[float, Field(ge=1)]
+    probes: list[str]
 
 
 class Retrain(Section):

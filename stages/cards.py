@@ -25,6 +25,7 @@ def main() -> None:
         manifests={stage: manifests.read(Path.cwd(), stage) for stage in STAGES},
         metrics=json.loads(Path("reports/metrics.json").read_text()),
         splits={split: read_parquet(f"data/validated/{split}.parquet", COLUMNS) for split in SPLITS},
+        probing=json.loads(Path("reports/probes.json").read_text()),
         checks=json.loads(Path("data/validation.json").read_text()),
     )
     try:

@@ -7,6 +7,9 @@ so. If data/validated has all of AGIQA-3k, it measures the critics on that too: 
 figures, and is empty otherwise. Where others have published figures of a benchmark, the report has them too, and
 where reports/seeds.json is about this training, what other seeds bring.
 
+models/grpo is probed (docs/probe.md) on edits of the validation split, since the test split is scored once:
+reports/probes.json says whether its scores move as they must.
+
 With `evaluate.data_parallel_size` above 1, so many engines score side by side, each in a process and on GPUs of
 its own, and each a part of the edits.
 """
@@ -15,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -38,19 +42,23 @@ from critic.evaluation.bootstrap import jsonable
 from critic.evaluation.evaluate import Evaluation, Scores, compute_metrics, measure_generated
 from critic.evaluation.ie_critic_r1 import upstream
 from critic.evaluation.leak import Split, SplitError, read_split
+from critic.evaluation.probing import Probing, measure_probes
 from critic.evaluation.report import LABELS, build_report
 from critic.evaluation.seeds import FILE as SEEDS
 from critic.evaluation.seeds import read_seeds
 from critic.evaluation.sub_scores import SubScores, measure_sub_scores
 from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import Contract, stage_contract
+from critic.scoring.inputs import table_pairs
 from critic.scoring.judges.image_metrics import baseline_scores
+from critic.scoring.probes import probe
 from critic.scoring.scorer import Scorer, predict
 from critic.tables import read_parquet
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
 TEST = Path("data/validated/test.parquet")
+VALIDATION = Path("data/validated/validation.parquet")
 AGIQA = Path("data/validated/agiqa.parquet")
 
 
@@ -84,6 +92,7 @@ def main() -> None:
     stated = measure_sub_scores(predictions, edits, n_boot=section.n_boot, seed=params.seed())
     validation = validation_curve(CURVES / "validation.parquet", train_mean, section)
     compared = beside_published(predictions, test, split, generated)
+    probing = probe_critic(section)
     page = build_report(
         evaluation,
         predictions,
@@ -95,11 +104,13 @@ def main() -> None:
         split=split,
         published=compared,
         sub_scores=stated,
+        probing=probing,
         seeds=seeds if seeds.are_of(params.seed(), evaluation.models) else None,
         words=words(test),
     )
-    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated)
+    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated, probing)
     show(evaluation, split)
+    print(f"probes of grpo, on the validation split: {probing.verdict}")
 
 
 def show(evaluation: Evaluation, split: Split) -> None:
@@ -170,6 +181,19 @@ def score(critic: Engine, title: str | None, items: Iterable[Edit], total: int) 
     scorer = Scorer(critic, used_contract())
     batch_size = params.load(params.Evaluate).batch_size
     return predict(scorer, items, total=total, batch_size=batch_size, title=title)
+
+
+def probe_critic(section: params.Evaluate) -> Probing:
+    """Whether the scores of models/grpo move as they must when edits of the validation split are changed."""
+    table = read_parquet(VALIDATION)
+    pairs = replace(table_pairs(table), resize=used_contract().resize)
+    sources = [*table["source_id"]]
+    probed = probe(pairs, [*table["mos"]], sources, edits=section.probe_edits, seed=params.seed())
+    items = (edit for number in range(len(probed)) if isinstance(edit := probed[number], Edit))
+    with closing(engine("models/grpo", "grpo")) as critic:
+        found = score(critic, "probing grpo", items, len(probed))
+    scores = dict(zip(found["id"], found["score"].to_numpy(float, na_value=np.nan), strict=True))
+    return measure_probes(scores, probed.ids, probed.sources, n_boot=section.n_boot, seed=params.seed())
 
 
 def used_contract() -> Contract:
@@ -288,6 +312,7 @@ def write(
     on_pictures: dict[str, pd.DataFrame],
     generated: dict[str, dict[str, Scores]],
     stated: SubScores,
+    probing: Probing,
 ) -> None:
     """Write every output of the stage. Tables of the test split say in a column `split` what it leaks."""
     leak = {"split": split.leak} if split.leak else {}
@@ -308,6 +333,7 @@ def write(
     write_json(REPORTS / "metrics.json", metrics)
     write_json(REPORTS / "benchmarks.json", {"agiqa": jsonable(generated)} if generated else {})
     write_json(REPORTS / "sub_scores.json", split.mark(jsonable(vars(stated))))
+    write_json(REPORTS / "probes.json", jsonable(probing) | {"verdict": probing.verdict})
     write_text(REPORTS / "report.html", page)
 
 

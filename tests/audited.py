@@ -79,6 +79,7 @@ def main() -> None:
     Path("reports/metrics.json").write_text(json.dumps(metrics))
     Path("reports/benchmarks.json").write_text("{}")
     Path("reports/sub_scores.json").write_text("{}")
+    Path("reports/probes.json").write_text('{"probes": []}')
     Path("reports/plots/predictions.csv").write_text("id\\\\n")
     Path("reports/report.html").write_text("<html>")
 

@@ -23,6 +23,7 @@ from critic.audit.rerun import RerunReport
 from critic.cli import main
 from critic.evaluation.evaluate import Evaluation, compute_metrics
 from critic.evaluation.leak import Split
+from critic.evaluation.probing import measure_probes
 from critic.evaluation.published import Comparison
 from critic.evaluation.report import build_report
 from critic.evaluation.sub_scores import measure_sub_scores
@@ -37,7 +38,7 @@ SAID = OFFICIAL.leak
 COMPARED = [f"reports/predictions/{name}.parquet" for name in ("sft", "grpo")]
 EDITS = 60
 FIGURE = re.compile(r"\d\.\d{2}|\bPLCC\b.*\d|main score \d")
-OF_TRAINING = ("GRPO training", "Examples", "Generated pictures: AGIQA-3k")
+OF_TRAINING = ("GRPO training", "Examples", "Generated pictures: AGIQA-3k", "Does it look?")
 """Sections of the report without figures of the test split."""
 
 
@@ -87,6 +88,8 @@ EVALUATION: Evaluation = compute_metrics(
 
 
 STATED = measure_sub_scores(PREDICTIONS, TABLE, n_boot=50)
+PROBED = [f"{name}:{n}" for n in range(12) for name in ("unchanged", "black")]
+PROBING = measure_probes(dict.fromkeys(PROBED, 3.0), PROBED, [id.partition(":")[2] for id in PROBED], n_boot=50)
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(split: Split) -> None:
     validation = pd.DataFrame({"step": [0, 10], "main_score": [0.5, 0.6]})
-    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, {}, STATED)
+    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, {}, STATED, PROBING)
 
 
 def published(split: Split) -> list[Comparison]:
@@ -127,6 +130,7 @@ def page(split: Split) -> str:
         split=split,
         published=published(split),
         sub_scores=STATED,
+        probing=PROBING,
     )
 
 

@@ -22,6 +22,7 @@ from critic.evaluation.figures import bars, curve, scatter
 from critic.evaluation.leak import Split
 from critic.evaluation.logistic_fit import fit_logistic
 from critic.evaluation.metrics import FAILURE_POLICIES, METRICS, SHOWN
+from critic.evaluation.probing import Probing
 from critic.evaluation.published import Comparison
 from critic.evaluation.seeds import GAINS, Seeds
 from critic.evaluation.seeds import METRICS as METRICS_OF_SEEDS
@@ -56,6 +57,7 @@ def build_report(
     published: Sequence[Comparison] = (),
     sub_scores: SubScores | None = None,
     seeds: Seeds | None = None,
+    probing: Probing | None = None,
     words: Words = EDITS,
     origin: str = BY_STAGE,
 ) -> str:
@@ -76,6 +78,7 @@ def build_report(
         published: these models' figures beside published ones, a table each.
         sub_scores: of the same predictions and edits.
         seeds: of the same training (`critic.evaluation.seeds.read_seeds`).
+        probing: of the last model.
         words: what to call the rows of `edits`.
         origin: a sentence on what made the report.
 
@@ -101,6 +104,7 @@ def build_report(
         ],
         "stated": _stated(sub_scores or SubScores(), labels),
         "seeds": seeds,
+        "probing": probing,
         "of_seeds": METRICS_OF_SEEDS,
         "failures_are": FAILURE_POLICIES[evaluation.failure_policy],
         "outcome": evaluation.difference and _outcome(evaluation.difference),

@@ -7,7 +7,7 @@ failure never helps.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,16 @@ from critic import params
 from critic.evaluation.agreement import apply_failure_policy, measure, paired_bootstrap
 from critic.evaluation.bootstrap import SMALLEST_GROUP, Difference, enough
 from critic.evaluation.leak import OFFICIAL, VALIDATION, Split, SplitError, parse_split
+from critic.evaluation.probing import LEAST_RATE
 from critic.files import write_json, write_text
 from critic.release import registry
 from critic.release.git import git
+from critic.scoring.probes import PROBES
 from critic.tables import TableError, read_parquet
 
 TEST = "data/validated/test.parquet"
 PREDICTIONS = "reports/predictions/grpo.parquet"
+PROBING = "reports/probes.json"
 MODEL = "models/grpo"
 DECISIONS = Path("reports/decisions")
 THE_CHECKOUT = "the checkout"
@@ -53,6 +56,7 @@ class TestResult:
         predictions: id, source_id, edit_type (may be missing), mos, score (missing where the critic failed),
             tokens.
         split: how the test split was made, and its leak.
+        probes: the probes of the checkout's critic on the validation split, as in reports/probes.json.
     """
 
     label: str
@@ -61,6 +65,7 @@ class TestResult:
     size: int
     predictions: pd.DataFrame
     split: Split
+    probes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
             predictions = read_parquet(PREDICTIONS, file=file)
         split = _read_split(files, predictions, is_release=revision is not None)
         model, test = (files.info(path)["dvc_info"] for path in (MODEL, TEST))
-        return TestResult(label, str(model["md5"]), str(test["md5"]), int(model["size"]), predictions, split)
+        sizes = str(model["md5"]), str(test["md5"]), int(model["size"])
+        return TestResult(label, *sizes, predictions, split, _read_probes(files) if revision is None else ())
     except SplitError as error:
         raise GateError(f"the test split of {label}: {error}") from None
     except (DvcException, DataIndexDirError, OSError, KeyError, TableError) as error:
@@ -144,6 +150,12 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
             f"the predictions of {label} can't be read ({error}): run `dvc repro` for the checkout's, or "
             "`dvc push` where the release was made"
         ) from error
+
+
+def _read_probes(files: DVCFileSystem) -> Sequence[Mapping[str, Any]]:
+    with files.open(PROBING) as file:
+        found: Sequence[Mapping[str, Any]] = json.load(file)["probes"]
+    return found
 
 
 def _read_split(files: DVCFileSystem, predictions: pd.DataFrame, is_release: bool) -> Split:
@@ -202,8 +214,9 @@ def _decide(champion: TestResult | None, challenger: TestResult, gate: params.Ga
         "challenger": f"{challenger.label}, model {challenger.model[:12]}",
         "test": f"{len(new)} edits of {new['source_id'].nunique()} source images, {challenger.test}",
     }
+    looks = _looks(challenger, gate)
     if champion is None:
-        return _decision(_floors(new, None, gate), facts, "It is the first critic in service.")
+        return _decision((*_floors(new, None, gate), *looks), facts, "It is the first critic in service.")
     if champion.model == challenger.model:
         return Decision(False, (f"It is the critic of {champion.label}.",), (), facts)
     old = _by_id(champion)
@@ -228,6 +241,7 @@ def _decide(champion: TestResult | None, challenger: TestResult, gate: params.Ga
         *_floors(new, old, gate),
         *_costs(champion, challenger, gate),
         *_types(new, old, gate, boot),
+        *looks,
     )
     reason = f"Its gain in main score over {champion.label} is {gain.value:+.3f}, at least {gain.low:+.3f}."
     return _decision(checks, facts, reason)
@@ -268,6 +282,25 @@ def _floors(new: pd.DataFrame, old: pd.DataFrame | None, gate: params.Gate) -> t
         Check("main score", score >= gate.min_main_score, was_score, score, f"at least {gate.min_main_score:.3f}"),
         Check("coverage", coverage >= least, was_covered, coverage, f"at least {least:.3f}"),
     )
+
+
+def _looks(challenger: TestResult, gate: params.Gate) -> list[Check]:
+    """A rule for each of the wanted probes that has an interval."""
+    if unknown := {*gate.probes} - {*PROBES}:
+        raise GateError(
+            f"gate.probes in params.yaml has {', '.join(sorted(unknown))}: choose of {', '.join(PROBES)}"
+        )
+    return [
+        Check(
+            f"rate of probe {found['probe']}",
+            found["rate"]["high"] >= LEAST_RATE,
+            None,
+            found["rate"]["value"],
+            f"not significantly below {LEAST_RATE:g}",
+        )
+        for found in challenger.probes
+        if found["probe"] in gate.probes and found["rate"]["high"] is not None
+    ]
 
 
 def _costs(champion: TestResult, challenger: TestResult, gate: params.Gate) -> tuple[Check, ...]:

@@ -18,7 +18,9 @@ from critic.edits import TYPES, Edit, normalise
 from critic.engines.base import GREEDY, Completion, Request, Sampling
 from critic.evaluation.evaluate import compute_metrics, measure_generated
 from critic.evaluation.leak import Split
+from critic.evaluation.probing import Probing
 from critic.evaluation.sub_scores import SubScores
+from critic.prompts import load_contract
 from critic.scoring.judges.image_metrics import BASELINES
 from critic.tables import write_parquet
 from stages import evaluate
@@ -93,6 +95,19 @@ def test_the_parts_of_a_table_are_all_of_it_in_order(tmp_path: Path, monkeypatch
     assert all((found["score"] == 4).all() for (found,) in parts)
 
 
+def test_a_critic_that_gives_one_score_is_found_on_the_validation_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    table = normalise(make_table("validation", sources=3, side=56, seed=7), "validation")
+    write_parquet(table, evaluate.VALIDATION, TYPES)
+    monkeypatch.setattr(evaluate, "engine", lambda checkpoint, name: Yes())
+    monkeypatch.setattr(evaluate, "used_contract", lambda: load_contract("tiny"))
+    found = evaluate.probe_critic(params.load(params.Evaluate))
+    assert found.constant == 4 and found.edits == len(table)
+
+
 def test_without_knowing_the_test_split_it_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +132,8 @@ def test_benchmarks_json_is_always_there_and_empty_without_pictures(
     on_pictures = predictions if with_pictures else {}
     generated = measure_generated(on_pictures, pictures, train_mean=3, n_boot=10)
     split, stated = Split("given", len(edits)), SubScores()
-    evaluate.write(predictions, evaluation, edits, split, pd.DataFrame(), "<html>", on_pictures, generated, stated)
+    more = (pd.DataFrame(), "<html>", on_pictures, generated, stated, Probing(0, 0, None, []))
+    evaluate.write(predictions, evaluation, edits, split, *more)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
     if with_pictures:

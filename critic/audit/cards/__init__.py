@@ -31,7 +31,8 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of the cards: manifests by stage, in order, reports/metrics.json and data/validation.json.
+    """The content of the cards: manifests by stage, in order, and the files metrics.json and probes.json of
+    reports/ and data/validation.json.
 
     `splits` is the validated table of each split: source_id, mos, and edit_type if the benchmark has it.
     """
@@ -40,6 +41,7 @@ class Facts:
     metrics: dict[str, Any]
     splits: dict[str, pd.DataFrame]
     checks: dict[str, Any]
+    probing: dict[str, Any]
 
     @property
     def profile(self) -> str:

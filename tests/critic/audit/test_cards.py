@@ -31,6 +31,7 @@ def facts(audited: Path) -> Facts:
             for split in ("train", "validation", "test")
         },
         checks=json.loads((audited / "data/validation.json").read_text()),
+        probing=json.loads((audited / "reports/probes.json").read_text()),
     )
 
 
@@ -46,6 +47,14 @@ def test_without_a_leak_the_cards_say_that_sources_are_apart(facts: Facts) -> No
     model, data = (" ".join(str(card).split()) for card in (model_card(facts), data_card(facts)))
     assert "no source image of it was used in training" in model and "is in two splits" in data
     assert "leak" not in model + data
+
+
+def test_the_card_says_whether_the_critic_looks(facts: Facts) -> None:
+    black = {"probe": "black", "must": "fall", "passed": False, "rate": {"value": 0.2, "low": 0.1, "high": 0.3}}
+    probing = {"verdict": "The score is blind.", "probes": [black | {"change": {"value": -0.5}}]}
+    assert "Does it look?" not in str(model_card(facts))
+    card = str(model_card(replace(facts, probing=probing)))
+    assert "The score is blind." in card and "| black | fall | 0.20 (0.10 to 0.30) | -0.50 | **no** |" in card
 
 
 def test_with_a_leak_the_cards_say_so_where_the_figures_are_and_claim_nothing_else(official: Facts) -> None:

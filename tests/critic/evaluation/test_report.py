@@ -15,6 +15,7 @@ from critic.data.generated import Words
 from critic.evaluation.bootstrap import Difference
 from critic.evaluation.evaluate import Evaluation, compute_metrics
 from critic.evaluation.leak import Split
+from critic.evaluation.probing import measure_probes
 from critic.evaluation.report import build_report
 from critic.evaluation.seeds import GAINS, Gain, Run, Seeds
 from critic.evaluation.sub_scores import SubScores
@@ -278,6 +279,17 @@ def test_stated_sub_scores_have_a_table_only_where_people_rated_the_axes(
         assert text in table
     assert "Quality" not in table and "Base" not in table
     assert table.count(f"{scores['srcc'].value:.3f}") >= 2
+
+
+def test_the_probes_have_a_table_with_their_verdict(
+    page: str, evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
+) -> None:
+    assert "Does it look?" not in page
+    ids = [f"{name}:{n}" for n in range(12) for name in ("unchanged", "jpeg_5")]
+    probing = measure_probes(dict.fromkeys(ids, 3.0), ids, [id.partition(":")[2] for id in ids])
+    html = render(evaluation, predictions, edits, probing=probing)
+    section = Page(html[html.index("Does it look?") :].partition("</section>")[0]).text
+    assert "Every score is 3.00" in section and "jpeg 5" in section and "100%" in section
 
 
 def test_agiqa_has_a_table_only_where_it_was_scored(

@@ -26,6 +26,7 @@ RULES = Gate(
     type_margin=0.02,
     length_factor=1.5,
     size_factor=1.1,
+    probes=["black", "noise"],
 )
 GAIN = "lower bound of the gain"
 SOURCES, EDITS = 60, 5
@@ -88,6 +89,18 @@ def test_a_margin_asks_for_more_and_a_negative_one_for_less() -> None:
     assert missed(CHAMPION, better) == []
     assert missed(CHAMPION, better, RULES.model_copy(update={"margin": 0.2})) == ["lower bound of the gain"]
     assert missed(CHAMPION, like, RULES.model_copy(update={"margin": -0.1})) == []
+
+
+def test_a_critic_that_does_not_look_is_refused_with_or_without_a_champion() -> None:
+    def probed(**highest: float | None) -> TestResult:
+        probes = [{"probe": name, "rate": {"value": 0.4, "high": high}} for name, high in highest.items()]
+        return replace(result(0.5, 1), probes=probes)
+
+    looks, blind = probed(black=0.5, noise=None, swapped=0.2), probed(black=0.49, noise=0.6)
+    assert missed(CHAMPION, looks) == missed(None, looks) == []
+    assert missed(CHAMPION, blind) == missed(None, blind) == ["rate of probe black"]
+    with pytest.raises(GateError, match=r"gate.probes in params.yaml has dark: choose of swapped,"):
+        decide(None, blind, RULES.model_copy(update={"probes": ["dark"]}), seed=7)
 
 
 def test_the_champion_itself_is_refused() -> None:
@@ -262,6 +275,7 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "models/grpo/weights").write_text("1")
+    (tmp_path / "reports/probes.json").write_text('{"probes": [{"probe": "black"}]}')
     for path in ("data/validated/test.parquet", "reports/predictions/grpo.parquet"):
         CHAMPION.predictions.to_parquet(tmp_path / path)
     Repo.init(str(tmp_path)).close()
@@ -282,6 +296,14 @@ def write_report(checkout: Path, split: dict[str, object] | None) -> None:
 def test_the_split_is_read_from_what_validate_wrote(checkout: Path) -> None:
     assert read_test_result(checkout).split == OFFICIAL
     assert read_test_result(checkout, "HEAD").split == OFFICIAL
+
+
+def test_the_probes_are_the_checkouts_and_no_release_needs_any(checkout: Path) -> None:
+    assert read_test_result(checkout).probes == [{"probe": "black"}]
+    (checkout / "reports/probes.json").unlink()
+    assert read_test_result(checkout, "HEAD").probes == ()
+    with pytest.raises(GateError, match=r"reports/probes\.json.*run `dvc repro`"):
+        read_test_result(checkout)
 
 
 def test_a_release_from_before_splits_were_recorded_has_no_leak_but_a_checkout_must_say(checkout: Path) -> None:
