@@ -15,7 +15,8 @@ CLEAN = ("unedited", "other_edit")
 Examples:
   critic score -m models/grpo edits.csv --out scores.jsonl --mode expected
   critic pick scores.jsonl --pairs edits.csv --out best.csv
-  critic probe -m models/grpo best.csv --out probes.jsonl --edits 100000 --probe unedited --probe other_edit
+  critic probe -m models/grpo best.csv --out probes.jsonl --edits 100000 --ignore-mos
+      --probe unedited --probe other_edit
   critic pick scores.jsonl --pairs edits.csv --probes probes.jsonl --out clean.csv""",
 )
 @click.argument("scores", type=options.FILE)

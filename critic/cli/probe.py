@@ -42,6 +42,7 @@ Examples:
 @click.option(
     "--edits", default=100, type=options.COUNT, metavar="N", help="Probe N well and N badly rated edits."
 )
+@click.option("--ignore-mos", is_flag=True, help="Probe every edit in every way, whatever its MOS.")
 @click.option(
     "--probe",
     "names",
@@ -67,6 +68,7 @@ def command(
     out: Path,
     judge: str | None,
     edits: int,
+    ignore_mos: bool,
     names: tuple[str, ...],
     tolerance: float,
     retry_failed: bool,
@@ -101,8 +103,11 @@ def command(
     ready = other or ready_critic(**how)
     seed, chosen = how["seed"], names or NAMES
     mos, sources = _opinions(table)
+    mos = None if ignore_mos else mos
     found = probe(replace(table, resize=ready.resize), mos, sources, edits=edits, seed=seed, names=chosen)
-    settings = {"edits": edits, "probes": sorted(chosen), "seed": seed} | dict(ready.settings)
+    settings = {"edits": edits, "ignore_mos": ignore_mos, "probes": sorted(chosen), "seed": seed} | dict(
+        ready.settings
+    )
     tally = score_to_file(found, ready.open, out, settings, batch_size=ready.batch_size, retry_failed=retry_failed)
     click.echo(tally.describe())
     scores = read_scores(out)
@@ -129,7 +134,7 @@ def show(probing: "Probing", *, is_rated: bool) -> None:
         for found in probing.probes
     ]
     columns = ["", "score must", "edits", "no score", "moved so", "points", "same", ""]
-    note = "" if is_rated else "Nobody has rated these edits: all count as well rated. "
+    note = "" if is_rated else "No MOS was used: all edits count as well rated. "
     title = f"{probing.edits:,} edits of {probing.sources:,} source images, changed"
     out = console()
     show_table(out, title, columns, rows, f"{note}In brackets: 95 % intervals over source images.")
