@@ -389,8 +389,8 @@ class Evaluate(Section):
 
     `data_parallel_size` engines score side by side, each on `tensor_parallel_size` GPUs. `max_model_len` is the
     most tokens of a prompt and its completion, null for as many as the model's context and the memory allow.
-    `probe_edits` well rated
-    edits of the validation split, and as many others, are changed to probe the critic (`critic.scoring.probes`).
+    `probe_edits` well rated edits of the validation split, and as many others, are changed to probe the critic
+    (`critic.scoring.probes`).
     """
 
     engine: Literal["vllm", "transformers"]

@@ -136,8 +136,8 @@ def write_pairs(
 ) -> dict[str, Any]:
     """Write the edits, each once, and the pairs; the picture files are copied one at a time.
 
-    An edit's id is the beginning of `critic.edits.edit_key`, its source_id that of its source image's SHA-256. Of a
-    pair of two identical files, b is an edit of its own, see `TWIN`.
+    An edit's id is the beginning of `critic.edits.edit_key`, its source_id that of its source image's SHA-256. Of
+    a pair of two identical files, b is an edit of its own, see `TWIN`.
 
     Args:
         benchmark: its name, by which `critic.evaluation.preferences` knows its protocol; None for one's own pairs.
