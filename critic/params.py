@@ -406,19 +406,28 @@ class Evaluate(Section):
 
 
 class Ratings(Section):
-    """Which raters count, and which items get a MOS (`critic.ratings.screening`); no stage reads it.
+    """Which raters count, and which items get a MOS (`critic.ratings.screening` and `pair_screening`); no stage
+    reads it.
 
     Attributes:
         min_raters: fewest raters of an item with a MOS.
         min_ratings: fewest items of a rater that others rated too.
         min_correlation: with the others' means; a rater whose correlation is significantly lower doesn't count.
-        confidence: of that test, one-sided.
+        confidence: of that test and of those of votes, one-sided.
+        min_votes: fewest votes of a rater who is said to be careless, too fast or one-sided.
+        max_side: largest share of votes for the left, or for the right edit.
+        min_seconds: shortest median time of a rater's votes.
+        min_anchors: fewest edits with a MOS, beyond one a source and instruction, that put votes on its scale.
     """
 
     min_raters: Count
     min_ratings: Annotated[int, Field(ge=5)]
     min_correlation: Annotated[float, Field(gt=-1, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_votes: Annotated[int, Field(ge=5)]
+    max_side: Annotated[float, Field(ge=0.5, le=1)]
+    min_seconds: NonNegative
+    min_anchors: Annotated[int, Field(ge=3)]
 
 
 class Gate(Section):

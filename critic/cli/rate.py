@@ -1,4 +1,4 @@
-"""`critic rate`: make the next increment of data/ratings from human ratings."""
+"""`critic rate`: make the next increment of data/ratings from human ratings and votes."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from critic.cli.options import FILE
 Examples:
   critic rate study.csv --dry-run
   critic rate study.csv
+  critic rate label-studio.json
   critic rate --feedback sqlite:///feedback.db""",
 )
 @click.argument("study", required=False, type=FILE)
@@ -23,8 +24,10 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
 
     STUDY is a CSV file with one rating per row: rater, score (1 to 5), and source, edited (paths relative to the
     file) and instruction, or the id of an edit of the benchmark. Optional columns are alignment, fidelity, quality
-    (1 to 5), edit_type and editor. Run the command in the project's folder. docs/ratings.md explains which raters
-    count.
+    (1 to 5), edit_type and editor. Or it has one vote on two edits per row: rater, source, edited_a (on the
+    left), edited_b, instruction and winner (a, b or tie); optional are editor_a, editor_b, edit_type and seconds.
+    Or it is a JSON export of Label Studio or Argilla. Run the command in the project's folder. docs/ratings.md
+    explains which raters count, and how votes are pooled.
     """
     if (study is None) == (store is None):
         raise click.UsageError("give either a file of ratings or a feedback store (--feedback)")
@@ -39,8 +42,8 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
         batch = read_study(study, repository)
     else:
         batch = read_store(store or "", repository, Settings.model_validate({}).keep_images)
-    if batch.ratings.empty:
-        click.echo("The feedback store has no new ratings: all are in an increment already.")
+    if batch.ratings.empty and batch.votes.empty:
+        click.echo("The feedback store has no new ratings or votes: all are in an increment already.")
         return
     _, report = preview(batch, repository)
     click.echo(render(report), nl=False)

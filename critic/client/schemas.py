@@ -141,8 +141,33 @@ class Rating(BaseModel, extra="forbid"):
     comment: Annotated[str, Field(max_length=2000)] = ""
 
 
+class ShownPair(BaseModel):
+    """Two edits of one source, in an order that is drawn for each request."""
+
+    receipt: str = Field(description="Send it to POST /v1/pairs/vote with the choice.")
+    instruction: str
+    source: str = Field(description="A data URL, as left and right.")
+    left: str
+    right: str
+
+
+class NextPair(BaseModel):
+    """The next pair to vote on, and how many there are."""
+
+    pair: ShownPair | None = Field(description="null: the person has voted on all pairs.")
+    voted: int = Field(description="Pairs that the person has voted on.")
+    pairs: int = Field(description="All pairs of the study.")
+
+
+class Vote(BaseModel, extra="forbid"):
+    """A person's choice between two edits."""
+
+    receipt: Annotated[str, Field(min_length=1, max_length=65536, description="The pair's receipt.")]
+    choice: Literal["left", "right", "tie"] = Field(description="The better edit; tie: neither is better.")
+
+
 class Kept(BaseModel):
-    """A rating is stored."""
+    """A rating or a vote is stored."""
 
     id: int
 

@@ -1,12 +1,12 @@
-"""Make the next increment of data/ratings from new ratings: screen, pool, report.
+"""Make the next increment of data/ratings from new ratings and votes: screen, pool, report.
 
-The ratings of all increments are screened and pooled again together with the new ones. So if a rater no longer
-counts, earlier ratings don't count either, and edits whose MOS changes are in the new increment.
+The ratings of all increments are screened and pooled again together with the new ones, and so are the votes. So if
+a rater no longer counts, earlier ratings don't count either, and edits whose MOS changes are in the new increment.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,20 @@ from critic import params
 from critic.answers import AXES
 from critic.edits import TYPES
 from critic.files import OutputError, replacing_folder, write_json, write_text
-from critic.ratings.importers import RatingBatch, benchmark
-from critic.ratings.increments import EDITS, FOLDER, PAGE, PATTERN, RATINGS, REPORT, latest, read_increments
-from critic.ratings.pooling import Study, check, pool
+from critic.ratings.importers import VOTE_COLUMNS, RatingBatch, benchmark
+from critic.ratings.increments import (
+    EDITS,
+    FOLDER,
+    PAGE,
+    PATTERN,
+    RATINGS,
+    REPORT,
+    VOTES,
+    latest,
+    read_increments,
+)
+from critic.ratings.pair_pooling import PairResults, pool_votes
+from critic.ratings.pooling import NOTHING, Study, check, pool
 from critic.tables import write_parquet
 
 MIN_CHANGE = 0.05
@@ -31,6 +42,11 @@ RATING_TYPES = {
     **{name: pa.float64() for name in ("score", *AXES)},
     "feedback_id": pa.int64(),
 }
+VOTE_TYPES = {
+    **{name: pa.string() for name in ("rater", "left", "right", "choice")},
+    "seconds": pa.float64(),
+    "vote_id": pa.int64(),
+}
 _EDIT_COLUMNS = ("id", "source_id", "images", "instruction", "edit_type", "editor")
 _MOS_COLUMNS = ("mos", *(f"mos_{axis}" for axis in AXES), "ratings")
 
@@ -39,7 +55,7 @@ def add(batch: RatingBatch, repository: Path) -> Path:
     """Make the next increment completely or not at all, and have DVC track its tables; returns its folder.
 
     Raises:
-        TableError: there are no ratings, or a rating is invalid.
+        TableError: there are no ratings and votes, or a rating is invalid.
         IncrementError: an earlier increment's file is missing.
         OutputError: the increment can't be written, or another command has made it first.
     """
@@ -50,6 +66,8 @@ def add(batch: RatingBatch, repository: Path) -> Path:
     with replacing_folder(folder / name) as partial:
         write_parquet(edits, partial / EDITS, TYPES)
         write_parquet(batch.ratings, partial / RATINGS, RATING_TYPES)
+        if len(batch.votes):
+            write_parquet(batch.votes, partial / VOTES, VOTE_TYPES)
         write_json(partial / REPORT, report)
         write_text(partial / PAGE, f"# Ratings, increment {name}\n\n{render(report)}")
         if (folder / name).exists():
@@ -65,7 +83,7 @@ def add(batch: RatingBatch, repository: Path) -> Path:
 def track(repository: Path) -> None:
     """Have DVC track all tables of increments: those of a new one, and those of one whose command was killed."""
     increments = (repository / FOLDER).glob(PATTERN)
-    tables = [str(one / name) for one in sorted(increments) for name in (EDITS, RATINGS)]
+    tables = [str(one / name) for one in sorted(increments) for name in (EDITS, RATINGS, VOTES)]
     if new := [table for table in tables if Path(table).exists() and not Path(f"{table}.dvc").exists()]:
         with Repo(str(repository)) as repo:
             repo.scm_context.quiet = True
@@ -75,22 +93,29 @@ def track(repository: Path) -> None:
 def preview(batch: RatingBatch, repository: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The edits of the increment that `add` would make, and its report; nothing is written."""
     rules = params.load(params.Ratings, repository / params.FILE)
-    check(batch.ratings)
+    if batch.votes.empty or len(batch.ratings):
+        check(batch.ratings)
     earlier = read_increments(repository / FOLDER)
     known = latest(earlier).set_index("id")
     ratings = pd.concat([*(one.ratings for one in earlier), batch.ratings], ignore_index=True)
-    study = pool(ratings, rules)
+    study = pool(ratings, rules) if len(ratings) else NOTHING
     new = batch.edits[~batch.edits["id"].isin(known.index)] if len(batch.edits) else batch.edits
-    rows, rated = [], {*batch.ratings["item"]}
-    for edit in [*known.reset_index().to_dict("records"), *new.to_dict("records")]:
-        row = {name: edit.get(name) for name in _EDIT_COLUMNS} | _mos(str(edit["id"]), ratings, study, rules)
+    every = [*known.reset_index().to_dict("records"), *new.to_dict("records")]
+    ours = benchmark(repository)
+    votes = pd.concat([one.votes for one in earlier if one.votes is not None] + [batch.votes], ignore_index=True)
+    pairs = _pool_votes(votes, every, study, ours, rules) if len(votes) else None
+    rows = []
+    for edit in every:
+        row = {name: edit.get(name) for name in _EDIT_COLUMNS} | _mos(
+            str(edit["id"]), ratings, study, pairs, rules
+        )
         before, after = _rounded(known["mos"].get(edit["id"])), row["mos"]
         is_small = before is not None and after is not None and abs(after - before) < MIN_CHANGE
-        has_changed = before != after and (edit["id"] in rated or not is_small)
+        has_changed = before != after and (edit["id"] in batch.items or not is_small)
         if edit["id"] not in known.index or has_changed:
             rows.append(row)
     edits = pd.DataFrame(rows, columns=[*_EDIT_COLUMNS, *_MOS_COLUMNS]).sort_values("id", ignore_index=True)
-    return edits, _report(batch, study, edits, known, rules, repository)
+    return edits, _report(batch, study, pairs, edits, known, rules, ours)
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -100,18 +125,16 @@ def render(report: Mapping[str, Any]) -> str:
         f"{counts['ratings']} ratings of {counts['edits rated']} edits by {counts['raters']} raters. "
         f"{counts['edits with a MOS']} edits have a new or changed MOS; {counts['edits that wait']} wait for more "
         "raters.",
-        "",
-        f"Krippendorff's alpha is {_figure(agreement['everybody'])} for all raters so far, and "
-        f"{_figure(agreement['counted'])} for the raters that count.",
-        "",
-        "| rater | ratings | status | correlation | bias | noise | |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {_cell(one['rater'])} | {one['ratings']} | {one['status']} | {_figure(one['correlation'])} | "
-            f"{_figure(one['bias'])} | {_figure(one['noise'])} | {_cell(one['reason'])} |"
-            for one in report["raters"]
-        ),
     ]
+    if report["raters"]:
+        lines += [
+            "",
+            f"Krippendorff's alpha is {_figure(agreement['everybody'])} for all raters so far, and "
+            f"{_figure(agreement['counted'])} for the raters that count.",
+            *_table(("rater", "ratings", "status", "correlation", "bias", "noise", "reason"), report["raters"]),
+        ]
+    if report["pairs"]:
+        lines += _render_pairs(report["pairs"])
     titles = {
         "changed": "Edits whose MOS has changed",
         "contradictions": "Edits whose earlier MOS is outside of the new interval",
@@ -123,20 +146,71 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _render_pairs(pairs: Mapping[str, Any]) -> list[str]:
+    scale = pairs["scale"]
+    found = f"{scale['anchors']} edits with votes have a MOS by ratings"
+    if scale["valid"]:
+        said = (
+            f"{found}. A unit of strength is {scale['slope']:.2f} points of MOS, which is off by "
+            f"{scale['error']:.2f} points for these edits. {pairs['edits with a MOS']} edits have a MOS by votes."
+        )
+    else:
+        said = (
+            f"{found}: too few, or they don't agree with the votes. So votes give no MOS; they are kept as votes."
+        )
+    return [
+        "",
+        f"{pairs['votes']} votes on {pairs['pairs']} pairs so far. {said}",
+        *_table(("rater", "votes", "status", "agreement", "left", "seconds", "reason"), pairs["raters"]),
+        *(["", "Strengths can be compared within a group:"] if pairs["editors"] else []),
+        *(
+            _table(("editor", "group", "votes", "strength", "low", "high"), pairs["editors"])
+            if pairs["editors"]
+            else []
+        ),
+    ]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table after an empty one; the column of the reason has no title."""
+    cells = [
+        [_figure(row[name]) if isinstance(row[name], float | None) else _cell(str(row[name])) for name in columns]
+        for row in rows
+    ]
+    titles = ["" if name == "reason" else name for name in columns]
+    return ["", *(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(columns), *cells))]
+
+
+def _pool_votes(
+    votes: pd.DataFrame,
+    edits: Sequence[Mapping[Any, Any]],
+    study: Study,
+    ours: Mapping[str, Any],
+    rules: params.Ratings,
+) -> PairResults:
+    """The pooled votes. Anchors are edits with a MOS by ratings, but none of the benchmark's test split."""
+    anchors = {id: edit["mos"] for id, edit in ours.items() if edit["split"] != "test"}
+    rated = study.items.loc[study.items["ratings"] >= rules.min_raters, "mos"]
+    mos = rated.astype(float).combine_first(pd.Series(anchors, dtype=float))
+    known = pd.DataFrame(edits, columns=_EDIT_COLUMNS).set_index("id")
+    return pool_votes(votes[[*VOTE_COLUMNS]], known, mos, rules)
+
+
 def _report(
     batch: RatingBatch,
     study: Study,
+    pairs: PairResults | None,
     edits: pd.DataFrame,
     known: pd.DataFrame,
     rules: params.Ratings,
-    repository: Path,
+    ours: Mapping[str, Any],
 ) -> dict[str, Any]:
     before = {item: (mos, "an earlier increment") for item, mos in known["mos"].dropna().items()}
     changed = [
         f"{row['id']}: {before[row['id']][0]:.2f}, now {_figure(_rounded(row['mos']))}"
         for row in edits[edits["id"].isin(before)].to_dict("records")
     ]
-    for item, edit in benchmark(repository).items():
+    for item, edit in ours.items():
         before[item] = edit["mos"], f"the benchmark ({edit['name']})"
     contradictions = []
     for item in study.items.index.intersection([*before]).intersection([*batch.ratings["item"]]):
@@ -160,6 +234,7 @@ def _report(
             row | {name: _rounded(row[name]) for name in ("correlation", "bias", "noise")}
             for row in study.raters.reset_index().to_dict("records")
         ],
+        "pairs": None if pairs is None else _pairs_report(pairs),
         "changed": changed,
         "contradictions": contradictions,
         "lost": [*batch.lost],
@@ -167,11 +242,34 @@ def _report(
     }
 
 
-def _mos(item: str, ratings: pd.DataFrame, study: Study, rules: params.Ratings) -> dict[str, Any]:
-    """The columns `_MOS_COLUMNS` of an edit, with the mean of each sub-score; None if there are too few raters."""
+def _pairs_report(pairs: PairResults) -> dict[str, Any]:
+    def rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+        return [
+            {name: _rounded(cell) if isinstance(cell, float) else cell for name, cell in row.items()}
+            for row in table.reset_index().to_dict("records")
+        ]
+
+    return {
+        "votes": int(pairs.raters["votes"].sum()),
+        "pairs": pairs.pairs,
+        "raters": rows(pairs.raters),
+        "editors": rows(pairs.editors.rename_axis("editor")),
+        "scale": {name: _rounded(v) if isinstance(v, float) else v for name, v in vars(pairs.scale).items()},
+        "edits with a MOS": int(pairs.edits["mos"].notna().sum()),
+    }
+
+
+def _mos(
+    item: str, ratings: pd.DataFrame, study: Study, pairs: PairResults | None, rules: params.Ratings
+) -> dict[str, Any]:
+    """The columns `_MOS_COLUMNS` of an edit, with the mean of each sub-score; a MOS by votes has no more columns.
+
+    None if there are too few raters.
+    """
     pooled = study.items.loc[item] if item in study.items.index else None
     if pooled is None or pooled["ratings"] < rules.min_raters:
-        return dict.fromkeys(_MOS_COLUMNS)
+        of_votes = pairs.edits["mos"].get(item) if pairs is not None else None
+        return dict.fromkeys(_MOS_COLUMNS) | {"mos": _rounded(of_votes)}
     counted = study.raters.index[study.raters["status"] == "counted"]
     of_item = ratings[(ratings["item"] == item) & ratings["rater"].isin(counted)]
     axes = of_item.drop_duplicates("rater", keep="last")[[*AXES]].astype(float).mean()

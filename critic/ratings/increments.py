@@ -4,8 +4,8 @@
 
 An increment is a folder `0001`, `0002`..., written once by `critic.ratings.collect` and never changed:
 edits.parquet (edits and their MOS, with the columns of `critic.edits.COLUMNS`; no MOS if there are too few
-raters), ratings.parquet (each rating as it was given) and a report. The MOS in a later increment replaces the one
-in an earlier increment.
+raters), ratings.parquet (each rating as it was given), votes.parquet (each vote on a pair of edits, if there are
+any) and a report. The MOS in a later increment replaces the one in an earlier increment.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from critic.tables import read_parquet
 
 FOLDER = Path("data/ratings")
 PATTERN = "[0-9][0-9][0-9][0-9]"
-EDITS, RATINGS, REPORT, PAGE = "edits.parquet", "ratings.parquet", "report.json", "report.md"
+EDITS, RATINGS, VOTES = "edits.parquet", "ratings.parquet", "votes.parquet"
+REPORT, PAGE = "report.json", "report.md"
 
 
 class IncrementError(ValueError):
@@ -27,21 +28,25 @@ class IncrementError(ValueError):
 
 @dataclass(frozen=True)
 class Increment:
-    """An increment's name, such as "0001", its edits, and its ratings (`critic.ratings.importers.COLUMNS`)."""
+    """An increment's name, such as "0001", its edits, its ratings (`critic.ratings.importers.COLUMNS`), and its
+    votes (`VOTE_COLUMNS` there), None without any."""
 
     name: str
     edits: pd.DataFrame
     ratings: pd.DataFrame
+    votes: pd.DataFrame | None = None
 
 
 def read_increments(folder: Path) -> list[Increment]:
     """All increments of a folder, the earliest first; an `IncrementError` if a file is missing."""
     increments = []
     for path in sorted(folder.glob(PATTERN)):
-        for name in (EDITS, RATINGS):
+        has_votes = (path / VOTES).exists() or (path / f"{VOTES}.dvc").exists()
+        names = [EDITS, RATINGS, *([VOTES] if has_votes else [])]
+        for name in names:
             if not (path / name).exists():
                 raise IncrementError(f"{path / name} is missing: get it with `dvc pull {path / name}.dvc`")
-        increments.append(Increment(path.name, read_parquet(path / EDITS), read_parquet(path / RATINGS)))
+        increments.append(Increment(path.name, *(read_parquet(path / name) for name in names)))
     return increments
 
 

@@ -43,6 +43,15 @@ class Study:
     repeated: int
 
 
+NOTHING = Study(
+    pd.DataFrame(columns=["mos", "low", "high", "ratings", "ratings_given"]),
+    pd.DataFrame(columns=["ratings", "status", "reason", "correlation", "bias", "noise"]),
+    {"everybody": None, "counted": None},
+    0,
+)
+"""The study without ratings."""
+
+
 def pool(ratings: pd.DataFrame, rules: Ratings) -> Study:
     """Screen the raters and compute the MOS of the rated items.
 

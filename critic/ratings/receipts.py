@@ -1,4 +1,5 @@
-"""Receipts: the facts of a scored edit, signed, so that a rating can refer to it and the service keeps no state.
+"""Receipts and ballots: the facts of a scored edit, or of a pair as it was shown, signed, so that a rating or a
+vote can refer to it and the service keeps no state.
 
 receipts = Receipts(settings.receipt_key)
 token = receipts.sign(receipt)           # sent with the result
@@ -6,9 +7,9 @@ receipts.read(token) == receipt          # when it comes back with a rating
 """
 
 import secrets
-from datetime import UTC
+from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from itsdangerous import BadData, Signer, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode, want_bytes
@@ -50,8 +51,27 @@ class Receipt(BaseModel, extra="forbid", frozen=True):
     scored_at: AwareDatetime
 
 
-class Receipts:
-    """Signs receipts and verifies them, by HMAC with SHA-256.
+class Ballot(BaseModel, extra="forbid", frozen=True):
+    """A pair as a rater was shown it; it doesn't tell who made the edits.
+
+    Attributes:
+        number: a random one, different for each ballot.
+        pair: the pair's id, see `critic.ratings.pair_study.Pair`.
+        swapped: whether the pair's second edit is on the left.
+    """
+
+    number: str
+    rater: str
+    pair: str
+    swapped: bool
+    shown_at: AwareDatetime
+
+
+_Facts = TypeVar("_Facts", bound=BaseModel)
+
+
+class _Tokens(Generic[_Facts]):
+    """Signs facts and verifies them, by HMAC with SHA-256.
 
     Most tokens have less than 1,000 characters; with an instruction of 4,000 characters, at most 32,000.
 
@@ -63,6 +83,9 @@ class Receipts:
         ReceiptKeyError: a key is too short.
     """
 
+    _kind: type[_Facts]
+    _salt: str
+
     def __init__(self, key: SecretStr | None):
         given = secrets.token_urlsafe() if key is None else key.get_secret_value()
         keys = [part.strip() for part in given.split(",")]
@@ -73,26 +96,39 @@ class Receipts:
             )
         self._serializer = URLSafeSerializer(
             keys,
-            salt="critic.receipt",
+            salt=self._salt,
             serializer_kwargs={"ensure_ascii": True},  # half of a surrogate pair isn't valid UTF-8
             signer=_Signer,
             signer_kwargs={"key_derivation": "hmac", "digest_method": sha256},
         )
 
-    def sign(self, receipt: Receipt) -> str:
-        """The receipt as a URL-safe token. Equal receipts have equal tokens."""
-        scored_at = receipt.scored_at.astimezone(UTC).isoformat()
-        return self._serializer.dumps(receipt.model_dump() | {"scored_at": scored_at})
+    def sign(self, facts: _Facts) -> str:
+        """The facts as a URL-safe token. Equal facts have equal tokens."""
+        fields = facts.model_dump()
+        times = {name: at.astimezone(UTC).isoformat() for name, at in fields.items() if isinstance(at, datetime)}
+        return self._serializer.dumps(fields | times)
 
-    def read(self, token: str) -> Receipt:
-        """The receipt in a token; a `ForgedReceipt` unless `sign` made it with one of these keys."""
+    def read(self, token: str) -> _Facts:
+        """The facts in a token; a `ForgedReceipt` unless `sign` made it with one of these keys."""
         try:
-            return Receipt.model_validate(self._serializer.loads(token))
+            return self._kind.model_validate(self._serializer.loads(token))
         except (BadData, UnicodeEncodeError, ValidationError):
             raise ForgedReceipt(
-                "this service didn't sign this receipt: send it exactly as the result has it. Receipts are valid "
-                "until the service restarts, unless CRITIC_RECEIPT_KEY is set"
+                "this service didn't sign this receipt: send it exactly as the service gave it. Receipts are "
+                "valid until the service restarts, unless CRITIC_RECEIPT_KEY is set"
             ) from None
+
+
+class Receipts(_Tokens[Receipt]):
+    """Signs and verifies the receipts of scored edits."""
+
+    _kind, _salt = Receipt, "critic.receipt"
+
+
+class Ballots(_Tokens[Ballot]):
+    """Signs and verifies ballots."""
+
+    _kind, _salt = Ballot, "critic.ballot"
 
 
 class _Signer(Signer):

@@ -14,6 +14,7 @@ A rater with fewer than `min_ratings` items that others rated too can't be teste
 are kept, and count as soon as there are enough.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -32,10 +33,10 @@ _MAX_OUTLIERS, _MAX_ASYMMETRY = 0.05, 0.3
 
 
 @dataclass(frozen=True)
-class _Agreement:
-    """A rater's correlation with the mean of the others, over the shared items, and its upper bound."""
+class Agreement:
+    """A rater's agreement with the others, such as a correlation, over the shared items, and a bound of it."""
 
-    correlation: float
+    value: float
     shared: int
     bound: float
 
@@ -51,18 +52,13 @@ def screen(scores: Array, rules: Ratings) -> pd.DataFrame:
         correlation (with the mean of the counted others, -1..1).
     """
     everybody = [*range(scores.shape[1])]
-    panel = everybody.copy()
-    while True:
-        found = {rater: _agree(scores, rater, panel, rules) for rater in panel}
-        few = [rater for rater in panel if found[rater].shared < rules.min_ratings]
-        low = [rater for rater in panel if found[rater].bound < rules.min_correlation]
-        if few:
-            panel.remove(min(few, key=lambda rater: found[rater].shared))
-        elif low:
-            panel.remove(min(low, key=lambda rater: found[rater].bound))
-        else:
-            break
-    found = {rater: _agree(scores, rater, panel, rules) for rater in everybody}
+    found = compare(
+        everybody,
+        everybody,
+        lambda rater, panel: _agree(scores, rater, panel, rules),
+        rules.min_ratings,
+        rules.min_correlation,
+    )
     rows = [_status(found[rater], rules) for rater in everybody]
     counted = [rater for rater, (status, _) in enumerate(rows) if status == "counted"]
     given = np.isfinite(scores).sum(axis=0)
@@ -73,8 +69,32 @@ def screen(scores: Array, rules: Ratings) -> pd.DataFrame:
             times = f"far above the mean {above} times and far below {below} times, in {given[rater]} ratings"
             rows[rater] = ("outlier", f"{times} (BT.500)")
     statuses, reasons = zip(*rows, strict=True)
-    correlations = [found[rater].correlation for rater in everybody]
+    correlations = [found[rater].value for rater in everybody]
     return pd.DataFrame({"ratings": given, "status": statuses, "reason": reasons, "correlation": correlations})
+
+
+def compare(
+    everybody: Sequence[int],
+    panel: Sequence[int],
+    agree: Callable[[int, list[int]], Agreement],
+    min_shared: int,
+    min_bound: float,
+) -> dict[int, Agreement]:
+    """Everybody's agreement with those of a panel that agree with each other.
+
+    Who shares too few items with the others, or whose bound is too low, leaves the panel, the worst first.
+    """
+    kept = [*panel]
+    while True:
+        found = {rater: agree(rater, kept) for rater in kept}
+        few = [rater for rater in kept if found[rater].shared < min_shared]
+        low = [rater for rater in kept if found[rater].bound < min_bound]
+        if few:
+            kept.remove(min(few, key=lambda rater: found[rater].shared))
+        elif low:
+            kept.remove(min(low, key=lambda rater: found[rater].bound))
+        else:
+            return {rater: agree(rater, kept) for rater in everybody}
 
 
 def count_outliers(scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -111,7 +131,7 @@ def alpha(scores: Array) -> float | None:
     return 1.0 if between == 0 else float(1 - within.sum() / between)
 
 
-def _status(found: _Agreement, rules: Ratings) -> tuple[Status, str]:
+def _status(found: Agreement, rules: Ratings) -> tuple[Status, str]:
     """A rater's status by the agreement with the panel, and the reason."""
     if found.shared < rules.min_ratings:
         reason = f"rated {found.shared} items that counted raters rated too; {rules.min_ratings} are needed"
@@ -119,7 +139,7 @@ def _status(found: _Agreement, rules: Ratings) -> tuple[Status, str]:
     if found.bound >= rules.min_correlation:
         return "counted", ""
     numbers = (
-        f"correlation with the others {found.correlation:.2f} (upper bound {found.bound:.2f}) over {found.shared} "
+        f"correlation with the others {found.value:.2f} (upper bound {found.bound:.2f}) over {found.shared} "
         f"items; {rules.min_correlation:.2f} is needed"
     )
     if found.bound < 0:
@@ -127,15 +147,15 @@ def _status(found: _Agreement, rules: Ratings) -> tuple[Status, str]:
     return "low_agreement", f"{numbers}: rates carelessly or at random"
 
 
-def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> _Agreement:
+def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> Agreement:
     """A rater's agreement with the rest of a panel; constant ratings have correlation 0."""
     others = scores[:, [other for other in panel if other != rater]]
     shared = np.isfinite(scores[:, rater]) & np.isfinite(others).any(axis=1)
     own, number = scores[shared, rater], int(shared.sum())
     means = np.array([np.nanmean(row) for row in others[shared]])
     if number <= 3:
-        return _Agreement(0.0, number, 1.0)
+        return Agreement(0.0, number, 1.0)
     varies = own.std() > 0 and means.std() > 0
     r = float(np.corrcoef(own, means)[0, 1].clip(-1 + 1e-9, 1 - 1e-9)) if varies else 0.0
     bound = np.tanh(np.arctanh(r) + NormalDist().inv_cdf(rules.confidence) / np.sqrt(number - 3))
-    return _Agreement(r, number, float(bound))
+    return Agreement(r, number, float(bound))

@@ -1,11 +1,11 @@
-"""The feedback store: people's scores of edits that the critic scored, in a database.
+"""The feedback store: people's scores of edits that the critic scored, and their votes on pairs, in a database.
 
     feedback = Feedback("sqlite:///feedback.db")
     id = feedback.add(receipts.read(token), rater="ann", score=4.0)
     for rating in feedback.rows():
         rating.rater, rating.score, rating.critic_score
 
-Ratings are added and never changed. If a rater rates an edit again, the last rating counts:
+Ratings and votes are added and never changed. If a rater rates an edit again, the last rating counts:
 
     SELECT * FROM ratings WHERE id IN (
         SELECT max(id) FROM ratings GROUP BY rater, source_sha256, edited_sha256, instruction
@@ -37,6 +37,10 @@ _TIMEOUT = 30
 
 class FeedbackError(RuntimeError):
     """Ratings can't be stored or read; the message names the database, without its password."""
+
+
+class AlreadyVoted(ValueError):
+    """A ballot that has another vote already."""
 
 
 class _UTC(TypeDecorator[datetime]):
@@ -81,6 +85,37 @@ class Rating(_Table):
     version: Mapped[str]
     contract: Mapped[str]
     scored_at: Mapped[datetime]
+
+
+class Vote(_Table):
+    """One person's choice between two edits of one source, given `at` a time: a row of the table `votes`.
+
+    Attributes:
+        choice: "left", "right" or "tie", of the edits as they were shown.
+        seconds: from the request for the pair to the vote.
+        ballot: `Ballot.number`; a ballot has one vote.
+        pair_id: of `critic.ratings.pair_study.Pair`.
+        left_score, right_score: the critic's, 1..5, if the study has them.
+    """
+
+    __tablename__ = "votes"
+    __table_args__ = (sa.CheckConstraint("choice IN ('left', 'right', 'tie')"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    at: Mapped[datetime]
+    rater: Mapped[str]
+    choice: Mapped[str]
+    seconds: Mapped[float]
+    ballot: Mapped[str] = mapped_column(unique=True)
+    pair_id: Mapped[str]
+    source_sha256: Mapped[str]
+    left_sha256: Mapped[str]
+    right_sha256: Mapped[str]
+    instruction: Mapped[str]
+    left_editor: Mapped[str | None]
+    right_editor: Mapped[str | None]
+    left_score: Mapped[float | None]
+    right_score: Mapped[float | None]
 
 
 class _Schema(_Table):
@@ -164,6 +199,38 @@ class Feedback:
             wanted = sa.select(Rating).order_by(Rating.id)
             yield from session.scalars(wanted.execution_options(yield_per=1000))
 
+    def add_vote(self, vote: Vote) -> int:
+        """Store a vote and return its id; by then it is on the disk. The same vote again has the first one's id.
+
+        Raises:
+            AlreadyVoted: its ballot has another choice.
+            FeedbackError: it wasn't stored.
+        """
+        ballot, choice = vote.ballot, vote.choice
+        with self._named(), Session(self._engine, expire_on_commit=False) as session:
+            session.add(vote)
+            try:
+                session.commit()
+                return vote.id
+            except IntegrityError:
+                session.rollback()
+            first = session.scalars(sa.select(Vote).where(Vote.ballot == ballot)).one()
+        if first.choice != choice:
+            raise AlreadyVoted(f"this pair has your vote {first.choice!r} already: ask for the next pair")
+        return first.id
+
+    def votes(self) -> Iterator[Vote]:
+        """All votes by id, as `rows`."""
+        with self._named(), Session(self._engine) as session:
+            yield from session.scalars(sa.select(Vote).order_by(Vote.id).execution_options(yield_per=1000))
+
+    def count_voters(self, rater: str) -> tuple[dict[str, int], set[str]]:
+        """The number of people who voted on each pair, by its id; and the pairs that `rater` voted on."""
+        with self._named(), Session(self._engine) as session:
+            voters = sa.select(Vote.pair_id, sa.func.count(Vote.rater.distinct())).group_by(Vote.pair_id)
+            own = session.scalars(sa.select(Vote.pair_id).where(Vote.rater == rater).distinct())
+            return dict(session.execute(voters).tuples().all()), {*own}
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
@@ -182,6 +249,7 @@ class Feedback:
                     f"{self._shown} has ratings of schema {number}, and this release writes {SCHEMA}: set "
                     "CRITIC_FEEDBACK_URL to another database, or use the release that made this one"
                 )
+            _Table.metadata.create_all(connection)  # the tables that a database of an older release lacks
 
     @contextmanager
     def _named(self) -> Iterator[None]:

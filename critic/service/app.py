@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,14 +10,13 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from math import ceil, inf
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio.to_thread
 import httpx
 from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -25,41 +24,24 @@ from starlette.requests import ClientDisconnect
 from critic.client import schemas
 from critic.pictures import file_format
 from critic.ratings.picture_store import PictureStore
-from critic.ratings.receipts import ForgedReceipt, Receipt, Receipts
-from critic.ratings.store import Feedback, FeedbackError
+from critic.ratings.receipts import Receipt, Receipts
+from critic.ratings.store import Feedback
 from critic.results import Failure
 from critic.service.chat_filter import check_chat
-from critic.service.errors import INTERNAL, Refused
+from critic.service.errors import INTERNAL, REFUSALS, Refused
 from critic.service.fetching import fetch
-from critic.service.input_checks import check_json, picture_bytes
+from critic.service.input_checks import CheckedJsonRoute, picture_bytes
 from critic.service.keys import Caller
 from critic.service.monitoring import RATINGS, count
 from critic.service.page import mount_page
+from critic.service.pair_routes import pair_routes, store_errors
 from critic.service.scoring_queue import ScoringQueue, Submission
 from critic.service.settings import Settings
 
 log = logging.getLogger("critic.service")
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Refusal, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
-}
 
-
-class _JsonRoute(APIRoute):
-    """A route that counts the values of its JSON before FastAPI parses it, see `check_json`."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def check_and_handle(request: Request) -> Response:
-            check_json(await request.body())
-            return await handle(request)
-
-        return check_and_handle
-
-
-routes = APIRouter(responses=_REFUSALS)
-json_routes = APIRouter(responses=_REFUSALS, route_class=_JsonRoute)
+routes = APIRouter(responses=REFUSALS)
+json_routes = APIRouter(responses=REFUSALS, route_class=CheckedJsonRoute)
 
 
 class Upload(schemas.Options):
@@ -91,6 +73,8 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[str, str]]) -
     )
     app.include_router(routes)
     app.include_router(json_routes)
+    if settings.study is not None:
+        app.include_router(pair_routes(settings.study, settings))
     mount_page(app)
     for kind in (ClientDisconnect, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _failed)
@@ -148,14 +132,9 @@ async def rewards(request: Request, batch: schemas.Rewards) -> schemas.Rewarded:
 @json_routes.post("/feedback", summary="Give your own score of an edit", status_code=201)
 async def feedback(request: Request, rating: schemas.Rating) -> schemas.Kept:
     store: Feedback = request.app.state.feedback
-    try:
+    with store_errors():
         receipt = request.app.state.receipts.read(rating.receipt)
         number = await asyncio.to_thread(store.add, receipt, rating.rater, rating.score, rating.comment)
-    except ForgedReceipt as error:
-        raise Refused(422, "forged_receipt", str(error)) from None
-    except FeedbackError as error:
-        log.error("a rating can't be stored: %s", error)
-        raise Refused(503, "no_feedback", "the rating can't be stored: try again later", retry_after=60) from None
     RATINGS.inc()
     return schemas.Kept(id=number)
 

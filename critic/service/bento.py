@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from critic.checkpoints import CheckpointError
 from critic.engines.load import contract_of, identify
 from critic.prompts import ContractError
+from critic.ratings.pair_study import PairStudy
 from critic.ratings.receipts import ReceiptKeyError, Receipts
 from critic.service.app import create_app
 from critic.service.image import Variant, make_image
@@ -29,6 +30,7 @@ from critic.service.keys import Keys, KeysError
 from critic.service.middleware import RequestMiddleware
 from critic.service.monitoring import with_vllm
 from critic.service.settings import Settings
+from critic.tables import TableError
 
 
 class BuildArguments(BaseModel, extra="allow"):
@@ -53,6 +55,8 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
         Keys.load(settings)
         if settings.model is not None:
             contract_of(settings.model)
+        if settings.study is not None:
+            PairStudy(settings.study)
     except ValidationError as error:
         wrong = [f"CRITIC_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
         raise BentoMLException("; ".join(wrong)) from None
@@ -60,6 +64,8 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
         raise BentoMLException(str(error)) from None
     except (CheckpointError, ContractError) as error:
         raise BentoMLException(f"CRITIC_MODEL: {error}") from None
+    except TableError as error:
+        raise BentoMLException(f"CRITIC_STUDY: {error}") from None
     return settings
 
 

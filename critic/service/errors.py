@@ -1,9 +1,18 @@
 """A request that the service refuses or fails to serve, as an exception and as a response."""
 
+from http import HTTPStatus
+from typing import Any
+
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from critic.client.schemas import Problem, Refusal
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": HTTPStatus(status).phrase}
+    for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
+}
+"""What the OpenAPI document says of them."""
 
 
 class Refused(HTTPException):

@@ -19,13 +19,16 @@ from critic.service.settings import Settings
 
 log = logging.getLogger("critic.service")
 
-_PUBLIC = re.compile(r"/|/(?:healthz|livez|readyz|page/.*|examples(?:/.*)?)")
-"""Paths that need no key: the web page, which has no user's data, and the health checks."""
+_PUBLIC = re.compile(r"/|/(?:pairs|healthz|livez|readyz|page/.*|examples(?:/.*)?)")
+"""Paths that need no key: the web pages, which have no user's data, and the health checks."""
 _ANONYMOUS = Caller("anybody")
 _MAX_BODIES = 8
 """Requests of the largest size that may be in memory at a time, or smaller ones of the same total size."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_ROUTES = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models")
+_ROUTES = (
+    *("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models"),
+    *("/v1/pairs/next", "/v1/pairs/vote"),
+)
 
 
 class RequestMiddleware:

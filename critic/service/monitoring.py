@@ -23,6 +23,7 @@ PENDING = Gauge("critic_pending", "Answers that vLLM generates or that wait for 
 READY = Gauge("critic_engine_ready", "1 while vLLM can score.", multiprocess_mode="livemin")
 LOSSES = Counter("critic_engine_losses", "Times that vLLM was lost.")
 RATINGS = Counter("critic_ratings", "Stored ratings by people.")
+VOTES = Counter("critic_votes", "Stored votes by people on pairs of edits.")
 
 
 def count(scored: Scored) -> None:

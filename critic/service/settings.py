@@ -54,3 +54,6 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the database of ratings. In a path, ~ is your home folder.",
     )
     keep_images: Path | None = Field(None, description="Folder to store pictures in. Default: they aren't stored.")
+    study: Path | None = Field(
+        None, description="Table of edits to vote on in pairs at /pairs. Default: there is no such page."
+    )

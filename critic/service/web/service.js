@@ -49,13 +49,27 @@ export async function score(fields, key, signal) {
 
 /** Store a person's own score (`Rating`). */
 export async function rate(rating, key) {
-  const headers = { "Content-Type": "application/json" };
-  return ask("/feedback", { method: "POST", headers, body: JSON.stringify(rating) }, key);
+  return post("/feedback", rating, key);
+}
+
+/** The next pair to vote on (`NextPair`). */
+export async function nextPair(rater, key) {
+  return ask(`/v1/pairs/next?${new URLSearchParams({ rater })}`, {}, key);
+}
+
+/** Store a vote on a pair: "left", "right" or "tie". */
+export async function vote(receipt, choice, key) {
+  return post("/v1/pairs/vote", { receipt, choice }, key);
 }
 
 /** Edits to try: {id, instruction, source, edited}. */
 export async function examples(key) {
   return ask("/examples", {}, key);
+}
+
+async function post(path, body, key) {
+  const headers = { "Content-Type": "application/json" };
+  return ask(path, { method: "POST", headers, body: JSON.stringify(body) }, key);
 }
 
 async function ask(path, options, key) {

@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kurtosis
 
-from critic.params import Ratings
+from critic.params import Ratings, load
 from critic.ratings.pooling import Study, pool
 from critic.ratings.screening import alpha, count_outliers
 from critic.tables import TableError
 
-RULES = Ratings(min_raters=3, min_ratings=8, min_correlation=0.75, confidence=0.95)
+RULES = load(Ratings).model_copy(
+    update={"min_raters": 3, "min_ratings": 8, "min_correlation": 0.75, "confidence": 0.95}
+)
 
 TABLE = np.array(
     [
