@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from critic.files import OutputError
 from critic.ratings import collect as collecting
 from critic.ratings.collect import add, preview
 from critic.ratings.importers import count_new, read_store, read_study
-from critic.ratings.increments import read_increments
+from critic.ratings.increments import IncrementError, read_increments
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Receipt
 from critic.ratings.store import Feedback
@@ -186,6 +187,67 @@ def test_an_edit_of_the_benchmark_can_be_rated_by_its_id_and_contradict_it(proje
     made = add(read_study(by_id, project), project)
     (line,) = json.loads((made / "report.json").read_text())["contradictions"]
     assert "and 2.00 in the benchmark (train-0)" in line
+
+
+# --- votes on pairs
+
+
+def ballots(folder: Path, raters: tuple[str, ...] = RATERS) -> Path:
+    """A CSV file in which each rater has voted on all pairs of six edits of the first source."""
+    path = folder / "study/votes.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["rater", "source", "edited_a", "edited_b", "instruction", "winner", "editor_a", "editor_b"])
+        for place, (one, other) in enumerate(combinations(range(6), 2)):
+            for turn, rater in enumerate(raters):
+                a, b = (one, other) if (place + turn) % 2 else (other, one)
+                wins = (TRUTH[a] > TRUTH[b]) != (rater == "mal")
+                edited = f"{a}-edited.png", f"{b}-edited.png"
+                rows.writerow([rater, "0-source.png", *edited, "dye", "a" if wins else "b", f"e{a}", f"e{b}"])
+    return path
+
+
+def test_votes_become_an_increment_without_a_mos(project: Path) -> None:
+    made = add(read_study(ballots(project.parent, (*RATERS, "mal")), project), project)
+    assert {path.name for path in made.iterdir()} >= {"votes.parquet", "votes.parquet.dvc"}
+    (one,) = read_increments(made.parent)
+    assert len(one.edits) == 6 and one.edits["mos"].isna().all() and one.ratings.empty
+    assert one.votes is not None and len(one.votes) == 75
+    report = json.loads((made / "report.json").read_text())["pairs"]
+    statuses = {rater["rater"]: rater["status"] for rater in report["raters"]}
+    assert statuses == {**dict.fromkeys(RATERS, "counted"), "mal": "inverted"}
+    assert [row["editor"] for row in report["editors"]] == [f"e{number}" for number in reversed(range(6))]
+    page = (made / "report.md").read_text()
+    assert "| mal | 15 | inverted | 0.00 |" in page and "So votes give no MOS; they are kept as votes." in page
+
+
+def test_earlier_votes_are_pooled_again_and_a_missing_table_is_named(project: Path) -> None:
+    add(read_study(ballots(project.parent, RATERS[:2]), project), project)
+    report = preview(read_study(ballots(project.parent, RATERS[2:]), project), project)[1]["pairs"]
+    assert (report["votes"], report["pairs"]) == (60, 15)
+    (project / "data/ratings/0001/votes.parquet").unlink()
+    with pytest.raises(IncrementError, match=r"dvc pull .*0001/votes\.parquet\.dvc"):
+        read_increments(project / "data/ratings")
+
+
+def test_ratings_of_some_edits_give_the_others_a_mos(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    anchors = []
+    for rater, number in product(RATERS, (0, 2, 3, 5)):
+        pictures = {"source": "0-source.png", "edited": f"{number}-edited.png"}
+        anchors.append({"rater": rater, **pictures, "instruction": "dye", "score": score_of(rater, TRUTH[number])})
+    path = project.parent / "study/anchors.csv"
+    pd.DataFrame(anchors).to_csv(path, index=False)
+    text = (project / "params.yaml").read_text()
+    text = text.replace("min_anchors: 10", "min_anchors: 3").replace("min_ratings: 8", "min_ratings: 5")
+    (project / "params.yaml").write_text(text.replace("min_correlation: 0.75", "min_correlation: -0.9"))
+    study(project.parent)
+    both = pd.concat([pd.read_csv(path), pd.read_csv(project.parent / "study/ratings.csv")])
+    both.to_csv(path, index=False)
+    add(read_study(path, project), project)
+    made = add(read_study(ballots(project.parent), project), project)
+    edits = read_increments(made.parent)[1].edits.set_index("editor")
+    assert edits["mos"].dropna().index.tolist() == ["e1", "e4"] or {*edits["mos"].dropna().index} == {"e1", "e4"}
+    assert 1 < edits["mos"]["e1"] < edits["mos"]["e4"] < 5 and edits["ratings"].isna().all()
 
 
 @pytest.fixture

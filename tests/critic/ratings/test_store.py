@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from critic.ratings import store as module
 from critic.ratings.receipts import Receipt
-from critic.ratings.store import SCHEMA, Feedback, FeedbackError
+from critic.ratings.store import SCHEMA, AlreadyVoted, Feedback, FeedbackError, Vote
 
 RECEIPT = Receipt(
     request_id="9f1c",
@@ -125,6 +125,42 @@ def test_invalid_characters_are_replaced(feedback: Feedback) -> None:
     (rating,) = feedback.rows()
     assert (rating.rater, rating.comment, rating.instruction) == ("ann\ufffd", "naïve?", "red?")
     assert rating.pair_id == "\ufffd"
+
+
+# --- votes on pairs
+
+
+def vote(choice: str = "left", ballot: str = "1", rater: str = "ann", pair: str = "p") -> Vote:
+    digests = {f"{name}_sha256": name for name in ("source", "left", "right")}
+    facts = dict.fromkeys(("left_editor", "right_editor", "left_score", "right_score"))
+    own = {"choice": choice, "ballot": ballot, "rater": rater, "pair_id": pair}
+    return Vote(at=datetime.now(UTC), seconds=2.5, instruction="make it red", **own, **digests, **facts)
+
+
+def test_a_ballot_has_one_vote(feedback: Feedback) -> None:
+    assert feedback.add_vote(vote("tie")) == feedback.add_vote(vote("tie")) == 1
+    with pytest.raises(AlreadyVoted, match="your vote 'tie' already"):
+        feedback.add_vote(vote("left"))
+    with pytest.raises(FeedbackError, match="can't be used"):
+        feedback.add_vote(vote("both", "2"))
+    (stored,) = feedback.votes()
+    assert (stored.choice, stored.seconds, stored.at.tzinfo) == ("tie", 2.5, UTC)
+
+
+def test_voters_are_counted_and_not_votes(feedback: Feedback) -> None:
+    for number, (rater, pair) in enumerate((("ann", "p"), ("ann", "p"), ("bob", "p"), ("bob", "q"))):
+        feedback.add_vote(vote(ballot=str(number), rater=rater, pair=pair))
+    assert feedback.count_voters("ann") == ({"p": 2, "q": 1}, {"p"})
+    assert feedback.count_voters("cyn") == ({"p": 2, "q": 1}, set())
+
+
+def test_a_database_of_a_release_without_votes_gets_their_table(feedback: Feedback, url: str) -> None:
+    feedback.add(RECEIPT, "ann", 3)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+        database.execute("DROP TABLE votes")
+    with closing(Feedback(url)) as opened:
+        assert opened.add_vote(vote()) == 1
+        assert [rating.score for rating in opened.rows()] == [3]
 
 
 # --- for good

@@ -1,7 +1,6 @@
 """The page in a real browser, with a service that answers what the test sets."""
 
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,19 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, File, Form, Header, Response, UploadFile
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from page_examples import WANTED, make_examples
 from PIL import Image, ImageChops
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from serving import running
 
 from critic.client.schemas import Kept, Problem, Rating, Refusal, Scored
 from critic.service.page import HEADERS, WEB, mount_page
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 TIMES = "\N{MULTIPLICATION SIGN}"
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
@@ -113,16 +111,8 @@ def answer(status: int, body: Any, headers: dict[str, str]) -> Response:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Service]:
     service = Service()
-    config = uvicorn.Config(application(service), port=0, log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        thread.join(0.01)
-    service.url = f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    yield service
-    running.should_exit = True
-    thread.join()
+    with running(application(service)) as service.url:
+        yield service
 
 
 @pytest.fixture
@@ -130,16 +120,6 @@ def service(server: Service) -> Service:
     fresh = Service(url=server.url, answer=(200, scored(), {}))
     server.__dict__.update(fresh.__dict__)
     return server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("the page needs a browser: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
