@@ -24,6 +24,11 @@ Alpine.data("pairs", () => ({
     return `${this.voted} of ${this.pairs} pairs voted on by ${this.rater}`;
   },
 
+  /* Tells the style sheet a picture's ratio of width to height, by which it limits the height. */
+  shape(picture) {
+    picture.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight);
+  },
+
   async begin() {
     this.rater = this.rater.trim();
     this.problem = this.rater ? "" : "Enter your name, the same one each time.";

@@ -55,7 +55,7 @@ def test_the_strengths_of_editors_are_recovered_with_intervals(votes: pd.DataFra
 
 def test_without_anchors_there_is_no_mos(votes: pd.DataFrame) -> None:
     few = [f"{source:02d}-0" for source in range(SOURCES)]
-    for anchored in ([], few, few + ["00-1"]):
+    for anchored in ([], few, [*few, "00-1"]):
         found = pooled(votes, anchored)
         assert not found.scale.valid and found.edits["mos"].isna().all()
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import postgres
 import pytest
-from test_store import RECEIPT
+from test_store import RECEIPT, vote
 
 from critic.ratings.store import Feedback, FeedbackError
 
@@ -39,6 +39,15 @@ def test_each_of_many_clients_finds_its_rating(server: postgres.Postgres) -> Non
     assert len({*ids}) == len(rows) == 5 * CLIENTS
     for place, id in enumerate(ids):
         assert (rows[id].rater, rows[id].score) == (f"rater-{place // 5}", 1 + place % 5)
+
+
+def test_a_ballot_that_many_clients_send_at_a_time_is_one_vote(server: postgres.Postgres) -> None:
+    with closing(Feedback(server.url)) as feedback, feedback._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE votes")
+    with closing(Feedback(server.url)) as feedback, ThreadPoolExecutor(CLIENTS) as pool:
+        ids = [*pool.map(lambda _: feedback.add_vote(vote("tie")), range(CLIENTS))]
+        assert len({*ids}) == 1 and [stored.id for stored in feedback.votes()] == ids[:1]
+        assert feedback.count_voters("ann") == ({"p": 1}, {"p"})
 
 
 def test_what_was_acknowledged_survives_kills_of_the_server_under_load(server: postgres.Postgres) -> None:

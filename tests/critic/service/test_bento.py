@@ -21,6 +21,7 @@ TINY, CONTRACT = ROOT / "assets/tiny-base", ROOT / "critic/contracts/tiny.yaml"
         ("CRITIC_MODEL", "./models/new", "CRITIC_MODEL: there is no folder ./models/new: run `make repro`"),
         ("CRITIC_MODEL", str(TINY.parent), "has no contract of the prompts .*, or save it there as contract.yaml"),
         ("CRITIC_RECEIPT_KEY", "short", "CRITIC_RECEIPT_KEY has a key of less than 16 characters"),
+        ("CRITIC_STUDY", "nowhere.csv", "CRITIC_STUDY: nowhere.csv can't be read"),
         ("CRITIC_KEYS", "short", "CRITIC_KEYS, line 1, key 1 isn't NAME:KEY"),
     ],
 )
