@@ -188,7 +188,7 @@ def test_what_is_no_change_says_how_one_looks(change: str) -> None:
 
 def test_the_7b_wants_a_gpu_and_the_tiny_shape_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BenchmarkError, match="no GPU here for the 7B: --shape tiny"):
+    with pytest.raises(BenchmarkError, match="no GPU here for the 7b: --shape tiny"):
         train_7b.peak_flops(parse(["sft"]), "bfloat16")
     assert train_7b.peak_flops(parse(["sft", "--shape", "tiny"]), "bfloat16") is None
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,8 @@ from critic.training import rewards
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "params.yaml"
 PROFILES = (
-    *("tiny", "tiny-qwen3-vl", "full", "paper", "single-gpu", "agiqa", "qwen3-vl-8b", "qwen3-vl-4b", "qwen3-5-9b"),
+    *("tiny", "tiny-qwen3-vl", "full", "paper", "single-gpu", "agiqa"),
+    *("qwen3-vl-8b", "qwen3-vl-4b", "qwen3-5-9b"),
 )
 
 
@@ -321,16 +322,19 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "key that is a number": (change("reward", {1: 2}), r"reward: must hold keys and values, not {1: 2}"),
     "profile that is a list": (
         change("profile", ["tiny"]),
-        r"profile: \['tiny'\] is not one of .*tiny, full, paper, single-gpu",
+        r"profile: \['tiny'\] is not one of .*tiny, tiny-qwen3-vl, full, paper, single-gpu",
     ),
     "wrong seed": (change("seed", 1.5), r"seed: must be an integer, not 1\.5"),
     "switch for a seed": (change("seed", True), r"seed: must be an integer, not True"),
     "no seed": (leave_out("seed"), r"seed: must be an integer, not None"),
     "unknown profile": (
         change("profile", "huge"),
-        r"profile: 'huge' is not one of .*tiny, full, paper, single-gpu",
+        r"profile: 'huge' is not one of .*tiny, tiny-qwen3-vl, full, paper, single-gpu",
     ),
-    "no profile": (leave_out("profile"), r"profile: None is not one of .*tiny, full, paper, single-gpu"),
+    "no profile": (
+        leave_out("profile"),
+        r"profile: None is not one of .*tiny, tiny-qwen3-vl, full, paper, single-gpu",
+    ),
     "no profiles": (leave_out("profiles"), r"profile: 'tiny' is not one of .*: none"),
 }
 
@@ -393,12 +397,12 @@ def test_the_choices_are_those_of_the_modules_that_they_set() -> None:
     assert choices(params.Evaluate, "failure_policy") == get_args(metrics.FailurePolicy)
 
 
-def test_the_reward_section_is_the_keywords_of_compute_score_and_the_weight_of_another() -> None:
+def test_the_reward_section_is_the_keywords_of_compute_score_and_the_weights() -> None:
     response, mos, *keywords = inspect.signature(rewards.compute_score).parameters
     assert (response, mos) == ("response", "mos")
-    assert [*params.Reward.model_fields] == [*keywords, "axes"]
+    assert [*params.Reward.model_fields] == [*keywords, "distance", "axes", "pairs"]
     section = params.load(params.Reward, OWN)
-    given = section.model_dump(exclude={"axes"})
+    given = section.model_dump(exclude={"distance", "axes", "pairs"})
     scores = rewards.compute_score("<think></think><answer>3</answer>", 3.0, **given)
     assert scores == {"overall": 1 + section.format_weight, "format": 1.0, "accuracy": 1.0}
 
@@ -514,9 +518,17 @@ def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
 # --- profiles that extend another
 
 
+TINY = ("tiny", "tiny-qwen3-vl")
+LORA = ("single-gpu", "qwen3-vl-4b")
+
+
+def of(profiles: Iterable[str], *stages: str) -> dict[str, set[str]]:
+    return {profile: {*stages} for profile in profiles}
+
+
 def everywhere(*stages: str, but: str = "") -> dict[str, set[str]]:
     """The stages in `full` and in the profiles that extend it, but one."""
-    return {profile: {*stages} for profile in PROFILES if profile not in ("tiny", but)}
+    return of((profile for profile in PROFILES if profile not in (*TINY, but)), *stages)
 
 
 EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
@@ -526,15 +538,15 @@ EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
     (
         "learning_rate: 1.0e-5  # [d]",
         "learning_rate: 3.0e-5",
-        {"full": {"sft"}, "paper": {"sft"}, "agiqa": {"sft"}},
+        of((profile for profile in PROFILES if profile not in (*TINY, *LORA)), "sft"),
     ),
-    ("learning_rate: 1.0e-4", "learning_rate: 3.0e-4", {"single-gpu": {"sft"}}),
-    ("r: 32", "r: 16", {"single-gpu": {"sft", "grpo"}}),
+    ("learning_rate: 1.0e-4", "learning_rate: 3.0e-4", of(LORA, "sft")),
+    ("r: 32", "r: 16", of(LORA, "sft", "grpo")),
     ("dataset: Coobiw/IE-Bench-4k", "dataset: other/set", everywhere("download", "evaluate", but="agiqa")),
     ("split: official", "split: by_source", {"paper": {"download", "evaluate"}}),
     ("loss_type: bnpo", "loss_type: grpo", {"paper": {"grpo"}}),
-    ("kind: l2", "kind: laplace", {"tiny": {"grpo"}}),
-    ("epsilon: 0.2", "epsilon: 0.3", {"tiny": {"grpo"}, **everywhere("grpo")}),
+    ("kind: l2", "kind: laplace", of(TINY, "grpo")),
+    ("epsilon: 0.2", "epsilon: 0.3", of(PROFILES, "grpo")),
 ]
 
 

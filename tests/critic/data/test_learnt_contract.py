@@ -456,7 +456,7 @@ def critic(tmp_path: Path) -> Path:
 
 def test_template_and_prefill_are_those_of_the_models_files(critic: Path) -> None:
     found = read_template(str(critic))
-    assert found == Template(str(critic), CHAT, "<think>", "<|image_pad|>", (3136, 50176))
+    assert found == Template(str(critic), CHAT, "<think>", "<|image_pad|>", (3136, 50176), 28)
     base = read_template(str(BASE))
     assert base.prefill == ""
     contract = learn(rows(released(20)), base, "learnt", "the set").contract
