@@ -112,8 +112,8 @@ def count(shape: str, section: params.Training) -> tuple[int, int]:
     sizes = {name.removesuffix(".weight"): size.shape for name, size in model_of(shape).named_parameters()}
     everything = sum(size.numel() for size in sizes.values())
     if (lora := adapters(section, model_of(shape))) is None:
-        frozen = "model.visual." if section.freeze_vision else "nothing"
-        return everything, sum(size.numel() for name, size in sizes.items() if not name.startswith(frozen))
+        vision = model_of(shape).get_encoder(modality="image").parameters() if section.freeze_vision else ()
+        return everything, everything - sum(weight.numel() for weight in vision)
     adapted = [size for name, size in sizes.items() if re.fullmatch(str(lora.target_modules), name)]
     return everything, sum(sum(size) * lora.r for size in adapted)
 

@@ -5,7 +5,7 @@
     freeze_vision(model)
     LoraConfig(target_modules=lora_targets(model))
 
-There is no table of names. A model of another kind is refused with what it lacks. Qwen2.5-VL, Qwen3-VL and Qwen3.5
+There is no table of models. One of another kind is refused with what it lacks. Qwen2.5-VL, Qwen3-VL and Qwen3.5
 are tested; docs/bases.md has what was run with each.
 """
 
@@ -96,9 +96,13 @@ def check_contract(processor: ProcessorMixin, contract: Contract) -> None:
 
 
 def never_sampled(processor: ProcessorMixin) -> list[int]:
-    """The ids of the placeholders of pictures: a completion with one would have no picture for it."""
+    """The ids of the placeholders of pictures and videos: a completion with one would have no picture for it.
+
+    Their names are those of all Qwen VL models, and the processor's own.
+    """
     known = processor.tokenizer.get_vocab()
-    return [known[name] for name in _NEVER_SAMPLED if name in known]
+    names = dict.fromkeys([*_NEVER_SAMPLED, getattr(processor, "image_token", None)])
+    return [known[name] for name in names if name in known]
 
 
 def model_class(folder: str | os.PathLike[str], revision: str | None = None) -> Any:
@@ -127,8 +131,17 @@ def freeze_vision(model: PreTrainedModel) -> None:
 
 
 def lora_targets(model: PreTrainedModel) -> str:
-    """The regular expression of all linear layers of the language model, for PEFT's `target_modules`."""
+    """The regular expression of all linear layers of the language model, for PEFT's `target_modules`.
+
+    Raises:
+        BackboneError: the model has experts, whose weights aren't in linear layers.
+    """
     decoder = model.get_decoder()
+    if any(weight.ndim > 2 and "experts" in name for name, weight in decoder.named_parameters()):
+        raise BackboneError(
+            f"{model.config.model_type} has experts, which LoRA on linear layers would leave out: choose a base "
+            "without experts, or set lora to null"
+        )
     (path,) = [name for name, module in model.named_modules() if module is decoder]
     linear = [name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)]
     layers = {name.rpartition(".")[2] for name in linear}

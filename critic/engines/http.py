@@ -92,6 +92,7 @@ class HttpEngine:
                 f"choose one with {base_url}#{next(iter(served), 'NAME')}"
             )
         self.name = self.served = model
+        self._has_vllm = served[model] == "vllm"
         self.continues = served[model] in _VLLM_LIKE
         self._extra: dict[str, Any] = {"repetition_penalty": 1.0, "top_k": -1} if self.continues else {}
 
@@ -150,7 +151,7 @@ class HttpEngine:
         try:
             # Not chat.completions.create, which walks through the whole body: slower than everything else here.
             raw = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-            return _read(_Reply.model_validate_json(raw.content))
+            return _read(_Reply.model_validate_json(raw.content), self._has_vllm)
         except ValidationError as error:
             return Failed(Failure.GARBLED, f"not a chat completion: {_explain(error)}")
         except openai.APITimeoutError as error:
@@ -241,11 +242,11 @@ class _Reply(BaseModel):
     tokens: int | None = Field(None, validation_alias=AliasPath("usage", "completion_tokens"))
 
 
-def _read(reply: _Reply) -> Completion | Failed:
+def _read(reply: _Reply, has_vllm: bool) -> Completion | Failed:
     """The completion; the field for reasoning, if a server has one, may hold the answer too.
 
-    vLLM counts reasoning tokens if it has a reasoning parser, which takes the end of reasoning out of the content,
-    even if there is no reasoning.
+    vLLM 0.31 counts reasoning tokens if it has a reasoning parser. That takes the end of the reasoning out of the
+    content, even if there is no reasoning; without that end, it leaves no content.
     """
     if reply.finish_reason == "content_filter":
         return Failed(
@@ -253,7 +254,8 @@ def _read(reply: _Reply) -> Completion | Failed:
         )
     content = reply.message.content or ""
     reasoning = reply.message.reasoning_content or reply.message.reasoning or ""
-    both = (reasoning or reply.reasoning_tokens is not None) and content.strip()
+    is_parsed = has_vllm and reply.reasoning_tokens is not None and content.lstrip().startswith("<answer>")
+    both = (reasoning or is_parsed) and content.strip()
     return Completion(
         text=f"<think>{reasoning}</think>\n{content}" if both else reasoning or content,
         tokens=reply.tokens or 0,

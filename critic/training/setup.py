@@ -123,7 +123,7 @@ def load_trainable(
     """
     if checkpoint and section.lora is None:
         trainable = load_model(checkpoint, model)
-        trainable.generation_config = GenerationConfig.from_pretrained(folder, revision=revision or "main")
+        trainable.generation_config = _generation_config(trainable, folder, revision)
     else:
         trainable = load_model(folder, model, revision)
     if section.freeze_vision:
@@ -140,6 +140,16 @@ def adapters(section: Training, model: PreTrainedModel) -> LoraConfig | None:
         target_modules=lora_targets(model),
         task_type="CAUSAL_LM",
     )
+
+
+def _generation_config(
+    model: PreTrainedModel, folder: str | os.PathLike[str], revision: str | None
+) -> GenerationConfig:
+    """The generation settings in a folder or repository, or else those that follow from the model's config."""
+    try:
+        return GenerationConfig.from_pretrained(folder, revision=revision or "main")
+    except OSError:
+        return GenerationConfig.from_model_config(model.config)
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
@@ -171,5 +181,5 @@ def publish(
         merged = PeftModel.from_pretrained(load_model(base, model, revision), weights).merge_and_unload()
     else:
         merged = load_model(weights, model)
-        merged.generation_config = GenerationConfig.from_pretrained(base, revision=revision or "main")
+        merged.generation_config = _generation_config(merged, base, revision)
     save_checkpoint(merged, processor, contract, folder)

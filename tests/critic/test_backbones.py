@@ -160,3 +160,10 @@ def test_a_prefill_with_a_line_break_begins_the_answers_too(base: Any) -> None:
 def test_lora_targets_name_the_decoder_alone(base: Any) -> None:
     model = load_model(base("qwen3_5"), model_of(base("qwen3_5")))
     assert lora_targets(model).startswith(r"(.*\.)?model\.language_model\.")
+
+
+def test_lora_on_experts_is_refused() -> None:
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model("qwen3_vl_moe"))
+    with pytest.raises(BackboneError, match=r"qwen3_vl_moe has experts, which LoRA .* would leave out"):
+        lora_targets(model)

@@ -297,11 +297,23 @@ def test_the_answer_is_found_wherever_a_server_puts_it(server: Server, message: 
 
 def test_a_reasoning_parser_that_found_no_reasoning_has_not_lost_its_end(server: Server) -> None:
     """vLLM's reasoning parser takes `</think>` out of the content, and counts the tokens before it."""
-    answer = "\n<answer>3.50</answer>"
-    server.replies = [completion(parser=True, content=answer, reasoning=None), completion(content=answer)]
-    results = Scorer(engine(server, concurrency=1), CONTRACT)([edit(), edit(1)])
-    assert results[0].score == 3.5
-    assert results[1].status == "no_answer"  # its reasoning never ended
+    server.owner = "vllm"
+    answer, whole = "\n<answer>3.50</answer>", "Fine.</think>\n<answer>3.50</answer>"
+    server.replies = [
+        completion(parser=True, content=answer),
+        completion(content=answer),  # its reasoning never ended
+        completion(parser=True, content="Perhaps <answer>2.0</answer> or not"),
+        completion(parser=True, content=whole),
+    ]
+    results = Scorer(engine(server, concurrency=1), CONTRACT)([edit(number) for number in range(4)])
+    assert [result.score for result in results] == [3.5, None, None, 3.5]
+    assert results[3].reasoning == "Fine."
+
+
+def test_reasoning_tokens_of_other_servers_say_nothing(server: Server) -> None:
+    server.replies = [completion(parser=True, content="\n<answer>3.50</answer>")]
+    (result,) = Scorer(engine(server), CONTRACT)([edit()])
+    assert result.status == "no_answer"
 
 
 # --- servers that can't be used at all
