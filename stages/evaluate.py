@@ -81,6 +81,7 @@ def main() -> None:
         predictions[name] = of_test
         if of_pictures:
             (on_pictures[name],) = of_pictures
+    write_predictions(predictions, edits, on_pictures)
     how: dict[str, Any] = {
         "train_mean": train_mean,
         "failure_policy": section.failure_policy,
@@ -108,7 +109,7 @@ def main() -> None:
         seeds=seeds if seeds.are_of(params.seed(), evaluation.models) else None,
         words=words(test),
     )
-    write(predictions, evaluation, edits, split, validation, page, on_pictures, generated, stated, probing)
+    write(predictions, evaluation, edits, split, validation, page, generated, stated, probing)
     show(evaluation, split)
     print(f"probes of grpo, on the validation split: {probing.verdict}")
 
@@ -302,6 +303,18 @@ def facts(test: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def write_predictions(
+    predictions: dict[str, pd.DataFrame], edits: pd.DataFrame, on_pictures: dict[str, pd.DataFrame]
+) -> None:
+    """Write every score, before anything that can fail is done with them."""
+    known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
+    with replacing_folder(REPORTS / "predictions") as folder:
+        for name, table in predictions.items():
+            edits[known].merge(table, on="id").to_parquet(folder / f"{name}.parquet")
+        for name, table in on_pictures.items():
+            table.to_parquet(folder / f"agiqa-{name}.parquet")
+
+
 def write(
     predictions: dict[str, pd.DataFrame],
     evaluation: Evaluation,
@@ -309,19 +322,12 @@ def write(
     split: Split,
     validation: pd.DataFrame,
     page: str,
-    on_pictures: dict[str, pd.DataFrame],
     generated: dict[str, dict[str, Scores]],
     stated: SubScores,
     probing: Probing,
 ) -> None:
-    """Write every output of the stage. Tables of the test split say in a column `split` what it leaks."""
+    """Write the stage's other outputs. Tables of the test split say in a column `split` what it leaks."""
     leak = {"split": split.leak} if split.leak else {}
-    known = [c for c in ("id", "source_id", "edit_type", "editor", "mos") if c in edits]
-    with replacing_folder(REPORTS / "predictions") as folder:
-        for name, table in predictions.items():
-            edits[known].merge(table, on="id").to_parquet(folder / f"{name}.parquet")
-        for name, table in on_pictures.items():
-            table.to_parquet(folder / f"agiqa-{name}.parquet")
     scatter = pd.concat([table.assign(model=name) for name, table in predictions.items()])
     scatter = scatter.merge(edits[["id", "mos"]], on="id")[["model", "id", "mos", "score"]]
     with replacing_folder(REPORTS / "plots") as folder:

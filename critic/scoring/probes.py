@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -32,6 +33,7 @@ UNCHANGED = "unchanged"
 GOOD = 3.5
 """Edits with at least this MOS are good: what makes them worse must lower their score. The others are poor."""
 _TRIES = 100
+"""Draws of another edit before all are tried in order; a draw is fast, whatever their number."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def probe(
         names: of the probes.
 
     Raises:
-        TableError: no two pairs have different sources and different instructions.
+        TableError: a probe needs an edit of another source with another instruction, and none is chosen.
     """
     random, rows = Random(seed), range(len(pairs))
     groups = [[row for row in rows if mos is None or (mos[row] >= GOOD) == is_good] for is_good in (True, False)]
@@ -180,13 +182,15 @@ def probe(
     candidates = [row for row in chosen if known[row] is not None]
     items = []
     for row in chosen:
-        other = _other(row, known, candidates, pairs, Random(f"{seed}/{pairs.ids[row]}"))
         used = [
             name
             for name in names
             if ((row in good and PROBES[name].of_good) or (row in poor and PROBES[name].of_poor))
             and not (PROBES[name].needs_source and pairs.generated)
         ]
+        other = row
+        if any(PROBES[name].needs_other for name in used):
+            other = _other(row, known, candidates, pairs, Random(f"{seed}/{pairs.ids[row]}"))
         items += [(name, row, other) for name in used and (UNCHANGED, *used)]
     ids = [f"{name}:{pairs.ids[row]}" for name, row, _ in items]
     of_items = [found[0] if (found := known[row]) else pairs.ids[row] for _, row, _ in items]
@@ -201,8 +205,7 @@ def _other(row: int, known: Mapping[int, _Known], candidates: Sequence[int], pai
     """A row with another source and another instruction."""
     if (found := known[row]) is None:
         return row
-    for _ in range(_TRIES):
-        other = random.choice(candidates)
+    for other in chain((random.choice(candidates) for _ in range(_TRIES)), candidates):
         if all(mine != its for mine, its in zip(found, known[other] or found, strict=True)):
             return other
     raise TableError(

@@ -22,7 +22,7 @@ from critic.evaluation.probing import Probing
 from critic.evaluation.sub_scores import SubScores
 from critic.prompts import load_contract
 from critic.scoring.judges.image_metrics import BASELINES
-from critic.tables import write_parquet
+from critic.tables import TableError, write_parquet
 from stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,26 @@ def test_a_critic_that_gives_one_score_is_found_on_the_validation_split(
     assert found.constant == 4 and found.edits == len(table)
 
 
+def test_the_scores_are_kept_if_probing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    table = normalise(make_table("test", sources=2, side=56, seed=7), "test")
+    for split in ("train", "test", "validation"):
+        rows = table.assign(source_id="one", mos=5.0) if split == "validation" else table
+        write_parquet(rows, f"data/validated/{split}.parquet", TYPES)
+    scores = pd.DataFrame({"id": table["id"], "score": 4.0})
+    monkeypatch.setattr(evaluate, "read_split", lambda: Split("given", len(table)))
+    monkeypatch.setattr(evaluate, "read_seeds", lambda file: None)
+    monkeypatch.setattr(evaluate, "score_by_each", lambda *given: iter([("grpo", [scores])]))
+    measures = ("baseline_scores", "compute_metrics", "measure_sub_scores", "validation_curve", "beside_published")
+    for name in measures:
+        monkeypatch.setattr(evaluate, name, lambda *given, **how: None)
+    monkeypatch.setattr(evaluate, "used_contract", lambda: load_contract("tiny"))
+    with pytest.raises(TableError, match="no edit of another source image"):
+        evaluate.main()
+    assert len(pd.read_parquet("reports/predictions/grpo.parquet")) == len(table)
+
+
 def test_without_knowing_the_test_split_it_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +152,8 @@ def test_benchmarks_json_is_always_there_and_empty_without_pictures(
     on_pictures = predictions if with_pictures else {}
     generated = measure_generated(on_pictures, pictures, train_mean=3, n_boot=10)
     split, stated = Split("given", len(edits)), SubScores()
-    more = (pd.DataFrame(), "<html>", on_pictures, generated, stated, Probing(0, 0, None, []))
+    more = (pd.DataFrame(), "<html>", generated, stated, Probing(0, 0, None, []))
+    evaluate.write_predictions(predictions, edits, on_pictures)
     evaluate.write(predictions, evaluation, edits, split, *more)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     names = {path.name for path in (tmp_path / "predictions").iterdir()}

@@ -107,6 +107,13 @@ def test_edits_of_one_source_cant_be_mismatched() -> None:
         probe(table_pairs(table(2)), None, edits=2, seed=0)
 
 
+def test_a_fitting_edit_is_found_however_rare_and_only_if_a_probe_needs_one() -> None:
+    few = table_pairs(table(4).assign(instruction=["red", "red", "red", "blue"]))
+    many = replace(few, ids=[f"e{n}" for n in range(400)], rows=[few.rows[0]] * 399 + [few.rows[3]])
+    assert items(probe(many, None, edits=400, seed=0, names=["swapped"]))["swapped:e9"].instruction == "blue"
+    assert len(probe(table_pairs(table(2)), None, edits=2, seed=0, names=["black", "unedited"])) == 6
+
+
 def test_generated_pictures_have_no_source_to_return() -> None:
     rows = [{"image": picture(n), "prompt": f"a cat, {n}"} for n in range(4)]
     pairs: Pairs = table_pairs(pd.DataFrame(rows))
