@@ -70,12 +70,12 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule, with the figures of the champion (None if there is none) and the challenger."""
+    """One rule, with the figures of the champion (None: there is none) and the challenger (None: not measured)."""
 
     name: str
     passed: bool
     champion: float | None
-    challenger: float
+    challenger: float | None
     rule: str
 
 
@@ -105,7 +105,7 @@ class Decision:
     def markdown(self) -> str:
         """The decision as a Markdown page."""
         rows = [
-            f"| {check.name} | {_figure(check.champion)} | {_figure(check.challenger)} | {check.rule} | "
+            f"| {check.name} | {_figure(check.champion)} | {_measured(check)} | {check.rule} | "
             f"{'yes' if check.passed else '**no**'} |"
             for check in self.checks
         ]
@@ -285,22 +285,27 @@ def _floors(new: pd.DataFrame, old: pd.DataFrame | None, gate: params.Gate) -> t
 
 
 def _looks(challenger: TestResult, gate: params.Gate) -> list[Check]:
-    """A rule for each of the wanted probes that has an interval."""
+    """A rule for each of the wanted probes.
+
+    One that isn't measured fails, unless generated pictures can't be probed so, or it has too few source images.
+    """
     if unknown := {*gate.probes} - {*PROBES}:
         raise GateError(
             f"gate.probes in params.yaml has {', '.join(sorted(unknown))}: choose of {', '.join(PROBES)}"
         )
-    return [
-        Check(
-            f"rate of probe {found['probe']}",
-            found["rate"]["high"] >= LEAST_RATE,
-            None,
-            found["rate"]["value"],
-            f"not significantly below {LEAST_RATE:g}",
-        )
-        for found in challenger.probes
-        if found["probe"] in gate.probes and found["rate"]["high"] is not None
-    ]
+    rates = {found["probe"]: found["rate"] for found in challenger.probes}
+    rule, checks = f"not significantly below {LEAST_RATE:g}", []
+    for name in gate.probes:
+        passed, value, why = True, None, ""
+        if name not in rates:
+            passed = PROBES[name].needs_source and bool(rates)
+            why = f", in {PROBING}" + ("; generated pictures have no source" if passed else "")
+        elif rates[name]["high"] is None:
+            why = "; there are too few source images"
+        else:
+            passed, value = rates[name]["high"] >= LEAST_RATE, rates[name]["value"]
+        checks.append(Check(f"rate of probe {name}", passed, None, value, f"{rule}{why}"))
+    return checks
 
 
 def _costs(champion: TestResult, challenger: TestResult, gate: params.Gate) -> tuple[Check, ...]:
@@ -340,7 +345,7 @@ def _types(
 
 def _decision(checks: tuple[Check, ...], facts: Mapping[str, str], reason: str) -> Decision:
     failed = [check for check in checks if not check.passed]
-    reasons = (f"The {one.name} is {_figure(one.challenger)}; it must be {one.rule}." for one in failed)
+    reasons = (f"The {one.name} is {_measured(one)}; it must be {one.rule}." for one in failed)
     return Decision(not failed, tuple(reasons) or (reason,), checks, facts)
 
 
@@ -367,6 +372,10 @@ def require_up_to_date(repository: Path) -> None:
                 f"dvc.lock is out of date ({', '.join(map(str, changed))}), so the predictions may not be this "
                 "critic's. Run `dvc repro`."
             )
+
+
+def _measured(check: Check) -> str:
+    return _figure(check.challenger) or "not measured"
 
 
 def _figure(value: float | None) -> str:

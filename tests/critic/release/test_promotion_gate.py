@@ -50,7 +50,11 @@ def result(noise: float, seed: int = 0, label: str = "v1.0.0") -> TestResult:
             "tokens": 40,
         }
     )
-    return TestResult(label, f"model-{noise}-{seed}", "test-1", 1000, table, GIVEN)
+    return TestResult(label, f"model-{noise}-{seed}", "test-1", 1000, table, GIVEN, probes(black=1, noise=1))
+
+
+def probes(**highest: float | None) -> list[dict[str, object]]:
+    return [{"probe": name, "rate": {"value": 0.4, "high": high}} for name, high in highest.items()]
 
 
 CHAMPION = result(0.9)
@@ -93,14 +97,26 @@ def test_a_margin_asks_for_more_and_a_negative_one_for_less() -> None:
 
 def test_a_critic_that_does_not_look_is_refused_with_or_without_a_champion() -> None:
     def probed(**highest: float | None) -> TestResult:
-        probes = [{"probe": name, "rate": {"value": 0.4, "high": high}} for name, high in highest.items()]
-        return replace(result(0.5, 1), probes=probes)
+        return replace(result(0.5, 1), probes=probes(**highest))
 
     looks, blind = probed(black=0.5, noise=None, swapped=0.2), probed(black=0.49, noise=0.6)
     assert missed(CHAMPION, looks) == missed(None, looks) == []
     assert missed(CHAMPION, blind) == missed(None, blind) == ["rate of probe black"]
     with pytest.raises(GateError, match=r"gate.probes in params.yaml has dark: choose of swapped,"):
         decide(None, blind, RULES.model_copy(update={"probes": ["dark"]}), seed=7)
+
+
+def test_a_probe_that_was_not_measured_is_said_and_fails_unless_it_cannot_be() -> None:
+    rules = RULES.model_copy(update={"probes": ["black", "noise", "unedited"]})
+    good = result(0.5, 1)
+    assert missed(None, replace(good, probes=()), rules) == [f"rate of probe {name}" for name in rules.probes]
+    decision = decide(None, replace(good, probes=probes(black=None)), rules, seed=7)
+    assert decision.reasons == (
+        "The rate of probe noise is not measured; it must be not significantly below 0.5, in reports/probes.json.",
+    )
+    page = decision.markdown()
+    assert "| not measured | not significantly below 0.5; there are too few source images | yes |" in page
+    assert "generated pictures have no source | yes |" in page
 
 
 def test_the_champion_itself_is_refused() -> None:
