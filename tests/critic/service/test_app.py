@@ -77,8 +77,8 @@ def serve(folder: Path, *options: str, **settings: Any) -> Iterator[Service]:
     critic, log = folder / "critic", folder / "asked.jsonl"
     critic.mkdir()
     shutil.copy(Path(module.__file__).parents[1] / "contracts/tiny.yaml", critic / "contract.yaml")
-    for name in ("model.safetensors", "config.json"):
-        (critic / name).write_text("{}")
+    (critic / "model.safetensors").write_text("{}")
+    (critic / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     ratings = f"sqlite:///{folder}/feedback.db"
     given = Settings(**{"feedback_url": ratings} | settings)
 
