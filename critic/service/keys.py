@@ -8,6 +8,7 @@ Without keys the service answers only clients on this machine. Behind a proxy on
 like one: set keys there. Logs, metrics and errors have the names of keys, never the keys.
 """
 
+import base64
 import re
 import stat
 import time
@@ -82,11 +83,15 @@ class Keys:
     def authenticate(self, authorization: str | None, host: str) -> Caller | None:
         """The caller, None if it isn't authorised. Takes the same time for every key.
 
-        `authorization` is the request's header, "Bearer KEY"; `host` the client's address, used only without keys.
+        `authorization` is the request's header: "Bearer KEY", or "Basic" and base64 of "anything:KEY", as clients
+        send it whose only setting is the URL, http://anything:KEY@host. `host` is the client's address, used only
+        without keys.
         """
         if not self.required:
             return LOCAL if is_loopback(host) else None
         scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() == "basic":
+            scheme, key = "bearer", _password(key)
         given = sha256(key.strip().encode("utf-8", "surrogatepass")).digest()
         callers = [caller for digest, caller in self._callers.items() if compare_digest(digest, given)]
         return callers[0] if callers and scheme.lower() == "bearer" else None
@@ -117,6 +122,14 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _password(credentials: str) -> str:
+    """The password of RFC 7617's credentials; "" if they aren't valid."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _read(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Keys name their callers, limit them, and are never shown."""
 
+import base64
 import logging
 from math import inf
 from pathlib import Path
@@ -118,11 +119,21 @@ def test_the_scheme_may_be_in_capitals(header: str) -> None:
     assert keys(f"ann:{ANN},bob:{BOB}").authenticate(header, "10.0.0.1") == Caller("ann")
 
 
+def test_a_key_may_be_the_password_of_a_url() -> None:
+    for credentials in (f"ann:{ANN}", f":{ANN}", f"me:{ANN}"):
+        header = f"Basic {base64.b64encode(credentials.encode()).decode()}"
+        assert keys(f"ann:{ANN},bob:{BOB}").authenticate(header, "10.0.0.1") == Caller("ann")
+
+
 @pytest.mark.parametrize(
     "header",
     [
         None,
         "",
+        f"Basic {base64.b64encode(ANN.encode()).decode()}",
+        f"Basic {base64.b64encode(f'{ANN}:'.encode()).decode()}",
+        "Basic /w==",
+        f"Digest {ANN}",
         "Bearer",
         "Bearer ",
         ANN,
