@@ -1,11 +1,13 @@
-"""The service's scores as reward functions: for TRL's GRPOTrainer, and for flow-GRPO and similar trainers.
+"""The service's scores as reward functions: for TRL's GRPOTrainer, flow-GRPO, Edit-R1 and similar trainers.
 
     critic = Critic("http://127.0.0.1:3000", max_retries=20)
     GRPOTrainer(reward_funcs=TRLReward(critic, render), ...)
     reward = flow_reward(critic, folder="dataset/edits")        # reward(images, prompts, metadata)
+    reward = edit_r1_reward(critic)                             # reward(ref_images, images, prompts, metadatas)
 
 They reward edits by a critic's score. `critic.training.rewards` rewards the critic itself, while it is trained.
-An edit without a score has no reward: never a number.
+An edit without a score has no reward: never a number. `critic.client.verl_omni` is for verl-omni, and
+`critic.client.mixing` for loops of your own.
 """
 
 from collections import Counter
@@ -29,6 +31,13 @@ class NoReward(RuntimeError):
         counts = ", ".join(f"{count} x {status}" for status, count in statuses)
         share = f"{len(failed)} of {len(rewards)} edits have no reward"
         super().__init__(f"{share} ({counts}). Number {failed[0][0]}: {failed[0][1].detail}")
+
+
+def numbers(rewards: Sequence[Reward], on_failure: Literal["raise", "nan"] = "raise") -> list[float]:
+    """The rewards' values. Raises `NoReward` if one is missing, unless `on_failure` is "nan"."""
+    if on_failure == "raise" and any(reward.value is None for reward in rewards):
+        raise NoReward(rewards)
+    return [float("nan") if reward.value is None else reward.value for reward in rewards]
 
 
 @dataclass(frozen=True)
@@ -127,12 +136,37 @@ def flow_reward(
         sources = ref_images if ref_images is not None else [_source(row[source]) for row in metadata]
         edits: list[Edited] = list(zip(sources, images, prompts, strict=True))
         rewards = client.rewards(edits, scale=scale, **options)
-        if on_failure == "raise" and any(reward.value is None for reward in rewards):
-            raise NoReward(rewards)
-        values = [float("nan") if reward.value is None else reward.value for reward in rewards]
-        return values, {"status": [reward.status for reward in rewards]}
+        return numbers(rewards, on_failure), {"status": [reward.status for reward in rewards]}
 
     def _source(picture: Any) -> Picture:
         return Path(folder, picture) if isinstance(picture, str | Path) else picture
 
     return reward
+
+
+def edit_r1_reward(
+    client: Critic, *, scale: Scale = "unit", on_failure: Literal["raise", "nan"] = "raise", **options: Any
+) -> Callable[..., tuple[list[float], dict[str, list[str]]]]:
+    """Make a reward function for Edit-R1, which trains UniWorld-V2, and FIRM, instead of their pickle over HTTP.
+
+    In the trainer's flow_grpo/rewards.py, add to `score_functions` of `multi_score`, and use in `reward_fn` of the
+    configuration, a name that begins with `mllm_`:
+
+        "mllm_critic": lambda *_, **__: edit_r1_reward(critic),
+
+    The function takes the source pictures, the edits, the instructions and the metadata of their rows, and returns
+    what `flow_reward` returns. Neither trainer has a missing reward: a single NaN makes all advantages NaN. The
+    signature is that of `mllm_score_continue` in PKU-YuanGroup/Edit-R1 4217f25, flow_grpo/rewards.py, and in
+    VisionXLab/FIRM-Reward ba41493, editing/flow_grpo/rewards.py. For the arguments see `flow_reward`.
+    """
+    reward = flow_reward(client, scale=scale, on_failure=on_failure, **options)
+
+    def edit_r1(
+        ref_images: Sequence[Picture],
+        images: Sequence[Picture],
+        prompts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
+    ) -> tuple[list[float], dict[str, list[str]]]:
+        return reward(images, prompts, metadatas, ref_images)
+
+    return edit_r1

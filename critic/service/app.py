@@ -28,6 +28,7 @@ from critic.ratings.receipts import Receipt, Receipts
 from critic.ratings.store import Feedback
 from critic.results import Failure
 from critic.service.chat_filter import check_chat
+from critic.service.compat_routes import compat_routes
 from critic.service.errors import INTERNAL, REFUSALS, Refused
 from critic.service.fetching import fetch
 from critic.service.input_checks import CheckedJsonRoute, picture_bytes
@@ -73,6 +74,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[str, str]]) -
     )
     app.include_router(routes)
     app.include_router(json_routes)
+    app.include_router(compat_routes(_score_pairs))
     if settings.study is not None:
         app.include_router(pair_routes(settings.study, settings))
     mount_page(app)
@@ -93,7 +95,7 @@ async def score(
 @json_routes.post("/score_batch", summary="Score many edits")
 async def score_batch(request: Request, batch: schemas.Batch) -> schemas.ScoredBatch:
     """An invalid pair gets the status `bad_input`; if all are invalid, the request is refused."""
-    results = await _score(request, await _submissions(request, batch.pairs), batch)
+    results = await _score_pairs(request, batch.pairs, batch)
     return schemas.ScoredBatch(request_id=request.state.request_id, verdicts=results)
 
 
@@ -103,7 +105,7 @@ async def compare(request: Request, comparison: schemas.Comparison) -> schemas.R
         schemas.Pair(source=comparison.source, edited=edit.edited, instruction=comparison.instruction, id=edit.id)
         for edit in comparison.edits
     ]
-    results = await _score(request, await _submissions(request, pairs), comparison)
+    results = await _score_pairs(request, pairs, comparison)
     scores = [result.score for result in results if result.score is not None]
     ranked = []
     for result in results:
@@ -116,7 +118,7 @@ async def compare(request: Request, comparison: schemas.Comparison) -> schemas.R
 @json_routes.post("/rewards", summary="Reward many edits, for trainers")
 async def rewards(request: Request, batch: schemas.Rewards) -> schemas.Rewarded:
     """The reward of an edit without a score is null: leave such a sample out of training."""
-    results = await _score(request, await _submissions(request, batch.pairs), batch)
+    results = await _score_pairs(request, batch.pairs, batch)
     low, width = (0.0, 1.0) if batch.scale == "mos" else (1.0, 4.0)
     return schemas.Rewarded(
         request_id=request.state.request_id,
@@ -180,6 +182,12 @@ def _vllm_errors() -> Iterator[None]:
         raise Refused(504, "timed_out", "vLLM didn't answer in time") from None
     except httpx.HTTPError as error:
         raise Refused(503, "unreachable", f"the connection to vLLM failed: {error}", retry_after=5) from None
+
+
+async def _score_pairs(
+    request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options
+) -> list[schemas.Scored]:
+    return await _score(request, await _submissions(request, pairs), options)
 
 
 async def _submissions(request: Request, pairs: Sequence[schemas.Pair]) -> list[Submission]:

@@ -12,6 +12,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from critic.results import MODES
 from critic.service.errors import INTERNAL, Refused
 from critic.service.keys import Caller, Keys, is_loopback
 from critic.service.monitoring import REQUESTS, SECONDS
@@ -28,6 +29,8 @@ _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ROUTES = (
     *("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions", "/v1/models"),
     *("/v1/pairs/next", "/v1/pairs/vote"),
+    *(f"/compat/unirl/{mode}/score" for mode in MODES),
+    *(f"/compat/flow-factory/{mode}/compute" for mode in MODES),
 )
 
 

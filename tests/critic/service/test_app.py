@@ -827,7 +827,12 @@ def test_openapi_has_all_routes_and_how_each_refuses(client: httpx.Client) -> No
         for method, operation in methods.items()
     }
     posts = ("/score", "/score_batch", "/compare", "/rewards", "/feedback", "/v1/chat/completions")
-    assert {*operations} == {*(("post", path) for path in posts), ("get", "/v1/models"), ("get", "/examples")}
+    posts += ("/compat/unirl/{mode}/score", "/compat/flow-factory/{mode}/compute")
+    compat = ("unirl/{mode}/health", "unirl/{mode}/rewards", "flow-factory/{mode}/health")
+    assert {*operations} == {
+        *(("post", path) for path in posts),
+        *(("get", path) for path in ("/v1/models", "/examples", *(f"/compat/{path}" for path in compat))),
+    }
     for route, operation in operations.items():
         if route != ("get", "/examples"):
             assert {"401", "413", "422", "429", "503", "504"} <= {*operation["responses"]}

@@ -1,0 +1,225 @@
+"""UniRL and Flow-Factory get the service's rewards: their clients, re-enacted from the sources that
+critic/service/compat_routes.py names, send the same bytes and read the answers by the same rules."""
+
+import base64
+import json
+import math
+import pickle
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+from prometheus_client import REGISTRY
+from test_app import Service, serve, until
+
+EDITS = [("blue", "score=1"), ("lime", "answer=none"), ("red", "score=4"), ("white", "score=2.5")]
+"""Colours of edits of a black picture, and instructions that vLLM's stand-in obeys. The second has no score."""
+Edits = list[tuple[str, str]]
+
+
+def encoded(colour: str, format: str, **options: Any) -> str:
+    file = BytesIO()
+    Image.new("RGB", (28, 28), colour).save(file, format, **options)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+class Trainer:
+    """A trainer's HTTP session, whose only setting is a URL."""
+
+    path: str
+
+    def __init__(self, url: str):
+        self.url, self.session = url, requests.Session()
+        self.session.trust_env = False
+
+    def post(self, body: bytes) -> Any:
+        headers = {"Content-Type": "application/json"}
+        answer = self.session.post(f"{self.url}/{self.path}", data=body, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def health(self) -> Any:
+        answer = self.session.get(f"{self.url}/health", timeout=5)
+        answer.raise_for_status()
+        return answer.json()
+
+
+class UniRL(Trainer):
+    """RemoteRewardBackend for edits, whose `required_rewards` is ["critic"]."""
+
+    path = "score"
+
+    def body(self, edits: Edits) -> bytes:
+        source = encoded("black", "JPEG", quality=95)
+        turns = '{"history": [{"text": "%s", "image_b64": "%s"}, {"text": "%s", "image_b64": "%s"}], '
+        entry = turns + '"required_rewards": ["critic"], "metadata": null}'
+        entries = [
+            entry % (text, source, text, encoded(colour, "JPEG", quality=95) if colour else "AAAA")
+            for colour, text in edits
+        ]
+        return f'{{"requests": [{", ".join(entries)}]}}'.encode()
+
+    def available(self) -> bool:
+        answer = self.session.get(f"{self.url}/health", timeout=5)
+        return answer.status_code == 200 and "critic" in answer.json()["rewards"]
+
+    def rewards(self, edits: Edits) -> list[float | str]:
+        """Each edit's reward, or why the trainer flags it as failed and stops."""
+        answer = self.post(self.body(edits))
+        found: list[float | str] = []
+        for result, errors in zip(answer["results"], answer["errors"], strict=True):
+            if "critic" in result:
+                assert all(type(value) is float and math.isfinite(value) for value in result["critic"].values())
+                found.append(next(iter(result["critic"].values())))
+            else:
+                found.append(errors["critic"])
+        return found
+
+
+class FlowFactory(Trainer):
+    """RemoteRewardClient, whose samples have one condition image each."""
+
+    path = "compute"
+
+    def body(self, edits: Edits, sources: str | None = None) -> bytes:
+        source = encoded("black", "PNG")
+        conditions = ", ".join(f'["{source}"]' for _ in edits)
+        images = ", ".join(f'"{encoded(colour, "PNG")}"' for colour, _ in edits)
+        prompts = ", ".join(f'"{text}"' for _, text in edits)
+        begin = f'{{"prompt": [{prompts}], "image": [{images}], "video": null, "condition_images": '
+        return f'{begin}{sources or f"[{conditions}]"}, "condition_videos": null}}'.encode()
+
+    def rewards(self, edits: Edits) -> list[float]:
+        answer = self.post(self.body(edits))
+        if answer.get("error"):
+            raise RuntimeError(f"Server error: {answer['error']}")
+        return answer["rewards"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(tmp_path_factory.mktemp("compat")) as service:
+        service.until_ready()
+        yield service
+
+
+@pytest.fixture
+def unirl(service: Service) -> UniRL:
+    return UniRL(f"{service.url}/compat/unirl/greedy")
+
+
+@pytest.fixture
+def flow_factory(service: Service) -> FlowFactory:
+    return FlowFactory(f"{service.url}/compat/flow-factory/greedy")
+
+
+def code(error: requests.HTTPError) -> tuple[int, str]:
+    return error.response.status_code, error.response.json()["error"]["code"]
+
+
+def test_the_bytes_are_those_of_the_trainers_libraries(unirl: UniRL, flow_factory: FlowFactory) -> None:
+    for trainer in (unirl, flow_factory):
+        body = trainer.body(EDITS)
+        assert requests.Request("POST", unirl.url, json=json.loads(body)).prepare().body == body
+
+
+def test_unirl_gets_rewards_in_order_and_flags_what_has_none(unirl: UniRL) -> None:
+    first, unread, third, broken, last = unirl.rewards([*EDITS[:3], ("", "score=3"), EDITS[3]])
+    assert (first, third, last) == (0.0, 0.75, 0.375)
+    assert str(unread).startswith("not_a_number: ")
+    assert str(broken).startswith("bad_input: edited: ")
+
+
+def test_flow_factory_gets_rewards_in_order(flow_factory: FlowFactory) -> None:
+    assert flow_factory.rewards([EDITS[0], *EDITS[2:]]) == [0.0, 0.75, 0.375]
+
+
+def test_flow_factory_which_has_no_missing_reward_stops(flow_factory: FlowFactory) -> None:
+    with pytest.raises(RuntimeError, match=r"error: 1 of 4 edits have no reward \(1 x not_a_number\). Number 1: "):
+        flow_factory.rewards(EDITS)
+
+
+@pytest.mark.parametrize("name", ["unirl", "flow_factory"])
+def test_the_critic_sees_the_source_and_then_the_edit(name: str, service: Service, request: Any) -> None:
+    request.getfixturevalue(name).rewards([("white", "score=3")])
+    *pictures, text = service.asked()[-1]["messages"][0]["content"]
+    files = [base64.b64decode(picture["image_url"]["url"].partition(",")[2]) for picture in pictures]
+    seen = [Image.open(BytesIO(file)).convert("L").getpixel((0, 0)) for file in files]
+    assert seen == [0, 255] and "score=3" in text["text"]
+
+
+def test_the_trainers_ask_whether_the_critic_is_there(
+    unirl: UniRL, flow_factory: FlowFactory, tmp_path: Path
+) -> None:
+    assert unirl.available() and flow_factory.health() == {"status": "ok"}
+    with serve(tmp_path, "--slow", "60") as starting:
+        assert not UniRL(f"{starting.url}/compat/unirl/greedy").available()
+        with pytest.raises(requests.HTTPError, match="503"):
+            FlowFactory(f"{starting.url}/compat/flow-factory/greedy").health()
+
+
+def test_the_url_has_the_mode_and_metrics_the_route(service: Service) -> None:
+    before = len(service.asked())
+    assert UniRL(f"{service.url}/compat/unirl/average").rewards([EDITS[2]]) == [0.75]
+    assert sum(asked.get("n") or 1 for asked in service.asked()[before:]) == 8
+    labels = {"route": "/compat/unirl/average/score", "code": "200", "caller": "local"}
+    until(lambda: REGISTRY.get_sample_value("critic_requests_total", labels) == 1)
+    with pytest.raises(requests.HTTPError, match="422"):
+        UniRL(f"{service.url}/compat/unirl/best").rewards([EDITS[2]])
+
+
+def test_other_requests_are_refused_as_a_whole(unirl: UniRL, flow_factory: FlowFactory) -> None:
+    good = unirl.body(EDITS[:1])
+    turn = good[good.index(b"{", 1 + good.index(b"history")) : good.index(b", {", good.index(b"history"))]
+    bodies = {
+        good.replace(turn + b", ", b"", 1): (422, "invalid"),  # an image made from text, which has no source
+        good.replace(b'["critic"]', b'["hpsv2"]'): (422, "invalid"),
+        pickle.dumps({"requests": []}): (400, "bad_request"),
+    }
+    for body, expected in bodies.items():
+        with pytest.raises(requests.HTTPError) as refused:
+            unirl.post(body)
+        assert code(refused.value) == expected
+    for sources, expected in (("null", "invalid"), ('[["AAAA", "AAAA"]]', "invalid"), ("[]", "other_lengths")):
+        with pytest.raises(requests.HTTPError) as refused:
+            flow_factory.post(flow_factory.body(EDITS[:1], sources))
+        assert code(refused.value) == (422, expected)
+
+
+MANY = [("red", f"score={1 + place % 401 / 100}") for place in range(1000)]
+
+
+def test_batches_above_the_limits_are_refused(unirl: UniRL, flow_factory: FlowFactory) -> None:
+    for trainer in (unirl, flow_factory):
+        with pytest.raises(requests.HTTPError) as refused:
+            trainer.rewards(MANY)
+        assert code(refused.value) == (413, "too_many_pairs")
+
+
+@pytest.mark.slow
+def test_a_batch_of_a_thousand_keeps_its_order_where_the_limits_are_raised(tmp_path: Path) -> None:
+    with serve(tmp_path, max_pairs=1024, queue=1024) as roomy:
+        roomy.until_ready()
+        rewards = UniRL(f"{roomy.url}/compat/unirl/greedy").rewards(MANY)
+    assert rewards == pytest.approx([place % 401 / 400 for place in range(1000)])
+
+
+def test_a_key_in_the_url_is_known_and_limited(tmp_path: Path) -> None:
+    with serve(tmp_path, keys="ann:ann-has-this-key:3") as service:
+        service.until_ready(Authorization="Bearer ann-has-this-key")
+        host = service.url.removeprefix("http://")
+        ann = UniRL(f"http://ann:ann-has-this-key@{host}/compat/unirl/greedy")
+        assert ann.available() and ann.rewards([EDITS[2]] * 2) == [0.75] * 2
+        stranger = UniRL(f"http://ann:another-key@{host}/compat/unirl/greedy")
+        for trainer, edits, expected in (
+            (ann, EDITS, (413, "too_many_answers")),
+            (ann, EDITS[:2], (429, "rate_limited")),
+            (stranger, EDITS[:1], (401, "no_key")),
+        ):
+            with pytest.raises(requests.HTTPError) as refused:
+                trainer.rewards(edits)
+            assert code(refused.value) == expected
