@@ -1,5 +1,6 @@
 """The critic as a reward function of verl-omni's trainers, chosen in their configuration:
 
+    'reward.reward_manager.name=MultiVisualRewardManager'
     '+reward.reward_functions.critic.path=pkg://critic.client.verl_omni'
     '+reward.reward_functions.critic.name=compute_score'
     '+reward.reward_functions.critic.weight=1.0'

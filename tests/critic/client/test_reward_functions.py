@@ -12,7 +12,7 @@ from PIL import Image
 from trainers import reward_as_flow_grpo, train_by_trl
 
 from critic.client import Critic
-from critic.client.reward_functions import NoReward, TRLReward, flow_reward
+from critic.client.reward_functions import NoReward, TRLReward, edit_r1_reward, flow_reward
 
 MAKE_IT = "make it red"
 
@@ -158,3 +158,38 @@ def test_a_picture_without_a_score_stops_the_training_or_is_nan(critic: Critic) 
 def test_pictures_prompts_and_sources_are_of_one_number(critic: Critic) -> None:
     with pytest.raises(ValueError, match="shorter"):
         flow_reward(critic)(tensors(60, 120), [MAKE_IT], [{}, {}], [red(1), red(1)])
+
+
+# --- Edit-R1, which trains UniWorld-V2, and FIRM
+
+
+def edit_r1_scores(function: Any, weights: dict[str, float], images: Any, metadata: list[Any], refs: Any) -> Any:
+    """`multi_score` of both trainers, of the sources that `edit_r1_reward` names, for its `mllm_` functions.
+
+    Edit-R1 calls `function` without arguments, if it has none named device; FIRM with a device and settings.
+    """
+    settings = {"normalize_mllm_score": True, "normalize_mllm_score_mode": "div5"}
+    details: dict[str, Any] = {}
+    total: list[float] = []
+    for made in (function(), function("cuda", **settings)):
+        total = []
+        for name, weight in weights.items():
+            scores, _ = made(refs, images, [MAKE_IT] * len(images), metadata)
+            details[name] = scores
+            weighted = [weight * score for score in scores]
+            total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
+    return {name: torch.as_tensor(value).float() for name, value in {**details, "avg": total}.items()}
+
+
+def test_edit_r1_and_firm_get_a_reward_a_picture(critic: Critic) -> None:
+    scores = edit_r1_scores(
+        lambda *_, **__: edit_r1_reward(critic),
+        {"mllm_critic": 2.0},
+        tensors(60, 240, 120),
+        [{"prompt": MAKE_IT, "image": "a.png", "requirement": ""}] * 3,
+        [red(1)] * 3,
+    )
+    assert scores["mllm_critic"].tolist() == [0.25, 1.0, 0.5]
+    assert scores["avg"].tolist() == [0.5, 2.0, 1.0]
+    with pytest.raises(NoReward, match="1 of 2 edits have no reward"):
+        edit_r1_reward(critic)([red(1)] * 2, tensors(60, 0), [MAKE_IT] * 2, [{}, {}])
