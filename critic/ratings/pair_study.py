@@ -1,15 +1,15 @@
 """A study of pairs: two edits of one source and instruction, of which people choose the better one.
 
 study = PairStudy(Path("study/edits.csv"))
-pair = study.choose(*feedback.count_voters("ann"))     # None: Ann has voted on all
+pair = random.choice(study.best(*feedback.count_voters("ann")))     # if there is one left for Ann
 """
 
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
+from heapq import nsmallest
 from itertools import combinations
 from math import hypot
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from critic.answers import HIGHEST, LOWEST
-from critic.pictures import PictureError, size
+from critic.pictures import PictureError, decode
 from critic.ratings.increments import edit_id
 from critic.tables import TableError, filled, numbers, place, read
 
@@ -64,6 +64,7 @@ class Pair:
 
     Attributes:
         id: of both edits' ids, in any order.
+        edits: in the order of their ids, which says nothing about who made them.
         certainty: how sure the critic is of the order: the difference of the scores, in points, or in a study with
             all spreads in standard deviations of that difference. 0 if a score is missing.
     """
@@ -90,12 +91,15 @@ class PairStudy:
         bounds = {"score": (LOWEST, HIGHEST), "spread": (0, 4)}
         for name in bounds:
             table[name] = numbers(table, name, *bounds[name]) if name in table else float("nan")
-        open_once = cache(_open)
-        sources = dict[str, Picture]()
+        pictures, sources = dict[Path, Picture](), dict[str, Picture]()
         groups: dict[tuple[str, str], dict[str, StudiedEdit]] = defaultdict(dict)
         for position, row in enumerate(table.to_dict("records")):
             where, instruction = place(table, position), str(row["instruction"]).strip()
-            source, edited = (open_once(path.parent / str(row[name]), where) for name in ("source", "edited"))
+            paths = [path.parent / str(row[name]) for name in ("source", "edited")]
+            for one in paths:
+                if one not in pictures:
+                    pictures[one] = _open(one, where)
+            source, edited = (pictures[one] for one in paths)
             edit = StudiedEdit(
                 edit_id(source.sha256, edited.sha256, instruction),
                 edited,
@@ -108,7 +112,7 @@ class PairStudy:
         self._pairs = {
             (pair := _pair(sources[source], instruction, edits, in_deviations)).id: pair
             for (source, instruction), group in groups.items()
-            for edits in combinations(group.values(), 2)
+            for edits in combinations((group[id] for id in sorted(group)), 2)
         }
         if not self._pairs:
             raise TableError(f"{path} has no two different edits of one source and instruction: give {EXAMPLE}")
@@ -122,13 +126,13 @@ class PairStudy:
     def __getitem__(self, id: str) -> Pair:
         return self._pairs[id]
 
-    def choose(self, voters: Mapping[str, int], done: Collection[str]) -> Pair | None:
-        """The pair to ask for: of those with the fewest `voters` the one that the critic is least sure of.
-
-        Returns None if all pairs are `done`.
-        """
-        left = (pair for pair in self._pairs.values() if pair.id not in done)
-        return min(left, key=lambda pair: (voters.get(pair.id, 0), pair.certainty, pair.id), default=None)
+    def best(self, voters: Mapping[str, int], done: Collection[str], most: int = 8) -> list[Pair]:
+        """The pairs to ask for, none if all are `done`: of those with the fewest `voters` the `most` that the critic
+        is least sure of, the least sure first."""
+        left = [pair for pair in self._pairs.values() if pair.id not in done]
+        fewest = min((voters.get(pair.id, 0) for pair in left), default=0)
+        asked = (pair for pair in left if voters.get(pair.id, 0) == fewest)
+        return nsmallest(most, asked, key=lambda pair: (pair.certainty, pair.id))
 
 
 def pair_id(first: str, second: str) -> str:
@@ -148,7 +152,7 @@ def _pair(source: Picture, instruction: str, edits: tuple[StudiedEdit, StudiedEd
 def _open(path: Path, where: str) -> Picture:
     try:
         data = path.read_bytes()
-        size(data)
+        decode(data)
     except (OSError, PictureError) as error:
         raise TableError(f"{where}: the picture {path} can't be read: {error}") from None
     return Picture(path, sha256(data).hexdigest())

@@ -52,12 +52,13 @@ class Receipt(BaseModel, extra="forbid", frozen=True):
 
 
 class Ballot(BaseModel, extra="forbid", frozen=True):
-    """A pair as a rater was shown it; it doesn't tell who made the edits.
+    """A pair as a rater was shown it; it doesn't tell who made the edits. The rater can read it: it is signed, not
+    encrypted.
 
     Attributes:
         number: a random one, different for each ballot.
         pair: the pair's id, see `critic.ratings.pair_study.Pair`.
-        swapped: whether the pair's second edit is on the left.
+        swapped: whether the pair's second edit, by the edits' ids, is on the left.
     """
 
     number: str

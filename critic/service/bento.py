@@ -17,12 +17,12 @@ from typing import Any
 import bentoml
 from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
+from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 
 from critic.checkpoints import CheckpointError
 from critic.engines.load import contract_of, identify
 from critic.prompts import ContractError
-from critic.ratings.pair_study import PairStudy
 from critic.ratings.receipts import ReceiptKeyError, Receipts
 from critic.service.app import create_app
 from critic.service.image import Variant, make_image
@@ -55,8 +55,6 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
         Keys.load(settings)
         if settings.model is not None:
             contract_of(settings.model)
-        if settings.study is not None:
-            PairStudy(settings.study)
     except ValidationError as error:
         wrong = [f"CRITIC_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
         raise BentoMLException("; ".join(wrong)) from None
@@ -64,9 +62,15 @@ def read_settings(carried: Mapping[str, Any]) -> Settings:
         raise BentoMLException(str(error)) from None
     except (CheckpointError, ContractError) as error:
         raise BentoMLException(f"CRITIC_MODEL: {error}") from None
+    return settings
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """Make the app; a `BentoMLException` if the study can't be read."""
+    try:
+        return create_app(settings, find_critic)
     except TableError as error:
         raise BentoMLException(f"CRITIC_STUDY: {error}") from None
-    return settings
 
 
 def find_critic() -> tuple[str, str]:
@@ -93,7 +97,7 @@ built = bentoml.use_arguments(BuildArguments)
 settings = read_settings(built.model_extra or {})
 _MODEL = BentoModel(built.critic)
 _GPUS = settings.tensor_parallel_size * settings.data_parallel_size
-app = create_app(settings, find_critic)
+app = make_app(settings)
 
 
 @bentoml.service(

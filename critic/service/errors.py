@@ -10,7 +10,7 @@ from critic.client.schemas import Problem, Refusal
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)
+    for status in (400, 401, 403, 409, 413, 415, 422, 429, 502, 503, 504)
 }
 """What the OpenAPI document says of them."""
 

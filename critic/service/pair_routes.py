@@ -2,7 +2,8 @@
 
     app.include_router(pair_routes(settings))      # GET /pairs, GET /v1/pairs/next, POST /v1/pairs/vote
 
-Who made an edit and what the critic thinks of it isn't sent. Which edit is on the left is drawn for each ballot.
+Who made an edit and what the critic thinks of it isn't sent: neither are the files, whose format and metadata may
+tell, but their pixels as PNG files. Which edit is on the left is drawn for each ballot.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from critic.client import schemas
-from critic.pictures import file_format
+from critic.pictures import decode, file_format, png
 from critic.ratings.pair_study import Pair, PairStudy, Picture
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Ballot, Ballots, ForgedReceipt
@@ -52,10 +53,7 @@ def pair_routes(table: Path, settings: Settings) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         rater = check_characters(rater.strip() or rater)
         with store_errors():
-            voters, done = await asyncio.to_thread(request.app.state.feedback.count_voters, rater)
-        pair = study.choose(voters, done)
-        shown = None if pair is None else await asyncio.to_thread(_show, pair, rater, ballots)
-        return schemas.NextPair(pair=shown, voted=sum(id in study for id in done), pairs=len(study))
+            return await asyncio.to_thread(_next, study, request.app.state.feedback, rater, ballots)
 
     @router.post("/v1/pairs/vote", summary="Vote on a pair of edits", status_code=201)
     async def vote(request: Request, given: schemas.Vote) -> schemas.Kept:
@@ -89,6 +87,14 @@ def store_errors() -> Iterator[None]:
         _log.error("the database of ratings can't be used: %s", error)
         message = "the database of ratings can't be used: try again later"
         raise Refused(503, "no_feedback", message, retry_after=60) from None
+
+
+def _next(study: PairStudy, feedback: Feedback, rater: str, ballots: Ballots) -> schemas.NextPair:
+    """One of the best pairs by chance, so that people who ask at once seldom get the same one."""
+    voters, done = feedback.count_voters(rater)
+    best = study.best(voters, done)
+    shown = _show(secrets.choice(best), rater, ballots) if best else None
+    return schemas.NextPair(pair=shown, voted=sum(id in study for id in done), pairs=len(study))
 
 
 def _show(pair: Pair, rater: str, ballots: Ballots) -> schemas.ShownPair:
@@ -134,8 +140,7 @@ def _keep(pair: Pair, pictures: PictureStore) -> None:
 
 
 def _data_url(picture: Picture) -> str:
-    file = _read(picture)
-    return f"data:image/{file_format(file).lower()};base64,{b64encode(file).decode()}"
+    return f"data:image/png;base64,{b64encode(png(decode(_read(picture)))).decode()}"
 
 
 def _read(picture: Picture) -> bytes:

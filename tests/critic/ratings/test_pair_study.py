@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from critic.ratings import pair_study
 from critic.ratings.pair_study import PairStudy
 from critic.tables import TableError
 
@@ -33,7 +34,8 @@ def names(study: PairStudy, voters: dict[str, int] | None = None) -> list[str]:
     """The edited files of all pairs in the order in which they are chosen."""
     done: list[str] = []
     found = []
-    while (pair := study.choose(voters or {}, done)) is not None:
+    while pairs := study.best(voters or {}, done, 1):
+        (pair,) = pairs
         done.append(pair.id)
         found.append("-".join(sorted(edit.picture.path.stem for edit in pair.edits)))
     return found
@@ -53,8 +55,22 @@ def test_with_spreads_the_difference_counts_in_standard_deviations(write) -> Non
 def test_pairs_with_fewer_votes_and_those_without_a_score_come_first(write) -> None:
     study = PairStudy(write(score=[3.0, 3.1, None, 2.0]))
     assert names(study)[-1] == "0-1"
-    first = study.choose({}, ())
-    assert first is not None and study.choose({first.id: 1}, ()) is not first
+    first, *others = study.best({}, ())
+    assert study.best({first.id: 1}, ()) == others
+
+
+def test_the_order_of_a_pair_says_nothing_of_the_tables(write) -> None:
+    table = pd.read_csv(write())
+    for order in (1, -1):
+        study = PairStudy(write(**{name: [*table[name]][::order] for name in table}))
+        assert all(first.id < second.id for first, second in (pair.edits for pair in study.best({}, ())))
+
+
+def test_a_picture_is_read_once(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(pair_study, "decode", opened.append)
+    PairStudy(write(source=["source-0.png"] * 4))
+    assert len(opened) == 5
 
 
 @pytest.mark.parametrize(

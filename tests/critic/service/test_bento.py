@@ -7,7 +7,7 @@ from bentoml.exceptions import BentoMLException
 
 from critic.engines import load
 from critic.service import bento
-from critic.service.bento import read_settings
+from critic.service.bento import make_app, read_settings
 
 ROOT = Path(__file__).parents[3]
 TINY, CONTRACT = ROOT / "assets/tiny-base", ROOT / "critic/contracts/tiny.yaml"
@@ -30,7 +30,7 @@ def test_a_setting_that_cant_be_is_named(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(BentoMLException, match=said):
-        read_settings({})
+        make_app(read_settings({}))
 
 
 def test_a_critic_may_be_a_name_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
