@@ -24,6 +24,11 @@ Alpine.data("pairs", () => ({
     return `${this.voted} of ${this.pairs} pairs voted on by ${this.rater}`;
   },
 
+  /* Whether there is something to try again: a vote to send, or a pair to get. */
+  get unfinished() {
+    return this.started && (Boolean(this.waiting) || (!this.pair && !this.over));
+  },
+
   /* Tells the style sheet a picture's ratio of width to height, by which it limits the height. */
   shape(picture) {
     picture.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight);
@@ -63,7 +68,7 @@ Alpine.data("pairs", () => ({
       this.said = `Your vote: ${this.waiting}.`;
     } catch (failure) {
       if (failure.status !== 409 && failure.status !== 422) throw failure;
-      this.said = failure.message; // no repetition can store this vote: go on with a new pair
+      this.problem = `Your vote isn't stored: ${failure.message}`; // no repetition can store it: go on with a new pair
     }
     this.waiting = "";
     this.pair = null;
@@ -87,7 +92,10 @@ Alpine.data("pairs", () => ({
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
       this.problem = `${failure.title}: ${failure.message} ${failure.trace && `(${failure.trace})`}`;
-      if (failure.status === 401) Object.assign(this, { wantsKey: true, started: false, pair: null });
+      if (failure.status === 401) {
+        if (this.waiting) this.problem += " Your vote isn't stored.";
+        Object.assign(this, { wantsKey: true, started: false, pair: null, waiting: "" });
+      }
     } finally {
       this.busy = false;
     }

@@ -24,7 +24,7 @@ from critic import params
 from critic.ratings.importers import read_store
 from critic.ratings.pair_pooling import pool_votes
 from critic.ratings.picture_store import PictureStore
-from critic.ratings.store import Feedback, FeedbackError, Vote
+from critic.ratings.store import AlreadyVoted, Feedback, FeedbackError, Vote
 from critic.service import app as service
 from critic.service.middleware import RequestMiddleware
 from critic.service.page import mount_page
@@ -264,6 +264,24 @@ def test_a_vote_that_isnt_stored_is_said_and_sent_again(
     assert [vote.choice for vote in study.votes] == ["right"]
 
 
+def test_a_vote_that_cant_be_stored_is_said_and_the_next_pair_shown(
+    study: Study, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AlreadyVoted("the pair has another vote already")
+
+    with running(study.app) as url:
+        page = begin(browser, url)
+        with monkeypatch.context() as patch:
+            patch.setattr(study.store, "add_vote", refuse)
+            page.get_by_role("button", name="Tie").click()
+            expect(page.get_by_role("alert")).to_contain_text("Your vote isn't stored: the pair has another vote")
+        expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+        page.keyboard.press("1")
+        expect(page.locator("#progress")).to_contain_text("1 of 60")
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+
 def test_a_phone_shows_all_three_pictures_and_scrolls_down_alone(study: Study, browser: Browser) -> None:
     with running(study.app) as url:
         page = begin(browser, url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
@@ -285,6 +303,11 @@ def test_a_key_is_asked_for(make_study: Callable[..., Study], browser: Browser) 
         page.keyboard.type("people-have-this-key")
         page.keyboard.press("Enter")
         expect(page.locator("#progress")).to_contain_text("0 of 60")
+        page.route("**/v1/pairs/vote", lambda route: route.fulfill(status=401, json={}), times=1)
+        page.keyboard.press("1")
+        expect(page.get_by_role("alert")).to_contain_text("Your vote isn't stored")
+        page.get_by_role("button", name="Begin").click()
+        expect(page.locator(".contest")).to_be_visible()
         page.keyboard.press("1")
         expect(page.locator("#progress")).to_contain_text("1 of 60")
 
