@@ -4,8 +4,8 @@
 
 Label Studio's JSON (not JSON_MIN): a task's data has the columns of a table, such as source, edited, instruction.
 A result of a Rating tag is the column of the tag's name; one of a Pairwise tag is the winner, of which the first
-object that it compares is `edited_a`; the choice "tie" of a Choices tag is a tie. Skipped annotations are left
-out.
+object that it compares must be `edited_a`: the export doesn't name the objects (the result's `to_name` is the tag
+itself). The choice "tie" of a Choices tag is a tie. Skipped annotations are left out.
 
 Argilla's `dataset.records.to_json`: a record's fields have the columns of a table, and its responses the rater's:
 rating questions such as `score`, or the label question `winner` with the labels a, b and tie.
@@ -23,6 +23,8 @@ from critic.tables import TableError, place
 
 _ANSWERS = ("score", *AXES, "winner")
 _SIDES = {"left": "a", "right": "b"}
+_Row = tuple[dict[str, Any], list[tuple[str, Any]]]
+"""The columns of a person's row that aren't answers, and the answers: columns and values."""
 
 
 class _Person(BaseModel):
@@ -46,13 +48,13 @@ class _Task(BaseModel):
     data: dict[str, Any]
     annotations: list[_Annotation]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[_Row]:
         for annotation in self.annotations:
             by = annotation.completed_by
             rater = str(by.id if isinstance(by, _Person) else by)
             given = {"rater": rater, "seconds": annotation.lead_time}
             if not annotation.was_cancelled:
-                yield given | dict(filter(None, map(_answer, annotation.result)))
+                yield given, [*filter(None, map(_answer, annotation.result))]
 
 
 class _Response(BaseModel):
@@ -68,14 +70,14 @@ class _Record(BaseModel):
     def data(self) -> dict[str, Any]:
         return self.fields
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        by_rater: dict[str, dict[str, Any]] = defaultdict(dict)
+    def rows(self) -> Iterator[_Row]:
+        by_rater: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         for question, responses in self.responses.items():
             for response in responses:
                 if question in _ANSWERS:
-                    by_rater[response.user_id][question] = response.value
+                    by_rater[response.user_id].append((question, response.value))
         for rater, answers in by_rater.items():
-            yield {"rater": rater} | answers
+            yield {"rater": rater}, answers
 
 
 _KINDS: dict[frozenset[str], type[_Task] | type[_Record]] = {
@@ -88,7 +90,8 @@ def read_export(table: pd.DataFrame) -> pd.DataFrame | None:
     """The ratings or votes of a tool's export, one per row, with the export's rows as index; None if it isn't one.
 
     Raises:
-        TableError: a row isn't of the tool's form, or a person's answers have neither a score nor a winner.
+        TableError: a row isn't of the tool's form, or a person's answers have neither a score nor a winner, or two
+            of a column.
     """
     kind = next((kind for columns, kind in _KINDS.items() if columns <= {*table.columns}), None)
     if kind is None:
@@ -102,11 +105,13 @@ def read_export(table: pd.DataFrame) -> pd.DataFrame | None:
             fault = error.errors()[0]
             at = ".".join(map(str, fault["loc"]))
             raise TableError(f"{where}: {at}: {fault['msg']}: export it again, as docs/ratings.md says") from None
-        for row in one.rows():
-            if "score" not in row and "winner" not in row:
-                name = row["rater"]
-                raise TableError(f"{where}: rater {name!r} gave neither a score nor a winner: remove that answer")
-            rows.append(one.data | row)
+        for given, answers in one.rows():
+            names, who = [name for name, _ in answers], f"{where}: rater {given['rater']!r}"
+            if "score" not in names and "winner" not in names:
+                raise TableError(f"{who} gave neither a score nor a winner: remove that answer")
+            if twice := [name for name in {*names} if names.count(name) > 1]:
+                raise TableError(f"{who} gave two answers for {twice[0]}, such as a side and a tie: remove one")
+            rows.append(one.data | given | dict(answers))
             numbers.append(number)
     return pd.DataFrame(rows, index=pd.Index(numbers, name=table.index.name, dtype=int), dtype=object)
 

@@ -15,7 +15,7 @@ from critic.tables import TableError
 
 def annotation(*result: dict[str, Any], by: Any = 7, **more: Any) -> dict[str, Any]:
     """As Label Studio exports it."""
-    whole = [{"id": "Dx_aB91ISN", "to_name": "left", "origin": "manual"} | one for one in result]
+    whole = [{"id": "Dx_aB91ISN", "to_name": one["from_name"], "origin": "manual"} | one for one in result]
     return {"id": 1, "completed_by": by, "result": whole, "was_cancelled": False, "lead_time": 4.288} | more
 
 
@@ -97,6 +97,7 @@ GOOD = task(annotation(rating("score", 4)), edited="a.png")
         (task(annotation(rating("score", 9)), edited="a.png"), "row 2 has the score 9, not a number from 1 to 5"),
         (task(annotation(rating("score", 4)), edited="c.png"), r"row 2: the edited picture c\.png can't be read"),
         (task(annotation(pairwise("none")), edited="a.png"), "row 2: rater '7' gave neither a score nor a winner"),
+        (task(annotation(pairwise("left"), TIE), **PAIR), "row 2: rater '7' gave two answers for winner"),
         (task(annotation(rating("score", 4)), instruction=" ", edited="a.png"), "row 2 has no instruction"),
         ({"data": "?", "annotations": []}, r"row 2: data: Input should be a valid dict"),
         ({"data": {}, "annotations": [{"result": []}]}, r"row 2: annotations\.0\.completed_by"),
@@ -111,6 +112,10 @@ def test_a_malformed_task_is_named(row: dict[str, Any], said: str, load) -> None
 @pytest.mark.parametrize(
     ("row", "said"),
     [
+        (
+            record({"winner": [("ann", "a"), ("ann", "b")]}, **PAIR),
+            "row 1: rater 'ann' gave two answers for winner",
+        ),
         (record({"winner": [("ann", "c")]}, **PAIR), "row 1 has the winner 'c', not a, b or tie"),
         (record({"winner": [("ann", "a")]}, **PAIR | {"edited_b": "a.png"}), "row 1 compares an edit with itself"),
         (record({"score": [("ann", 4)]}, edited="data:image/png;base64,A"), "row 1: the edited picture data:"),
