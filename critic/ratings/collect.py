@@ -97,6 +97,7 @@ def preview(batch: RatingBatch, repository: Path) -> tuple[pd.DataFrame, dict[st
         check(batch.ratings)
     earlier = read_increments(repository / FOLDER)
     known = latest(earlier).set_index("id")
+    learnt = _learn_editors(known, batch.edits)
     ratings = pd.concat([*(one.ratings for one in earlier), batch.ratings], ignore_index=True)
     study = pool(ratings, rules) if len(ratings) else NOTHING
     new = batch.edits[~batch.edits["id"].isin(known.index)] if len(batch.edits) else batch.edits
@@ -112,10 +113,20 @@ def preview(batch: RatingBatch, repository: Path) -> tuple[pd.DataFrame, dict[st
         before, after = _rounded(known["mos"].get(edit["id"])), row["mos"]
         is_small = before is not None and after is not None and abs(after - before) < MIN_CHANGE
         has_changed = before != after and (edit["id"] in batch.items or not is_small)
-        if edit["id"] not in known.index or has_changed:
+        if edit["id"] not in known.index or has_changed or edit["id"] in learnt:
             rows.append(row)
     edits = pd.DataFrame(rows, columns=[*_EDIT_COLUMNS, *_MOS_COLUMNS]).sort_values("id", ignore_index=True)
-    return edits, _report(batch, study, pairs, edits, known, rules, ours)
+    return edits, _report(batch, ratings, study, pairs, edits, known, rules, ours)
+
+
+def _learn_editors(known: pd.DataFrame, new: pd.DataFrame) -> set[str]:
+    """Fill the missing editors of known edits from the batch's; the ids of these edits."""
+    if "editor" not in new or "editor" not in known:
+        return set()
+    given = new.set_index("id")["editor"].dropna()
+    learnt = given[given.index.isin(known.index[known["editor"].isna()])]
+    known.loc[learnt.index, "editor"] = learnt
+    return {*learnt.index}
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -124,7 +135,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines = [
         f"{counts['ratings']} ratings of {counts['edits rated']} edits by {counts['raters']} raters. "
         f"{counts['edits with a MOS']} edits have a new or changed MOS; {counts['edits that wait']} wait for more "
-        "raters.",
+        f"raters, and {counts['edits with votes alone']} have votes alone.",
     ]
     if report["raters"]:
         lines += [
@@ -158,6 +169,8 @@ def _render_pairs(pairs: Mapping[str, Any]) -> list[str]:
         said = (
             f"{found}: too few, or they don't agree with the votes. So votes give no MOS; they are kept as votes."
         )
+    if pairs["without editor"]:
+        said += f" {pairs['without editor']} votes aren't in the table of editors: an edit's editor isn't known."
     return [
         "",
         f"{pairs['votes']} votes on {pairs['pairs']} pairs so far. {said}",
@@ -198,6 +211,7 @@ def _pool_votes(
 
 def _report(
     batch: RatingBatch,
+    ratings: pd.DataFrame,
     study: Study,
     pairs: PairResults | None,
     edits: pd.DataFrame,
@@ -205,10 +219,12 @@ def _report(
     rules: params.Ratings,
     ours: Mapping[str, Any],
 ) -> dict[str, Any]:
+    unknown, is_rated = edits["mos"].isna(), edits["id"].isin(ratings["item"])
+    is_changed = edits["mos"].astype(float) != edits["id"].map(known["mos"]).astype(float)
     before = {item: (mos, "an earlier increment") for item, mos in known["mos"].dropna().items()}
     changed = [
         f"{row['id']}: {before[row['id']][0]:.2f}, now {_figure(_rounded(row['mos']))}"
-        for row in edits[edits["id"].isin(before)].to_dict("records")
+        for row in edits[edits["id"].isin(before) & is_changed].to_dict("records")
     ]
     for item, edit in ours.items():
         before[item] = edit["mos"], f"the benchmark ({edit['name']})"
@@ -224,8 +240,9 @@ def _report(
             "ratings": len(batch.ratings),
             "raters": batch.ratings["rater"].nunique(),
             "edits rated": batch.ratings["item"].nunique(),
-            "edits with a MOS": int(edits["mos"].notna().sum()),
-            "edits that wait": int(edits["mos"].isna().sum()),
+            "edits with a MOS": int((~unknown & is_changed).sum()),
+            "edits that wait": int((unknown & is_rated).sum()),
+            "edits with votes alone": int((unknown & ~is_rated).sum()),
             "ratings given again": study.repeated,
         },
         "statuses": dict(sorted(Counter(study.raters["status"]).items())),
@@ -254,6 +271,7 @@ def _pairs_report(pairs: PairResults) -> dict[str, Any]:
         "pairs": pairs.pairs,
         "raters": rows(pairs.raters),
         "editors": rows(pairs.editors.rename_axis("editor")),
+        "without editor": pairs.without_editor,
         "scale": {name: _rounded(v) if isinstance(v, float) else v for name, v in vars(pairs.scale).items()},
         "edits with a MOS": int(pairs.edits["mos"].notna().sum()),
     }

@@ -3,7 +3,7 @@
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -83,23 +83,23 @@ def read_store(store: str, repository: Path, pictures: Path | None) -> RatingBat
         IncrementError: an increment's file is missing.
     """
     rows, votes = _new(store, repository)
-    edits: dict[str, tuple[tuple[str, str], str, str | None]] = {
-        _item(row): ((row.source_sha256, row.edited_sha256), row.instruction, None) for row in rows
-    }
+    edits = {_item(row): ((row.source_sha256, row.edited_sha256), row.instruction) for row in rows}
+    editors = dict[str, str]()
     for vote in votes:
         for item, digest, editor in zip(
             _sides(vote), (vote.left_sha256, vote.right_sha256), (vote.left_editor, vote.right_editor), strict=True
         ):
-            edits[item] = (vote.source_sha256, digest), vote.instruction, editor
+            edits[item] = (vote.source_sha256, digest), vote.instruction
+            if editor is not None:
+                editors[item] = editor
     ours = _pictures(repository)
     found, lost = [], []
-    for item, (digests, instruction, editor) in edits.items():
+    for item, (digests, instruction) in edits.items():
         source, edited = (ours.get(digest) or _kept(digest, pictures) for digest in digests)
         if source is None or edited is None:
             lost.append(item)
         else:
-            edit = _edit((source, edited), digests, instruction)
-            found.append(edit if editor is None else edit | {"editor": editor})
+            found.append(_edit((source, edited), digests, instruction) | {"editor": editors.get(item)})
     ratings = [{"rater": row.rater, "item": _item(row), "score": row.score, "feedback_id": row.id} for row in rows]
     given = [
         dict(zip(VOTE_COLUMNS, (vote.rater, *_sides(vote), vote.choice, vote.seconds, vote.id), strict=True))
@@ -143,7 +143,7 @@ def read_study(path: Path, repository: Path) -> RatingBatch:
         rated.append(known[row["id"]] if by_id else _read_edit(row, path.parent, where))
     raters = [str(rater).strip() for rater in table["rater"]]
     ratings = pd.DataFrame({"rater": raters, "item": [edit["id"] for edit in rated]} | scores, columns=COLUMNS)
-    return RatingBatch(ratings, pd.DataFrame([*{edit["id"]: edit for edit in rated}.values()]))
+    return RatingBatch(ratings, _distinct(rated))
 
 
 def _read_votes(path: Path, table: pd.DataFrame) -> RatingBatch:
@@ -163,8 +163,16 @@ def _read_votes(path: Path, table: pd.DataFrame) -> RatingBatch:
         {"rater": raters, "left": left, "right": right, "choice": choices, "seconds": seconds},
         columns=VOTE_COLUMNS,
     )
-    edits = {edit["id"]: edit for pair in pairs for edit in pair}
-    return RatingBatch(pd.DataFrame(columns=COLUMNS), pd.DataFrame([*edits.values()]), votes=votes)
+    edits = _distinct(edit for pair in pairs for edit in pair)
+    return RatingBatch(pd.DataFrame(columns=COLUMNS), edits, votes=votes)
+
+
+def _distinct(edits: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per edit, with what any of its rows tells."""
+    merged = dict[str, dict[str, Any]]()
+    for edit in edits:
+        merged[edit["id"]] = merged.get(edit["id"], {}) | edit
+    return pd.DataFrame([*merged.values()])
 
 
 def _check(path: Path, table: pd.DataFrame, needed: Sequence[str]) -> None:

@@ -62,6 +62,7 @@ class PairResults:
         editors: one row per editor, by editor, the strongest first within a group: group (those that votes
             connect), strength (the group's mean is 0), low and high (its 95 % interval, from resampling source
             images; NaN with too few), votes.
+        without_editor: the number of counted votes that `editors` lacks, because an edit's editor isn't known.
         edits: one row per edit with counted votes, by edit id: group, raters (how many), strength, mos (NaN
             without a valid scale, an anchor in the group or enough raters).
         scale: see `Scale`.
@@ -70,6 +71,7 @@ class PairResults:
     pairs: int
     raters: pd.DataFrame
     editors: pd.DataFrame
+    without_editor: int
     edits: pd.DataFrame
     scale: Scale
 
@@ -84,8 +86,8 @@ def pool_votes(votes: pd.DataFrame, edits: pd.DataFrame, mos: "pd.Series[float]"
         mos: by edit id, those by ratings (1..5).
     """
     both = votes[["left", "right"]]
-    named = votes.assign(first=both.min(axis=1), pair=[*map(pair_id, votes["left"], votes["right"])])
-    last = named.drop_duplicates(["rater", "pair"], keep="last").reset_index(drop=True)
+    paired = votes.assign(first=both.min(axis=1), pair=[*map(pair_id, votes["left"], votes["right"])])
+    last = paired.drop_duplicates(["rater", "pair"], keep="last").reset_index(drop=True)
     raters = screen_votes(last, rules)
     kept = last[last["rater"].map(raters["status"]) == "counted"]
     of_left = (1 + kept["choice"].map(CHOICES).astype(float)) / 2
@@ -94,15 +96,22 @@ def pool_votes(votes: pd.DataFrame, edits: pd.DataFrame, mos: "pd.Series[float]"
     voters = pd.concat([kept[["rater", side]].set_axis(["rater", "edit"], axis=1) for side in ("left", "right")])
     strengths["raters"] = voters.groupby("edit")["rater"].nunique()
     anchored, scale = _anchor(strengths.assign(mos=mos.reindex(strengths.index)), rules)
-    editors = _editors(kept, of_left, edits)
-    return PairResults(last["pair"].nunique(), raters, editors, strengths.assign(mos=anchored), scale)
-
-
-def _editors(votes: pd.DataFrame, of_left: "pd.Series[float]", edits: pd.DataFrame) -> pd.DataFrame:
     names = edits["editor"] if "editor" in edits else pd.Series(dtype=object)
-    table = pd.DataFrame({side: votes[side].map(names) for side in ("left", "right")})
-    table = table.assign(of_left=of_left, source=votes["left"].map(edits["source_id"])).dropna()
-    table = table[table["left"] != table["right"]]
+    named = pd.DataFrame({side: kept[side].map(names) for side in ("left", "right")})
+    named = named.assign(of_left=of_left, source=kept["left"].map(edits["source_id"])).dropna()
+    return PairResults(
+        pairs=last["pair"].nunique(),
+        raters=raters,
+        editors=_editors(named),
+        without_editor=len(kept) - len(named),
+        edits=strengths.assign(mos=anchored),
+        scale=scale,
+    )
+
+
+def _editors(votes: pd.DataFrame) -> pd.DataFrame:
+    """The editors' strengths; `votes` has left and right (editors), of_left (0..1) and source."""
+    table = votes[votes["left"] != votes["right"]]
     graph = _Graph(table["left"], table["right"], table["of_left"])
     found = graph.strengths().assign(low=np.nan, high=np.nan)
     found["votes"] = pd.concat([table["left"], table["right"]]).value_counts()

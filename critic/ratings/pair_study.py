@@ -127,8 +127,10 @@ class PairStudy:
         return self._pairs[id]
 
     def best(self, voters: Mapping[str, int], done: Collection[str], most: int = 8) -> list[Pair]:
-        """The pairs to ask for, none if all are `done`: of those with the fewest `voters` the `most` that the critic
-        is least sure of, the least sure first."""
+        """The pairs to ask for: of those with the fewest `voters` the `most` of which the critic is least sure.
+
+        The least sure comes first; there are none if all are `done`.
+        """
         left = [pair for pair in self._pairs.values() if pair.id not in done]
         fewest = min((voters.get(pair.id, 0) for pair in left), default=0)
         asked = (pair for pair in left if voters.get(pair.id, 0) == fewest)

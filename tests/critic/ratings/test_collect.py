@@ -219,6 +219,7 @@ def test_votes_become_an_increment_without_a_mos(project: Path) -> None:
     assert statuses == {**dict.fromkeys(RATERS, "counted"), "mal": "inverted"}
     assert [row["editor"] for row in report["editors"]] == [f"e{number}" for number in reversed(range(6))]
     page = (made / "report.md").read_text()
+    assert "0 wait for more raters, and 6 have votes alone" in page
     assert "| mal | 15 | inverted | 0.00 |" in page and "So votes give no MOS; they are kept as votes." in page
 
 
@@ -229,6 +230,21 @@ def test_earlier_votes_are_pooled_again_and_a_missing_table_is_named(project: Pa
     (project / "data/ratings/0001/votes.parquet").unlink()
     with pytest.raises(IncrementError, match=r"dvc pull .*0001/votes\.parquet\.dvc"):
         read_increments(project / "data/ratings")
+
+
+def test_the_editors_of_known_edits_are_learnt_and_votes_without_them_counted(project: Path) -> None:
+    path = ballots(project.parent)
+    named = pd.read_csv(path)
+    named.drop(columns=["editor_a", "editor_b"]).to_csv(path, index=False)
+    first = add(read_study(path, project), project)
+    assert "60 votes aren't in the table of editors" in (first / "report.md").read_text()
+    named.loc[20:, ["editor_a", "editor_b"]] = None
+    named.to_csv(path, index=False)
+    made = add(read_study(path, project), project)
+    report = json.loads((made / "report.json").read_text())
+    assert report["pairs"]["without editor"] == 0 and len(report["pairs"]["editors"]) == 6
+    assert read_increments(made.parent)[1].edits["editor"].notna().all() and not report["changed"]
+    assert preview(read_study(path, project), project)[0].empty
 
 
 def test_ratings_of_some_edits_give_the_others_a_mos(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +263,9 @@ def test_ratings_of_some_edits_give_the_others_a_mos(project: Path, monkeypatch:
     add(read_study(path, project), project)
     made = add(read_study(ballots(project.parent), project), project)
     edits = read_increments(made.parent)[1].edits.set_index("editor")
-    assert {*edits["mos"].dropna().index} == {"e1", "e4"}
-    assert 1 < edits["mos"]["e1"] < edits["mos"]["e4"] < 5 and edits["ratings"].isna().all()
+    assert {*edits.index} == {f"e{number}" for number in range(6)}
+    by_votes = edits["mos"][edits["ratings"].isna()]
+    assert {*by_votes.index} == {"e1", "e4"} and 1 < by_votes["e1"] < by_votes["e4"] < 5
 
 
 @pytest.fixture
@@ -265,13 +282,14 @@ def test_votes_of_the_service_are_taken_once(project: Path, store: str, picture)
     facts |= {"left_score": 3.0, "right_score": None, "at": datetime.now(UTC), "seconds": 2.0, "choice": "left"}
     with closing(Feedback(store)) as feedback:
         feedback.add_vote(Vote(ballot="1", **facts, **digests))
+        feedback.add_vote(Vote(ballot="0", **facts | {"left_editor": None}, **digests))
     batch = read_store(store, project, kept)
-    assert {*batch.edits["editor"]} == {"brush", "pen"} and batch.votes["choice"].tolist() == ["left"]
+    assert {*batch.edits["editor"]} == {"brush", "pen"} and batch.votes["choice"].tolist() == ["left"] * 2
     add(batch, project)
     assert read_store(store, project, kept).votes.empty
     with closing(Feedback(store)) as feedback:
         feedback.add_vote(Vote(ballot="2", **facts, **digests))
-    assert read_store(store, project, None).votes["vote_id"].tolist() == [2]
+    assert read_store(store, project, None).votes["vote_id"].tolist() == [3]
 
 
 def collect(store: str, project: Path, pictures: Path | None) -> Path | None:
