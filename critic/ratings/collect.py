@@ -135,7 +135,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines = [
         f"{counts['ratings']} ratings of {counts['edits rated']} edits by {counts['raters']} raters. "
         f"{counts['edits with a MOS']} edits have a new or changed MOS; {counts['edits that wait']} wait for more "
-        f"raters, and {counts['edits with votes alone']} have votes alone.",
+        "raters.",
     ]
     if report["raters"]:
         lines += [
@@ -144,6 +144,8 @@ def render(report: Mapping[str, Any]) -> str:
             f"{_figure(agreement['counted'])} for the raters that count.",
             *_table(("rater", "ratings", "status", "correlation", "bias", "noise", "reason"), report["raters"]),
         ]
+    if counts["edits with votes alone"]:
+        lines[0] += f" {counts['edits with votes alone']} edits have votes alone."
     if report["pairs"]:
         lines += _render_pairs(report["pairs"])
     titles = {

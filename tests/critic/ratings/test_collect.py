@@ -219,7 +219,7 @@ def test_votes_become_an_increment_without_a_mos(project: Path) -> None:
     assert statuses == {**dict.fromkeys(RATERS, "counted"), "mal": "inverted"}
     assert [row["editor"] for row in report["editors"]] == [f"e{number}" for number in reversed(range(6))]
     page = (made / "report.md").read_text()
-    assert "0 wait for more raters, and 6 have votes alone" in page
+    assert "0 wait for more raters. 6 edits have votes alone." in page
     assert "| mal | 15 | inverted | 0.00 |" in page and "So votes give no MOS; they are kept as votes." in page
 
 
