@@ -13,6 +13,9 @@ from enum import StrEnum
 LOWEST, HIGHEST = 1.0, 5.0
 """The ends of the opinion scale, both included."""
 
+SAME_SCORE = 1e-5
+"""Scores less far apart are the same, as in EditReward-Compass' eval.py."""
+
 AXES = ("alignment", "fidelity", "quality")
 """What an edit is judged by: text alignment, fidelity to the source, perceptual quality (arXiv 2511.18055)."""
 

@@ -365,15 +365,20 @@ def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str], types: Mapp
         )
 
 
-def copy_rows(path: Path, out: Path, rows: Iterable[int]) -> None:
+def copy_rows(path: Path, out: Path, rows: Iterable[int], *, keep: Iterable[Path | None] = ()) -> None:
     """Copy rows of a .csv, .jsonl or .parquet file, by number from 0, to another file of that format.
 
     They keep the order of the file; a few are in memory at a time. See `critic.files.replacing`. Paths of pictures
     in a CSV or JSONL file are relative to its folder, so `out` must be in it, too.
 
+    Args:
+        keep: files besides `path` that `out` must not replace.
+
     Raises:
-        TableError: `path` can't be read, or `out` has another format or folder.
+        TableError: `path` can't be read, or `out` has another format or folder or is a file that stays.
     """
+    if out.resolve() in {file.resolve() for file in (path, *keep) if file}:
+        raise TableError(f"{out} is a file that is read, and would be replaced: choose another name")
     wanted, kind = {*map(int, rows)}, path.suffix.lower()
     if kind not in (".csv", ".jsonl", ".parquet") or out.suffix.lower() != kind:
         raise TableError(f"{out} must be a .csv, .jsonl or .parquet file as {path} is: choose another name")

@@ -70,9 +70,10 @@ def command(
 
     SCORES is a file as `critic eval` reads it, of all edits of --pairs.
     """
+    from critic.answers import SAME_SCORE
     from critic.evaluation.bootstrap import jsonable
     from critic.evaluation.score_tables import read_scores, read_truth, scores_of
-    from critic.evaluation.selection import ROUNDING, find_threshold
+    from critic.evaluation.selection import find_threshold
     from critic.tables import copy_rows, read, unique_ids
 
     truth, known = read_truth(rated), read_scores(scores)
@@ -81,8 +82,8 @@ def command(
     sources = truth["source_id"] if "source_id" in truth else truth["id"]
     found = find_threshold(of_rated, truth["mos"], sources, **how, n_boot=n_boot, seed=seed)
     of_edits = scores_of(known, unique_ids(read(pairs, required=["id"], optional=[])), scores)
-    kept = (of_edits >= found.score - ROUNDING).nonzero()[0]
-    copy_rows(pairs, out, kept)
+    kept = (of_edits >= found.score - SAME_SCORE).nonzero()[0]
+    copy_rows(pairs, out, kept, keep=(scores, rated, rated_scores))
     if json_file:
         write_json(json_file, jsonable(found) | how | {"edits": len(of_edits), "edits_kept": len(kept)})
     rows = [

@@ -26,7 +26,7 @@ Examples:
 @click.option(
     "--probes",
     type=options.FILE,
-    help="Drop a best edit whose score isn't above those of its probes unedited and other_edit, in this file.",
+    help="Drop a best edit whose score in this file isn't above those of its probes unedited and other_edit.",
 )
 def command(scores: Path, pairs: Path, out: Path, by: str, probes: Path | None) -> None:
     """Pick the best edit of each source image and instruction.
@@ -37,8 +37,10 @@ def command(scores: Path, pairs: Path, out: Path, by: str, probes: Path | None) 
     """
     import numpy as np
 
+    from critic.answers import SAME_SCORE
     from critic.evaluation.score_tables import read_pairs, read_scores, scores_of
     from critic.evaluation.selection import pick
+    from critic.scoring.probes import UNCHANGED
     from critic.tables import copy_rows
 
     table = read_pairs(pairs, by)
@@ -47,10 +49,13 @@ def command(scores: Path, pairs: Path, out: Path, by: str, probes: Path | None) 
     rows, dropped = picked.rows, 0
     if probes:
         probed = read_scores(probes)
-        changed = [scores_of(probed, [f"{name}:{id}" for id in table["id"].iloc[rows]], probes) for name in CLEAN]
-        rows = rows[np.all([of_edits[rows] > one for one in changed], axis=0)]
+        unchanged, *changed = (
+            scores_of(probed, [f"{name}:{id}" for id in table["id"].iloc[rows]], probes)
+            for name in (UNCHANGED, *CLEAN)
+        )
+        rows = rows[np.all([unchanged - one >= SAME_SCORE for one in changed], axis=0)]
         dropped = len(picked.rows) - len(rows)
-    copy_rows(pairs, out, rows)
+    copy_rows(pairs, out, rows, keep=(scores, probes))
     click.echo(
         f"{len(rows):,} of {len(table):,} edits picked, one for each request; {picked.tied:,} requests with tied "
         f"edits, {picked.unscored:,} without a score"

@@ -58,7 +58,10 @@ def compare(
 
 
 def beside_published(found: dict[str, Any], name: str) -> "Comparison":
-    """Our figures by the benchmark's own protocol beside the published ones of that protocol and axis."""
+    """Our figures by the benchmark's own protocol beside the published ones of that protocol and axis.
+
+    Figures that leave pairs out are of a part of the benchmark, and not comparable.
+    """
     from critic.evaluation.published import Setting, compare_published, load_published
 
     axes = {row["axis"] for row in found["figures"]}
@@ -69,7 +72,8 @@ def beside_published(found: dict[str, Any], name: str) -> "Comparison":
         if (row["protocol"], row["axis"]) == (found["own"], axis)
     }
     benchmark = load_published().benchmarks[found["benchmark"]]
-    split = benchmark.split if found["pairs"] == benchmark.pairs else f"{found['pairs']:,} of its pairs"
+    counted = found["pairs"] - (found["pairs_failed"] if found["policy"] == "dropped" else 0)
+    split = benchmark.split if counted == benchmark.pairs else f"{counted:,} of its pairs"
     return compare_published({name: ours}, Setting(found["benchmark"], found["own"], split))
 
 

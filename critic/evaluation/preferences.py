@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from critic import tables
+from critic.answers import SAME_SCORE
 from critic.data.preferences import OVERALL
 from critic.evaluation import bootstrap
 from critic.evaluation.bootstrap import Array, Estimate, draw_counted, estimate, resampled
@@ -26,8 +27,6 @@ from critic.evaluation.metrics import FAILURE_POLICIES, FailurePolicy
 from critic.tables import TableError
 
 TIE = "tie"
-SAME_SCORE = 1e-5
-"""Scores less far apart are a tie of the critic, as in EditReward-Compass' eval.py."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from critic.answers import SAME_SCORE
 from critic.evaluation.bootstrap import Estimate, draw_counted, estimate, mean, resampled
 from critic.scoring.probes import PROBES, UNCHANGED, Must
 
@@ -29,7 +30,7 @@ class Found:
         n, failed: edits, and those without a score, changed or unchanged. They count as moved wrongly.
         rate: share of the edits whose score moved as it must, 0..1.
         change: mean change of the score, in points, of those with both scores.
-        same: share of the edits whose score is exactly the same.
+        same: share of the edits whose score is the same, see `SAME_SCORE`.
         passed: whether the interval of the rate is above `LEAST_RATE`; None without an interval.
     """
 
@@ -49,7 +50,7 @@ class Probing:
 
     Attributes:
         edits, sources: how many unchanged edits, and source images.
-        constant: the score of everything, changed or not; None if scores differ.
+        constant: the score of everything, changed or not; None if scores differ or there is but one.
     """
 
     edits: int
@@ -102,14 +103,16 @@ def measure_probes(
         if name != UNCHANGED:
             rows.setdefault(name, []).append((scores.get(id, nan) - before[edit], source))
     probes = [_found(name, rows[name], tolerance, n_boot, seed) for name in PROBES if name in rows]
-    given = {score for id in ids if isfinite(score := scores.get(id, nan))}
-    return Probing(len(before), len({*sources}), given.pop() if len(given) == 1 else None, probes)
+    given = [score for id in ids if isfinite(score := scores.get(id, nan))]
+    constant = given[0] if len(given) > 1 and max(given) - min(given) < SAME_SCORE else None
+    return Probing(len(before), len({*sources}), constant, probes)
 
 
 def _found(name: str, rows: list[tuple[float, str]], tolerance: float, n_boot: int, seed: int) -> Found:
     change, sources = np.array([change for change, _ in rows]), [source for _, source in rows]
     scored, must = np.isfinite(change), PROBES[name].must
-    right = {"fall": change < 0, "stay": np.abs(change) <= tolerance, "not rise": change <= tolerance}[must]
+    falls = change <= -SAME_SCORE
+    right = {"fall": falls, "stay": np.abs(change) <= tolerance, "not rise": change <= tolerance}[must]
 
     def share(x: Any, counted: Any) -> Estimate:
         return estimate(resampled(lambda w: mean(x[counted], w), draw_counted(sources, counted, n_boot, seed)))
@@ -122,6 +125,6 @@ def _found(name: str, rows: list[tuple[float, str]], tolerance: float, n_boot: i
         int((~scored).sum()),
         rate,
         share(change, scored),
-        float(np.mean(change == 0)),
+        float(np.mean(np.abs(change) < SAME_SCORE)),
         rate.low > LEAST_RATE if isfinite(rate.low) else None,
     )

@@ -5,7 +5,7 @@ them, or any table of `critic.tables.read` with the columns id and score (empty 
 optionally status, mode, reasoning, raw and spread.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ _FAILED = "failed"
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The scores of a file, a row an edit, in its order; `critic.scoring.resumable.results_to_table` reads .jsonl.
+    """The scores of a file, a row an edit, in its order; `critic.scoring.resumable.all_results` reads .jsonl.
 
     Returns:
         id, score (1..5, NaN where the critic failed), status ("ok" with a score), mode ("greedy" if the file
@@ -36,46 +36,23 @@ def read_predictions(path: Path) -> pd.DataFrame:
         TableError: as `critic.tables.read`; an id is missing or appears twice, a score is not a number from 1 to
             5, or a status contradicts the score.
     """
-    table = _read_results(path) if path.suffix.lower() == ".jsonl" else _read_scores(path)
-    table["id"] = tables.unique_ids(table)
-    table["score"] = tables.numbers(table, "score", LOWEST, HIGHEST)
+    table = _read_results(path, _COLUMNS) if path.suffix.lower() == ".jsonl" else _read_scores(path)
+    table = _checked(table)
     table["spread"] = tables.numbers(table, "spread", 0, HIGHEST - LOWEST)
-    scored = table["score"].notna()
-    table["status"] = table["status"].fillna(pd.Series(np.where(scored, Status.OK, _FAILED), table.index))
-    if len(wrong := np.flatnonzero((table["status"] == Status.OK) != scored)):
-        row = table.iloc[wrong[0]]
-        raise TableError(
-            f"{tables.place(table, wrong[0])}, id {row['id']!r}: status {row['status']!r} with score "
-            f"{row['score']}: give the status ok to the rows with a score, and another one to the rest"
-        )
     return table.reset_index(drop=True)
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """The scores of a file by id, NaN where the critic failed; of .jsonl, no more is in memory.
+    """The scores of a file by id, NaN where the critic failed; of .jsonl, no texts are in memory.
 
     Raises:
         TableError: as `read_predictions`.
     """
-    if path.suffix.lower() != ".jsonl":
-        return dict(read_predictions(path)[["id", "score"]].itertuples(index=False, name=None))
-    from critic.scoring.resumable import read_results  # imports torch, which is slow
-
-    if not path.exists():
-        raise TableError(f"there is no {path}: give the file of `critic score --out`")
-    found: dict[str, float] = {}
-    try:
-        for file in (path, path.with_suffix(".failures.jsonl")):
-            for result, _ in read_results(file):
-                score = np.nan if result.score is None else float(result.score)
-                if not np.isnan(score) and not LOWEST <= score <= HIGHEST:
-                    raise ValueError(
-                        f"{result.id!r} has the score {score}, not one from {LOWEST:g} to {HIGHEST:g}"
-                    )
-                found.setdefault(result.id, score)
-    except (OutputError, TypeError, ValueError) as error:
-        raise TableError(f"{path} is not a file of `critic score`: {error}") from None
-    return found
+    if path.suffix.lower() == ".jsonl":
+        table = _checked(_read_results(path, ["id", "score", "status"]))
+    else:
+        table = read_predictions(path)
+    return dict(zip(table["id"], table["score"], strict=True))
 
 
 def scores_of(scores: Mapping[str, float], ids: Iterable[str], where: Path) -> NDArray[np.float64]:
@@ -152,14 +129,14 @@ def _with_sources(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table.rename(columns={"source": "source_id"}).drop(columns="prompt", errors="ignore")
 
 
-def _read_results(path: Path) -> pd.DataFrame:
-    from critic.scoring.resumable import results_to_table  # imports torch, which is slow
+def _read_results(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    from critic.scoring.resumable import all_results  # imports torch, which is slow
 
     try:
-        table = results_to_table(path)
+        rows = [[getattr(result, name) for name in columns] for result in all_results(path)]
     except (OutputError, TypeError, ValueError) as error:
         raise TableError(f"{path} is not a file of `critic score`: {error}") from None
-    return tables.number_rows(table[_COLUMNS], str(path))
+    return tables.number_rows(pd.DataFrame(rows, columns=[*columns]), str(path))
 
 
 def _read_scores(path: Path) -> pd.DataFrame:
@@ -169,3 +146,18 @@ def _read_scores(path: Path) -> pd.DataFrame:
     table = table.reindex(columns=_COLUMNS).astype(dict.fromkeys(("status", "mode", "reasoning", "raw"), object))
     table["samples"] = [[] for _ in range(len(table))]
     return table.fillna({"mode": "greedy", "reasoning": ""})
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns id, score and status checked as `read_predictions` says."""
+    table["id"] = tables.unique_ids(table)
+    table["score"] = tables.numbers(table, "score", LOWEST, HIGHEST)
+    scored = table["score"].notna()
+    table["status"] = table["status"].fillna(pd.Series(np.where(scored, Status.OK, _FAILED), table.index))
+    if len(wrong := np.flatnonzero((table["status"] == Status.OK) != scored)):
+        row = table.iloc[wrong[0]]
+        raise TableError(
+            f"{tables.place(table, wrong[0])}, id {row['id']!r}: status {row['status']!r} with score "
+            f"{row['score']}: give the status ok to the rows with a score, and another one to the rest"
+        )
+    return table

@@ -14,12 +14,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from critic.answers import SAME_SCORE
 from critic.evaluation.bootstrap import Estimate, draw_counted, estimate, resampled
 
 THRESHOLDS = np.round(np.arange(1, 5.05, 0.1), 1)
 """The thresholds that are tried, in points."""
-ROUNDING = 1e-9
-"""A score so little below a threshold has it."""
 _SPARE = 2
 
 
@@ -46,7 +45,8 @@ def pick(scores: ArrayLike, requests: Sequence[Hashable]) -> Picked:
     of_edits = [numbers.setdefault(request, len(numbers)) for request in requests]
     table = pd.DataFrame({"score": np.asarray(scores, dtype=float), "request": of_edits})
     scored = table.dropna()
-    best = scored[scored["score"] == scored.groupby("request")["score"].transform("max")]
+    below = scored.groupby("request")["score"].transform("max") - scored["score"]
+    best = scored[below < SAME_SCORE]
     rows = best.drop_duplicates("request").index.to_numpy()
     tied = best["request"][best["request"].duplicated()].nunique()
     return Picked(rows, tied, len(numbers) - len(rows))
@@ -107,7 +107,7 @@ def find_threshold(
         needed += 1
     chosen, bound, tried = None, 0.0, ""
     for threshold in map(float, THRESHOLDS[::-1]):
-        rows = scores >= threshold - ROUNDING
+        rows = scores >= threshold - SAME_SCORE
         if len(np.unique(source[rows])) < needed:
             continue
         if (found := lower_bound(good[rows], source[rows], error)) < precision:
@@ -119,7 +119,7 @@ def find_threshold(
             f"no threshold has a precision of {precision:g} for certain, on edits of at least {needed} source "
             f"images{tried}: rate more edits, or ask for a lower precision, confidence or MOS"
         )
-    rows = scores >= chosen - ROUNDING
+    rows = scores >= chosen - SAME_SCORE
 
     def share(of: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
         draws = draw_counted(source, np.full(len(scores), True), n_boot, seed)

@@ -172,15 +172,21 @@ def results_to_table(out: Path) -> pd.DataFrame:
     Raises:
         OutputError: the file isn't there, or has a line that is not a result.
     """
+    names = [field.name for field in fields(Result) if field.name != "latency"]
+    table = pd.DataFrame([asdict(result) for result in all_results(out)], columns=names)
+    return table.astype({"score": float, "argmax": float, "spread": float})
+
+
+def all_results(out: Path) -> Iterator[Result]:
+    """The rows of `results_to_table`, one at a time; of an edit that failed several times, the last failure."""
     if not out.exists():
         raise OutputError(f"there is no {out}: give the file of `critic score --out`")
-    results = [result for result, _ in read_results(out)]
-    scored = {result.id for result in results}
+    scored = set[str]()
+    for result, _ in read_results(out):
+        scored.add(result.id)
+        yield result
     failures = {result.id: result for result, _ in read_results(out.with_suffix(".failures.jsonl"))}
-    results += [result for id, result in failures.items() if id not in scored]
-    names = [field.name for field in fields(Result) if field.name != "latency"]
-    table = pd.DataFrame([asdict(result) for result in results], columns=names)
-    return table.astype({"score": float, "argmax": float, "spread": float})
+    yield from (result for id, result in failures.items() if id not in scored)
 
 
 class _Files:

@@ -86,7 +86,7 @@ def _check_splits(splits: set[str], path: Path) -> None:
 
 def _raw(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     """The raw table of a file's rows, with the images read."""
-    if file.suffix.lower() == ".csv" or "source" in table:
+    if file.suffix.lower() == ".csv" or "images" not in table:
         require_columns(file, [*table], ["source", "edited"], f"give {EXAMPLE}")
         pairs: list[Any] = [list(pair) for pair in zip(table["source"], table["edited"], strict=True)]
         table = table.assign(images=pd.Series(pairs, index=table.index, dtype="object"))

@@ -87,7 +87,7 @@ def test_critics_are_compared(example: Path) -> None:
 def test_published_figures_are_beside_a_whole_benchmark_alone(example: Path, benchmark: str) -> None:
     size = load_published().benchmarks[benchmark].pairs
     assert size is not None
-    for pairs, whole in ((size, True), (size - 1, False)):
+    for pairs, whole in ((size - 1, False), (size, True)):
         rows = [(f"{n}a", f"{n}b", f"{n}a", f"s{n}", "x", benchmark) for n in range(pairs)]
         columns = ["edited_a", "edited_b", "winner", "source_id", "subtask", "benchmark"]
         pd.DataFrame(rows, columns=columns).to_csv("pairs.csv", index=False)
@@ -98,6 +98,9 @@ def test_published_figures_are_beside_a_whole_benchmark_alone(example: Path, ben
         beside = result.output.partition("Beside published figures")[2]
         assert ("published  " in beside) == (whole and benchmark != "editreward-compass")
         assert f"[{benchmark}'s]" in result.output
+    pd.DataFrame({"id": ids, "score": ["", *[3] * (len(ids) - 1)]}).to_csv("scores.csv", index=False)
+    result = invoke("eval scores.csv --preferences pairs.csv --n-boot 100 --failure-policy dropped")
+    assert "published  " not in result.output.partition("Beside published figures")[2]
 
 
 def test_ones_own_pictures_become_edits_and_pairs(

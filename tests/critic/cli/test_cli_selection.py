@@ -106,11 +106,12 @@ def test_the_best_of_each_request_is_picked_if_its_probes_are_worse(tmp_path: Pa
     pd.testing.assert_frame_equal(
         read(tmp_path / f"best{suffix}").reset_index(drop=True), read(pairs).iloc[1:3].reset_index(drop=True)
     )
-    probes = {"unedited:b": 1.0, "other_edit:b": 1.0, "unedited:c": 4.5, "other_edit:c": 1.0}
+    unchanged = {"unchanged:b": 3.0, "unchanged:c": 2.0}  # in another mode than `scores`
+    probes = unchanged | {"unedited:b": 1.0, "other_edit:b": 1.0, "unedited:c": 2.0, "other_edit:c": 1.0}
     asked += ("--probes", write_scores(tmp_path / "probes.jsonl", probes))
     assert "1 best edits dropped by their probes" in critic(*asked).output
     assert [*read(tmp_path / f"best{suffix}")["id"]] == ["b"]
-    write_scores(tmp_path / "probes.jsonl", {"unedited:b": 1.0})
+    write_scores(tmp_path / "probes.jsonl", unchanged | {"unedited:b": 1.0})
     assert "has no score and no failure of 'unedited:c'" in critic(*asked).output
 
 
@@ -120,6 +121,13 @@ def test_what_is_kept_stays_in_the_tables_folder_and_format(tmp_path: Path) -> N
     asked = ("pick", scores, "--pairs", tmp_path / "edits.csv", "--out")
     assert "isn't in the folder of" in critic(*asked, tmp_path / "new/best.csv").output
     assert "must be a .csv" in critic(*asked, tmp_path / "best.jsonl").output
+    for read_file in ("edits.csv", "../" + tmp_path.name + "/scores.csv"):
+        scores_csv = tmp_path / "scores.csv"
+        scores_csv.write_text("id,score\na,2\n")
+        kept = (tmp_path / read_file).read_text()
+        asked_for = ("pick", scores_csv, "--pairs", tmp_path / "edits.csv", "--out", tmp_path / read_file)
+        assert "is a file that is read, and would be replaced" in critic(*asked_for).output
+        assert (tmp_path / read_file).read_text() == kept
     assert "edits.csv has no column editor" in critic(*asked, tmp_path / "b.csv", "--by", "editor").output
 
 

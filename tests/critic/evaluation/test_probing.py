@@ -39,6 +39,12 @@ def test_a_constant_critic_fails_loudly() -> None:
     assert found.failed == [name for name, probe in PROBES.items() if probe.must == "fall"]
 
 
+def test_one_score_is_not_called_constant_and_rounding_is_no_fall() -> None:
+    assert measure_probes({IDS[0]: 3.0}, IDS, IDS, n_boot=100).constant is None
+    found = probing(lambda name: 3.0 if name == UNCHANGED else 2.999999)
+    assert found.constant == 3.0 and "black" in found.failed and found.probes[0].same == 1
+
+
 def test_a_critic_that_is_talked_into_a_5_fails() -> None:
     assert probing(lambda name: 5.0 if name == "asks_for_5" else looking(name)).failed == ["asks_for_5"]
 

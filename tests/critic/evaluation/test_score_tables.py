@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from critic.evaluation.score_tables import read_pairs, read_predictions, read_truth
+from critic.evaluation.score_tables import read_pairs, read_predictions, read_scores, read_truth
 from critic.results import Failure, Result
 from critic.tables import TableError
 
@@ -45,6 +45,14 @@ def test_what_a_retry_leaves_is_read(tmp_path: Path) -> None:
     for scores, failures, ids in ((scored, "", "a"), ("", failed, "b"), (scored + late, failed + failed, "ab")):
         written(tmp_path, failures, "scores.failures.jsonl")
         assert [*read_predictions(written(tmp_path, scores, "scores.jsonl"))["id"]] == [*ids]
+
+
+def test_scores_alone_are_read_by_the_same_rules(tmp_path: Path) -> None:
+    scored, failed = (f"{verdict.to_json()}\n" for verdict in VERDICTS)
+    written(tmp_path, failed, "scores.failures.jsonl")
+    assert read_scores(written(tmp_path, scored, "scores.jsonl")) == pytest.approx(
+        {"a": 3.5, "b": np.nan}, nan_ok=True
+    )
 
 
 def test_failures_are_read_from_the_file_beside(tmp_path: Path) -> None:
@@ -105,15 +113,16 @@ def test_scores_that_can_not_be_used_are_named(tmp_path: Path, text: str, says: 
         ("{", "line 2 is not a result"),
         (json.dumps({"id": "b"}), "line 2 is not a result"),
         (json.dumps({"id": "b", "score": 9, "status": "ok"}), "id 'b' has the score"),
-        (json.dumps({"id": "b", "score": "good", "status": "ok"}), "scores.jsonl is not a file of .*'good'"),
+        (json.dumps({"id": "b", "score": "good", "status": "ok"}), "id 'b' has the score 'good', not a number"),
         ('{"id": "b", "score": NaN, "status": "ok"}', "id 'b': status 'ok' with score nan"),
         (VERDICTS[0].to_json(), "the id 'a' twice"),
     ],
 )
 def test_verdicts_that_can_not_be_used_are_named(tmp_path: Path, line: str, says: str) -> None:
     lines = [VERDICTS[0].to_json(), line, Result("z", 3.0, "ok").to_json()]
-    with pytest.raises(TableError, match=says):
-        read_predictions(written(tmp_path, "".join(f"{line}\n" for line in lines), "scores.jsonl"))
+    for read in (read_predictions, read_scores):
+        with pytest.raises(TableError, match=says):
+            read(written(tmp_path, "".join(f"{line}\n" for line in lines), "scores.jsonl"))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ def test_the_best_scored_edit_of_each_request_is_picked() -> None:
     assert ([*found.rows], found.tied, found.unscored) == ([1, 4], 1, 1)
 
 
+def test_rounding_makes_no_edit_the_best() -> None:
+    assert ([*(found := pick([3.3, 3.3000001], ["a", "a"])).rows], found.tied) == ([0], 1)
+
+
 @given(st.lists(st.tuples(st.sampled_from([1.0, 2.5, nan]), st.sampled_from("abc")), min_size=1))
 def test_no_edit_of_a_request_is_better_than_the_picked_one(edits: Sequence[tuple[float, str]]) -> None:
     scores, requests = zip(*edits, strict=True)

@@ -107,6 +107,16 @@ def test_parquet_has_the_benchmarks_columns_and_the_images_themselves(
     assert [*dict(read_local(study / "all.parquet"))] == ["train", "test"]
 
 
+def test_parquet_with_images_may_have_a_column_source_of_its_own(
+    study: Path, picture: Callable[..., bytes]
+) -> None:
+    images = [[{"bytes": picture(n), "path": None} for n in (0, 1)]]
+    table = pd.DataFrame({"images": images, "instruction": "make it red", "mos": [1.5], "source": "a web page"})
+    for split in ("train", "test"):
+        table.to_parquet(study / f"{split}.parquet")
+    assert [[dict(image) for image in pair] for pair in dict(read_local(study))["test"]["images"]] == images
+
+
 def test_parquet_of_pandas_has_an_index_and_categories(study: Path, picture: Callable[..., bytes]) -> None:
     images = [[{"bytes": picture(n), "path": None} for n in (0, 1)]] * 2
     table = pd.DataFrame({"id": ["a", "b"], "images": images, "instruction": "make it red", "mos": [1.5, 2.0]})
