@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
@@ -84,13 +84,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(path: str | os.PathLike[str], *, only: Collection[str] | None = None) -> Iterator[Path]:
     """An empty folder to fill, which then replaces the folder at `path`; parent folders are made.
 
     If the block raises, the partial folder (`.NAME.partial`) is removed and the old folder stays.
 
+    Args:
+        only: names of what the old folder may hold, since it is lost; None: anything.
+
     Raises:
-        OutputError: the folder can't be written.
+        OutputError: the folder can't be written, or holds something else than `only`.
     """
     path = Path(path)
     folder = Path(os.path.realpath(path))
@@ -98,6 +101,9 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with output_errors(path):
             _restore(folder)
+            others = [] if only is None else sorted({entry.name for entry in folder.glob("*")} - {*only})
+            if others:
+                raise OutputError(f"{path} has {others[0]}, which would be lost: choose another folder")
             _remove(partial)
             partial.mkdir(parents=True)
         with output_errors(path, partial):

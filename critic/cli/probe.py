@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from critic.cli import options
 from critic.cli.tables import cell, console, show_table
@@ -86,9 +88,9 @@ def command(
     After a kill, the same command continues where it stopped. The exit code is 1 if a probe fails. docs/probe.md
     describes the probes.
     """
-    if not judge and not how["model"]:
+    if judge is None and not how["model"]:
         raise click.UsageError("give -m, a critic, or --judge")
-    other = _judge(judge) if judge else None
+    other = None if judge is None else _judge(judge, of_critic={*how} - {"seed", *options.COLUMNS})
     from critic.cli.scoring import ready_critic
     from critic.evaluation.bootstrap import jsonable
     from critic.evaluation.probing import measure_probes
@@ -141,11 +143,22 @@ def show(probing: "Probing", *, is_rated: bool) -> None:
     out.print(probing.verdict)
 
 
-def _judge(command: str) -> "Ready":
-    """The judge of a command of `critic judge`."""
+def _judge(command: str, of_critic: Collection[str]) -> "Ready":
+    """The judge of a command of `critic judge`, which leaves no meaning to options of a critic, by name."""
     from critic.cli.scoring import Ready
 
-    name, *words = shlex.split(command)
+    context = click.get_current_context()
+    given = [
+        option.opts[-1]
+        for option in context.command.params
+        if option.name in of_critic and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} is of a critic: leave it out, or --judge")
+    try:
+        name, *words = shlex.split(command) or [""]
+    except ValueError as error:
+        raise click.UsageError(f"--judge {command!r} can't be read: {error}") from None
     if name not in kinds():
         raise click.UsageError(f"there is no judge {name!r}: choose {', '.join(kinds())}")
     kind = kinds()[name]
@@ -156,10 +169,9 @@ def _judge(command: str) -> "Ready":
 def _opinions(pairs: "Pairs") -> tuple[list[float] | None, list[str] | None]:
     """The MOS and the source image of each pair, as far as their table has them."""
     from critic import tables
+    from critic.scoring.inputs import read_columns
 
-    if not (path := Path(pairs.where)).is_file():
-        return None, None
-    table = tables.read(path, optional=["mos", "source_id"])
+    table = read_columns(pairs, ["mos", "source_id"])
     tables.filled(table, table.columns)
     sources = [*table["source_id"].map(str)] if "source_id" in table else None
     return [*tables.numbers(table, "mos", 1, 5)] if "mos" in table else None, sources

@@ -23,7 +23,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from critic.answers import HIGHEST, LOWEST
 from critic.data.readers.local import read_local
-from critic.edits import COLUMNS, TYPES
+from critic.edits import COLUMNS, SPLITS, TYPES
+from critic.files import replacing_folder
 from critic.params import Part
 from critic.tables import TableError, filled, numbers, write_parquet
 from critic.tables import read as read_table
@@ -89,16 +90,17 @@ def load_map(path: Path) -> Map:
 def import_benchmark(source: Path, map_file: Path, folder: Path) -> dict[str, int]:
     """Write <split>.parquet, pictures included, for each split of a set; returns the number of their edits.
 
-    All tables are checked before the first file is written. The pictures are copied one at a time.
+    The folder is written whole or not at all, in place of an older import. The pictures are copied one at a time.
 
     Args:
         source: a folder of <split>.csv or <split>.parquet, or one such file whose map names the split.
 
     Raises:
         TableError: the map can't be used; as `Map.read` and `critic.data.readers.local.read_local`.
-        OutputError: a file can't be written.
+        OutputError: the folder can't be written, or has other files.
     """
     tables = dict(read_local(source, load_map(map_file).read))
-    for split, table in tables.items():
-        write_parquet(table, folder / f"{split}.parquet", TYPES)
+    with replacing_folder(folder, only=[f"{split}.parquet" for split in SPLITS]) as partial:
+        for split, table in tables.items():
+            write_parquet(table, partial / f"{split}.parquet", TYPES)
     return {split: len(table) for split, table in tables.items()}

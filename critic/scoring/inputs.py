@@ -170,7 +170,7 @@ def read_pairs(
     """
     given = dict(zip(NAMES, (source_column, edited_column, instruction_column, id_column), strict=True))
     if path.is_dir():
-        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        if _is_dataset(path):
             return _read_dataset(path, given)
         match [path / name for name in TABLES if (path / name).exists()]:
             case []:
@@ -189,6 +189,20 @@ def read_pairs(
         case ".parquet":
             return _read_parquet(path, given)
     raise TableError(f"{path} is neither a folder nor a .csv, .jsonl or .parquet file; expected {EXAMPLE}")
+
+
+def read_columns(pairs: Pairs, names: Sequence[str]) -> "pd.DataFrame":
+    """Other columns of the table of pairs, those of `names` that it has; none if they are files without a table.
+
+    Raises:
+        TableError: as `critic.tables.read`.
+    """
+    path = Path(pairs.where)
+    if path.is_file():
+        return tables.read(path, optional=names)
+    table = _load_dataset(path) if _is_dataset(path) else pa.table({})
+    there = table.select([name for name in names if name in table.column_names])
+    return tables.number_rows(there.to_pandas(), str(path))
 
 
 def table_pairs(table: "pd.DataFrame") -> Pairs:
@@ -316,7 +330,11 @@ def _read_parquet(path: Path, given: Mapping[str, str | None]) -> Pairs:
     return Pairs(str(path), _ids(named, path), tables.ParquetRows(path, columns.values()), path.parent, columns)
 
 
-def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:
+def _is_dataset(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
+
+
+def _load_dataset(folder: Path) -> pa.Table:
     from datasets import load_from_disk  # slow to import
 
     if (folder / "dataset_dict.json").exists():
@@ -326,6 +344,11 @@ def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:
     except Exception as error:  # datasets raises whatever a broken file leads to
         raise TableError(f"{folder} can't be read by datasets, save it to disk again: {error}") from error
     tables.check_names(folder, table.column_names)
+    return table
+
+
+def _read_dataset(folder: Path, given: Mapping[str, str | None]) -> Pairs:
+    table = _load_dataset(folder)
     columns = _choose(table.column_names, given, folder)
     named = table[columns["id"]].to_pylist() if "id" in columns else [None] * len(table)
     rows = _TableRows(table.select([*columns.values()]))

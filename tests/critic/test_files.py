@@ -35,6 +35,17 @@ def break_off(file: Path, error: BaseException) -> None:
 # --- files
 
 
+def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        write_bytes(tmp_path / "out" / name, b"old")
+    with (
+        pytest.raises(OutputError, match="has theirs, which would be lost"),
+        replacing_folder(tmp_path / "out", only=["ours"]),
+    ):
+        pass
+    assert names(tmp_path) == {"out"} and names(tmp_path / "out") == {"ours", "theirs"}
+
+
 def test_a_file_is_written_and_its_parents_made(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a/b/c.bin", b"one")
     write_bytes(tmp_path / "a/b/c.bin", b"two")

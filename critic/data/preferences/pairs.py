@@ -22,7 +22,7 @@ from critic.data.preferences import OVERALL
 from critic.data.readers._rows import find_image
 from critic.data.readers.hub import HubError, Snapshot, load_splits
 from critic.edits import TYPES, edit_key
-from critic.files import write_json, write_text
+from critic.files import replacing_folder, write_json, write_text
 from critic.tables import StoredPicture, TableError, require_columns, write_parquet
 
 EDITS, PAIRS, ORIGIN = "edits.parquet", "pairs.jsonl", "origin.json"
@@ -134,7 +134,7 @@ def file_row(where: str, cells: Mapping[Any, Any], folder: Path) -> Row:
 def write_pairs(
     folder: Path, benchmark: str | None, pairs: Iterable[Pair | LeftOut], origin: str
 ) -> dict[str, Any]:
-    """Write the edits, each once, and the pairs; the picture files are copied one at a time.
+    """Write the edits, each once, and the pairs, all or nothing; the picture files are copied one at a time.
 
     An edit's id is the beginning of `critic.edits.edit_key`, its source_id that of its source image's SHA-256. Of
     a pair of two identical files, b is an edit of its own, see `TWIN`.
@@ -148,7 +148,7 @@ def write_pairs(
 
     Raises:
         TableError: a picture has no file; there are no pairs; as the reader.
-        OutputError: a file can't be written.
+        OutputError: the folder can't be written, or has other files.
     """
     edits: dict[str, dict[str, Any]] = {}
     lines, left_out = [], Counter[str]()
@@ -169,9 +169,10 @@ def write_pairs(
     if not lines:
         raise TableError(f"{origin} has no pairs to evaluate; left out: {dict(left_out) or 'none'}")
     found = {"origin": origin, "benchmark": benchmark, "edits": len(edits), "pairs": len(lines)}
-    write_parquet(pd.DataFrame([*edits.values()]), folder / EDITS, TYPES)
-    write_text(folder / PAIRS, "".join(lines))
-    write_json(folder / ORIGIN, found | {"left_out": dict(left_out)}, ensure_ascii=False)
+    with replacing_folder(folder, only=(EDITS, PAIRS, ORIGIN)) as partial_folder:
+        write_parquet(pd.DataFrame([*edits.values()]), partial_folder / EDITS, TYPES)
+        write_text(partial_folder / PAIRS, "".join(lines))
+        write_json(partial_folder / ORIGIN, found | {"left_out": dict(left_out)}, ensure_ascii=False)
     return found | {"left_out": dict(left_out)}
 
 

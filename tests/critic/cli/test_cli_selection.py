@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from datasets import Dataset
 
 from critic import cli
 from critic.cli import probe as probe_command
@@ -63,6 +64,9 @@ def test_ssim_is_blind_to_the_instruction_and_likes_an_edit_that_does_nothing(ed
     [
         ([], "give -m, a critic, or --judge"),
         (["--judge", "nobody"], "there is no judge 'nobody': choose"),
+        (["--judge", ""], "there is no judge '': choose"),
+        (["--judge", "viescore '"], "can't be read: No closing quotation"),
+        (["--judge", "ssim", "-m", "models/grpo", "--mode", "expected"], "--model, --mode is of a critic: leave"),
         (["--judge", "viescore"], "Missing option '-m' / '--model'"),
     ],
 )
@@ -72,6 +76,25 @@ def test_a_judge_must_be_given(
     monkeypatch.delenv("CRITIC_MODEL", raising=False)
     result = critic("probe", edits, "--out", tmp_path / "p.jsonl", *arguments)
     assert result.exit_code == 2 and message in result.output
+
+
+def test_opinions_of_a_datasets_folder_are_used(edits: Path, tmp_path: Path) -> None:
+    table = read_parquet(edits)[["images", "instruction", "mos"]].assign(source_id="one")
+    table["images"] = [[dict(image) for image in pair] for pair in table["images"]]
+    Dataset.from_pandas(table).save_to_disk(tmp_path / "set")
+    result = critic(
+        "probe",
+        "--judge",
+        "ssim",
+        tmp_path / "set",
+        "--out",
+        tmp_path / "s.jsonl",
+        "--edits",
+        2,
+        "--probe",
+        "black",
+    )
+    assert "2 edits of 1 source images" in result.output and "No MOS" not in result.output
 
 
 def write_scores(path: Path, scores: dict[str, float | None]) -> Path:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from critic.data import mos_import
 from critic.data.mos_import import import_benchmark, load_map
 from critic.data.readers.local import read_local
 from critic.tables import TableError
@@ -50,6 +51,23 @@ def test_one_file_has_a_column_of_splits(study: Path) -> None:
     (study / "all.csv").write_text(f"part,{HEAD}\ntrain,{ROWS[0]}\ntest,{ROWS[1]}\n")
     (study / "map.yaml").write_text(f"{MAP}  split: part\n")
     assert import_benchmark(study / "all.csv", study / "map.yaml", study / "out") == {"train": 1, "test": 1}
+
+
+def test_an_import_replaces_an_older_one_whole_or_not_at_all(
+    study: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "validation.csv").write_text((study / "test.csv").read_text())
+    import_benchmark(study, study / "map.yaml", study / "out")
+    (study / "validation.csv").unlink()
+    monkeypatch.setattr(
+        mos_import, "write_parquet", lambda table, path, types: path.write_bytes(b"half") and 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        import_benchmark(study, study / "map.yaml", study / "out")
+    assert [*dict(read_local(study / "out"))] == ["train", "validation", "test"]
+    monkeypatch.undo()
+    import_benchmark(study, study / "map.yaml", study / "out")
+    assert [*dict(read_local(study / "out"))] == ["train", "test"]
 
 
 def test_an_imported_parquet_can_be_imported_again(study: Path) -> None:
