@@ -20,7 +20,15 @@ from critic.release.git import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
-    *("critic", "stages", "assets/tiny-base", "data/ratings", "reports/seeds.json", "requirements"),
+    *(
+        "critic",
+        "stages",
+        "assets/tiny-base",
+        "assets/tiny-base-qwen3-vl",
+        "data/ratings",
+        "reports/seeds.json",
+        "requirements",
+    ),
     *("docs/serve.md", "LICENSE", "bentofile.yaml", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"),
     "pyproject.toml",
 )

@@ -112,7 +112,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(split: Split) -> None:
     validation = pd.DataFrame({"step": [0, 10], "main_score": [0.5, 0.6]})
-    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, {}, STATED, PROBING)
+    evaluate.write_predictions(PREDICTIONS, TABLE, {})
+    evaluate.write(PREDICTIONS, EVALUATION, TABLE, split, validation, page(split), {}, STATED, PROBING)
 
 
 def published(split: Split) -> list[Comparison]:

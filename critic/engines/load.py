@@ -164,8 +164,13 @@ def default_dtype(kind: Kind, model: str, revision: str | None = None) -> Litera
     """bfloat16 on a GPU, float32 without one, unless vLLM can't run the model in it (`backbones.cpu_settings`)."""
     if torch.cuda.is_available():
         return "bfloat16"
-    recurrent = kind == "vllm" and is_recurrent(AutoConfig.from_pretrained(model, revision=revision or "main"))
-    return "bfloat16" if recurrent else "float32"
+    if kind != "vllm":
+        return "float32"
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision or "main")
+    except (OSError, ValueError):  # no checkpoint: to load it gives the reason
+        return "float32"
+    return "bfloat16" if is_recurrent(config) else "float32"
 
 
 def identify(model: str, revision: str | None = None) -> str:

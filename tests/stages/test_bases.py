@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -170,7 +171,7 @@ def run_grpo(family: str, make: Callable[..., Path], critic: Path, **sections: d
     return project
 
 
-@by_family("grpo", ci=("qwen3_vl",))
+@by_family("grpo")
 def test_step_grpo(family: str, make: Callable[..., Path], critic: Callable[[str], Path]) -> None:
     names = changed(run_grpo(family, make, critic(family)), "grpo")
     assert any("visual" in name for name in names) and any("layers" in name for name in names)
@@ -224,8 +225,9 @@ def test_step_expected(family: str, critic: Callable[[str], Path]) -> None:
         engine: Any = open_engine(kind, str(folder), contract, max_tokens=24, dtype=dtype)
         found.append([result.score for result in Scorer(engine, contract, mode="expected")(edits)])
         engine.close()
-    assert all(1 <= score <= 5 for score in found[0])
-    assert found[1] == pytest.approx(found[0], abs=1e-3 if dtype == "float32" else 0.1)
+    by_transformers, by_vllm = (np.array(scores, float) for scores in found)
+    assert np.isfinite(by_transformers).any()
+    assert by_vllm == pytest.approx(by_transformers, abs=1e-3 if dtype == "float32" else 0.1, nan_ok=True)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,9 @@ def test_an_unknown_stage_is_refused_with_those_that_there_are(
 
 
 def test_an_unknown_profile_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(params.ParamsError, match="profiles has no 'huge', only tiny, full, paper, single-gpu"):
+    with pytest.raises(
+        params.ParamsError, match="profiles has no 'huge', only tiny, tiny-qwen3-vl, full, paper, single-gpu"
+    ):
         run(monkeypatch, "--dry-run", "--profile", "huge")
 
 
