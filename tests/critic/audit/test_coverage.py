@@ -16,5 +16,5 @@ def test_a_param_that_nothing_reads_is_at_fault(checkout: Path) -> None:
     (checkout / "params.yaml").write_text(text.replace("gate:\n", "gate:\n  wish: 1\n"))
     faults = {key.key: key.fault for key in param_coverage(checkout)}
     assert faults["gate.wish"] == "no code reads it"
-    assert faults["grpo.beta"] == "no code reads it"  # the training of this checkout is a stand-in
+    assert faults["grpo.epsilon_high"] == "no code reads it"  # the training of this checkout is a stand-in
     assert faults["gate.margin"] is None
