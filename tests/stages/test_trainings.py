@@ -1,6 +1,6 @@
 """The trainings as they run at scale, on the tiny model: killed and resumed, sharded over two processes, adapted.
 
-python -m pytest -m "slow or nightly" tests/stages/test_trainings.py    # with ten kills of each training, and ZeRO-3
+python -m pytest -m "slow or nightly" tests/stages/test_trainings.py    # with ten kills of each, and ZeRO-3
 """
 
 import random
