@@ -3,9 +3,8 @@
     rows = in_pairs(sources, number=640, seed=7)      # of the data set: two edits of a source beside each other
     GRPOTrainer(reward_funcs=[PairOrderReward(num_generations=8)], train_dataset=dataset.select(rows), ...)
 
-The reward needs no MOS, only an order, so it can also be learnt from preferences. Others have rewarded a pairwise
-judge for the right choice (RewardBench's judges, EditReward); here a critic that scores one edit at a time is
-rewarded for each of its scores.
+Of the MOS only the order counts. The formula is the project's own: the share of right comparisons, as in pairwise
+accuracy, but of one score with each of the partner's.
 """
 
 from collections import defaultdict

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from benchmarks import memory
+from benchmarks import duration, memory
 from benchmarks.shapes import config_of
 from critic import params
 
@@ -37,8 +37,18 @@ def test_the_page_has_the_table() -> None:
     assert memory.table() in PAGE
 
 
-def test_the_page_on_bases_has_their_table() -> None:
-    assert memory.table(NEWER) in (ROOT / "docs/bases.md").read_text()
+def test_the_page_on_bases_has_their_memory_and_time() -> None:
+    page = (ROOT / "docs/bases.md").read_text()
+    assert memory.table(NEWER) in page
+    assert duration.table() in page
+
+
+def test_a_completion_takes_the_work_that_the_page_says() -> None:
+    full, single = duration.duration("full"), duration.duration("single-gpu")
+    assert "113 TFLOPs to train on one such sample (LoRA: 70)" in PAGE
+    assert (round(full.sample), round(single.sample)) == (113, 70)
+    assert re.search(r"A completion takes\s+31 TFLOPs instead of 113 \(LoRA: 20 instead of 70\)", PAGE)
+    assert (round(full.completion), round(single.completion)) == (31, 20)
 
 
 def test_the_page_has_the_totals_for_the_largest_pictures() -> None:
