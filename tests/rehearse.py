@@ -2,6 +2,7 @@
 
     make rehearse
     python tests/rehearse.py single-gpu --folder /tmp/rehearsal    # one profile, in a folder that stays
+    python tests/rehearse.py qwen3-vl-8b                           # one more profile: `full` with a newer base
 
 In a copy of the project, `dvc repro` runs each stage of a profile as params.yaml has it, except for `OVERRIDES`.
 A hub on the loopback serves sets in the released shapes and the tiny base in place of the 7B. Each training is
@@ -39,10 +40,11 @@ from critic import loopback, params, process_tree
 from critic.prompts import CONTRACT_FILE, IMAGE_MARK, LEARNT, load_contract
 from critic.tables import read_parquet
 
-PROFILES = ("full", "single-gpu", "paper")
+USUAL = ("full", "single-gpu", "paper")
+PROFILES = (*USUAL, "qwen3-vl-8b")
 PACKAGED = ("bentofile.yaml", "pyproject.toml", "requirements", "LICENSE", "docs/serve.md")
 """What a Bento needs besides the pipeline."""
-BUDGETS = {("full", "single-gpu"): 25, PROFILES: 30}
+BUDGETS = {("full", "single-gpu"): 25, USUAL: 30}
 """The minutes that profiles may take together on two cores, if all of them run."""
 
 
@@ -63,35 +65,47 @@ OVERRIDES = (
     Override(
         "prompt.contract",
         "contract.yaml",
-        "the profile's own, with pictures of 112 x 112 pixels: see `shrunk`",
-        ("full", "single-gpu"),
+        "the profile's own, with pictures of 4 x 4 tokens: see `shrunk`",
+        ("full", "single-gpu", "qwen3-vl-8b"),
     ),
     Override("download.learn_contract.min_pixels", 12544, "likewise, of the learnt one", ("paper",)),
     Override("download.learn_contract.max_pixels", 12544, "likewise", ("paper",)),
-    Override("launch.nproc_per_node", 2, "two cores instead of eight GPUs", ("full",)),
+    Override("launch.nproc_per_node", 2, "two cores instead of eight GPUs", ("full", "qwen3-vl-8b")),
     Override("launch.nproc_per_node", 1, "`full` has two", ("paper",)),
     Override("launch.zero_stage", None, "nothing to shard in one process", ("paper",)),
-    Override("sft.learning_rate", 1e-3, "the tiny base has to learn the form of an answer in a minute", ("full",)),
+    Override(
+        "sft.learning_rate",
+        1e-3,
+        "the tiny base has to learn the form of an answer in a minute",
+        ("full", "qwen3-vl-8b"),
+    ),
     Override("sft.learning_rate", 2e-3, "likewise", ("single-gpu", "paper")),
-    Override("sft.num_train_epochs", 12.0, "likewise, of 50 samples", ("full", "single-gpu")),
+    Override("sft.num_train_epochs", 12.0, "likewise, of 50 samples", ("full", "single-gpu", "qwen3-vl-8b")),
     Override(
         "sft.per_device_train_batch_size", 2, "a small batch: few samples need more steps", ("single-gpu", "paper")
     ),
     Override("sft.gradient_accumulation_steps", 2, "a small batch, still accumulated"),
     Override("sft.save_steps", 10, "a checkpoint within these steps"),
-    Override("grpo.max_steps", 4, "a few steps", ("full", "single-gpu")),
+    Override("grpo.max_steps", 4, "a few steps", ("full", "single-gpu", "qwen3-vl-8b")),
     Override("grpo.max_steps", 2, "a few steps", ("paper",)),
     Override("grpo.gradient_accumulation_steps", 2, "a small batch, still accumulated"),
     Override("grpo.steps_per_generation", 1, "a part of the small batch", ("single-gpu",)),
     Override("grpo.save_steps", 1, "a checkpoint within these steps"),
-    Override("grpo.eval_steps", 2, "a validation within these steps", ("full", "single-gpu")),
+    Override("grpo.eval_steps", 2, "a validation within these steps", ("full", "single-gpu", "qwen3-vl-8b")),
     Override("grpo.max_eval_samples", 4, "a small sample"),
     Override("grpo.max_completion_length", 48, "the tiny base reads 4,096 tokens in all"),
     Override("grpo.vllm_tensor_parallel_size", 1, "one process", ("paper",)),
-    Override("grpo.vllm_enable_sleep_mode", False, "only a GPU's memory can be given back", ("full", "paper")),
+    Override(
+        "grpo.vllm_enable_sleep_mode",
+        False,
+        "only a GPU's memory can be given back",
+        ("full", "paper", "qwen3-vl-8b"),
+    ),
+    Override("grpo.vllm_max_model_length", 4096, "likewise", ("qwen3-vl-8b",)),
+    Override("evaluate.max_model_len", 4096, "likewise", ("qwen3-vl-8b",)),
     Override("evaluate.max_tokens", 48, "the tiny base reads 4,096 tokens in all"),
     Override("evaluate.tensor_parallel_size", 1, "one process", ("paper",)),
-    Override("evaluate.data_parallel_size", 2, "two cores instead of eight GPUs", ("full",)),
+    Override("evaluate.data_parallel_size", 2, "two cores instead of eight GPUs", ("full", "qwen3-vl-8b")),
     Override("evaluate.data_parallel_size", 1, "one process", ("paper",)),
     Override("release.variant", "cpu", "the container of this machine"),
 )
@@ -133,8 +147,11 @@ def small(content: dict[str, Any], profile: str) -> dict[str, Any]:
 
 
 def shrunk(contract: str) -> str:
-    """A contract's text with the pixel limits of the tiny base: at 512 x 512 a step takes 10 seconds."""
-    return re.sub(r"(?m)^pixels: .*$", "pixels: {min: 12544, max: 12544}", load_contract(contract).text)
+    """A contract's text with pictures of 4 x 4 tokens: at 512 x 512 a step takes 10 seconds."""
+    own = load_contract(contract)
+    pixels = (4 * own.pixel_unit) ** 2
+    line = f"pixels: {{min: {pixels}, max: {pixels}, unit: {own.pixel_unit}}}"
+    return re.sub(r"(?m)^pixels: .*$", line, own.text)
 
 
 class Rehearsal:
@@ -381,15 +398,20 @@ def rehearse(profile: str, folder: Path, hub: Hub) -> Iterator[Row]:
         yield Row(profile, step, False, None, "not reached")
 
 
+def files(base: str) -> dict[str, bytes]:
+    """The files of a tiny base, by name."""
+    return {file.name: file.read_bytes() for file in (ROOT / "assets" / base).iterdir() if file.suffix != ".py"}
+
+
 def fill(hub: Hub, content: dict[str, Any]) -> None:
     """Put on the hub what the profiles of params.yaml read: the benchmark, the SFT set and the base model."""
     sets = released.make(sources=12, side=112)
-    base = {file.name: file.read_bytes() for file in (ROOT / "assets/tiny-base").iterdir() if file.suffix != ".py"}
+    base = files("tiny-base")
     template = base["chat_template.jinja"].decode()
     for profile in PROFILES:
         download, model = (content["profiles"][profile][section] for section in ("download", "model"))
         sets.push(hub, download["hub"]["dataset"], download["rationales"]["dataset"])
-        hub.files[model["base"]] = base
+        hub.files[model["base"]] = files("tiny-base-qwen3-vl") if "Qwen3-VL" in model["base"] else base
         if critic := download.get("learn_contract"):
             hub.files[critic["model"]] = {**base, "chat_template.jinja": thinking(template).encode()}
 
@@ -429,7 +451,12 @@ def main() -> None:
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"of {', '.join(PROFILES)} (default: all)")
+    parser.add_argument(
+        "profiles",
+        nargs="*",
+        metavar="PROFILE",
+        help=f"of {', '.join(PROFILES)} (default: the first {len(USUAL)})",
+    )
     parser.add_argument("--folder", type=Path, help="an empty folder that is kept (default: a temporary one)")
     given = parser.parse_args()
     if unknown := {*given.profiles} - {*PROFILES}:
@@ -438,7 +465,7 @@ def main() -> None:
     rows = []
     with serve() as hub:
         fill(hub, yaml.safe_load((ROOT / "params.yaml").read_text()))
-        for profile in given.profiles or PROFILES:
+        for profile in given.profiles or USUAL:
             place = folder.absolute() / profile
             place.mkdir(parents=True)
             for row in rehearse(profile, place, hub):

@@ -11,7 +11,7 @@ import rehearse
 import yaml
 from local_hub import Hub
 from PIL import Image
-from rehearse import OVERRIDES, PROFILES, Failed, Rehearsal, Row, shrunk, small, table
+from rehearse import OVERRIDES, PROFILES, USUAL, Failed, Rehearsal, Row, shrunk, small, table
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from critic import params
@@ -60,10 +60,11 @@ def test_an_override_of_a_key_that_is_gone_is_named(content: dict[str, Any]) -> 
         small(content, "full")
 
 
-def test_the_contract_is_the_profiles_own_but_for_its_pixels(tmp_path: Path) -> None:
-    (tmp_path / "contract.yaml").write_text(shrunk("ie-critic"))
-    own, small = load_contract("ie-critic"), load_contract(str(tmp_path / "contract.yaml"))
-    assert (small.min_pixels, small.max_pixels) == (112 * 112, 112 * 112)
+@pytest.mark.parametrize(("contract", "side"), [("ie-critic", 112), ("ie-critic-32", 128)])
+def test_the_contract_is_the_profiles_own_but_for_its_pixels(contract: str, side: int, tmp_path: Path) -> None:
+    (tmp_path / "contract.yaml").write_text(shrunk(contract))
+    own, small = load_contract(contract), load_contract(str(tmp_path / "contract.yaml"))
+    assert (small.min_pixels, small.max_pixels, small.pixel_unit) == (side * side, side * side, own.pixel_unit)
     assert (small.name, small.chat_template, small.prefill) == (own.name, own.chat_template, own.prefill)
 
 
@@ -152,7 +153,7 @@ def test_the_table_has_a_line_for_each_step() -> None:
 
 def test_a_run_over_its_budget_is_named_only_if_all_its_profiles_ran() -> None:
     full, single, paper = (
-        Row(name, "sft", True, 60.0 * n, "") for name, n in zip(PROFILES, (14, 10, 5), strict=True)
+        Row(name, "sft", True, 60.0 * n, "") for name, n in zip(USUAL, (14, 10, 5), strict=True)
     )
     assert rehearse.minutes([full, full, single]) == {"full": 28, "single-gpu": 10}
     assert rehearse.over_budget([full, single, paper]) == []
@@ -178,12 +179,18 @@ def test_the_learnt_contracts_model_has_a_template_that_begins_the_answer(
     assert rendered == [rehearse.rendering("<image> {a}\n")]
 
 
-def test_the_hub_serves_the_base_model_as_the_real_one_does(hub: Hub, content: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("profile", "architecture"),
+    [("full", "Qwen2_5_VLForConditionalGeneration"), ("qwen3-vl-8b", "Qwen3VLForConditionalGeneration")],
+)
+def test_the_hub_serves_the_base_model_as_the_real_one_does(
+    profile: str, architecture: str, hub: Hub, content: dict[str, Any]
+) -> None:
     rehearse.fill(hub, content)
-    name = content["profiles"]["full"]["model"]["base"]
+    name = content["profiles"][profile]["model"]["base"]
     folder = Path(huggingface_hub.snapshot_download(name))
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
+    assert config["architectures"] == [architecture]
     api = huggingface_hub.HfApi(endpoint=hub.url)
     assert api.get_safetensors_metadata(name).parameter_count  # reads a part of the file
     assert not api.file_exists(name, "adapter_config.json")
