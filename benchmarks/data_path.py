@@ -59,6 +59,8 @@ def main() -> None:
     if given.stage:
         print(json.dumps(run(given.stage)))
         return
+    if given.scratch:
+        given.scratch.mkdir(parents=True, exist_ok=True)
     rows = [measure(edits, given.side, given.scratch) for edits in given.edits or SIZES]
     exponents = {stage: fit_exponent(rows, stage) for stage in (*STAGES, "all")}
     print(f"| edits | pictures | {' | '.join(f'{stage} | peak' for stage in STAGES)} | all |")
