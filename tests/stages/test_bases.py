@@ -45,7 +45,7 @@ STEPS = {
 TOLERANCE = 0.25
 """Nats between two tokens that bfloat16 may swap: logits of 16 to 32 are rounded to eighths."""
 RECURRENT = "no: recurrent layers"
-NOT_RUNNABLE = {("shared", "qwen3_5"): RECURRENT, ("grpo_zero", "qwen3_5"): "no: fails on a CPU"}
+NOT_RUNNABLE = {("shared", "qwen3_5"): RECURRENT, ("grpo_zero", "qwen3_5"): "no: needs a GPU"}
 CELLS = {
     (step, family): NOT_RUNNABLE.get((step, family), "yes, in bfloat16" if needs_bfloat16 else "yes")
     for step in STEPS
