@@ -250,11 +250,12 @@ def example() -> Edit:
 
 
 def _environment() -> dict[str, str]:
-    """The environment for vLLM: less logging, no metrics in BentoML's folder, idle connections kept for an hour.
+    """The environment for vLLM: errors alone, no metrics in BentoML's folder, idle connections kept for an hour.
 
     With vLLM's default of 5 s it would close some connections at the moment that a request is sent.
     """
-    environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment()}
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    environment = {**quiet, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment()}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     return environment
 
