@@ -254,7 +254,8 @@ def _environment() -> dict[str, str]:
 
     With vLLM's default of 5 s it would close some connections at the moment that a request is sent.
     """
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    warnings = "ignore::DeprecationWarning,ignore::FutureWarning"  # of vLLM's own code
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": warnings}
     environment = {**quiet, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment()}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     return environment
