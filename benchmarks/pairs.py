@@ -18,10 +18,11 @@ from seeds import train
 
 from critic import params
 from critic.data.minibench import make_table
+from critic.data.preferences.order import read_preferences
 from critic.edits import TYPES, normalise
 from critic.evaluation.agreement import measure, paired_bootstrap
 from critic.evaluation.bootstrap import jsonable
-from critic.evaluation.preferences import compare_preferences, read_preferences
+from critic.evaluation.preferences import compare_preferences
 from critic.files import write_json
 from critic.tables import write_parquet
 from stages.evaluate import score_by_each

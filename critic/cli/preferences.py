@@ -27,8 +27,9 @@ _FAILED: dict[FailurePolicy, str] = {
 
 def evaluate(predictions: Path, preferences: Path, json_file: Path | None, **how: Any) -> None:
     """Measure a file of scores on a file of pairs, print the figures, and write them to `json_file`."""
+    from critic.data.preferences.order import read_preferences
     from critic.evaluation.bootstrap import jsonable
-    from critic.evaluation.preferences import evaluate_preferences, read_preferences
+    from critic.evaluation.preferences import evaluate_preferences
     from critic.evaluation.score_tables import read_predictions
 
     found = evaluate_preferences(read_predictions(predictions), read_preferences(preferences), **how)
@@ -46,8 +47,9 @@ def compare(
     predictions: Sequence[Path], names: Sequence[str], preferences: Path, json_file: Path | None, **how: Any
 ) -> None:
     """Compare files of scores on a file of pairs, print the figures, and write them to `json_file`."""
+    from critic.data.preferences.order import read_preferences
     from critic.evaluation.bootstrap import jsonable
-    from critic.evaluation.preferences import compare_preferences, read_preferences
+    from critic.evaluation.preferences import compare_preferences
     from critic.evaluation.score_tables import read_predictions
 
     critics = dict(zip(names, map(read_predictions, predictions), strict=True))

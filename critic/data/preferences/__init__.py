@@ -10,6 +10,8 @@ evaluate; the protocol of a benchmark is in `critic.evaluation.preferences`.
 
 from dataclasses import dataclass
 
+EDITS, PAIRS, ORIGIN = "edits.parquet", "pairs.jsonl", "origin.json"
+"""The files of a folder that `critic data preferences` writes."""
 OVERALL = "overall"
 """What people have judged if a benchmark names no axis."""
 

@@ -18,14 +18,13 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 
-from critic.data.preferences import OVERALL
+from critic.data.preferences import EDITS, ORIGIN, OVERALL, PAIRS
 from critic.data.readers._rows import find_image
 from critic.data.readers.hub import HubError, Snapshot, load_splits
 from critic.edits import TYPES, edit_key
 from critic.files import replacing_folder, write_json, write_text
 from critic.tables import StoredPicture, TableError, require_columns, write_parquet
 
-EDITS, PAIRS, ORIGIN = "edits.parquet", "pairs.jsonl", "origin.json"
 _ID = 24
 """Digits of an id; those of `critic.edits.edit_key` are 64."""
 TWIN = "-twin"

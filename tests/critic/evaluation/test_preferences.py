@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from critic.data.preferences.order import read_preferences
 from critic.evaluation.preferences import (
     OWN,
     PROTOCOLS,
     best_threshold,
     compare_preferences,
     evaluate_preferences,
-    read_preferences,
 )
 from critic.evaluation.published import load_published
 from critic.tables import TableError

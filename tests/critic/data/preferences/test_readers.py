@@ -11,10 +11,11 @@ from datasets import Dataset, Features, Image, Sequence, Value
 from local_hub import COMMIT, Hub
 
 from critic.data.preferences import BENCHMARKS
+from critic.data.preferences.order import read_preferences
 from critic.data.preferences.pairs import LeftOut, Pair, write_pairs
 from critic.data.readers.hub import HubError, Snapshot, fetch
 from critic.edits import edits_from_table
-from critic.evaluation.preferences import OWN, read_preferences
+from critic.evaluation.preferences import OWN
 from critic.scoring.inputs import read_pairs
 from critic.tables import TableError, read_parquet
 
