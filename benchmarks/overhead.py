@@ -30,7 +30,8 @@ from critic.files import write_json
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = (
-    *("critic", "flows", "stages", "assets", "data/ratings/README.md", "reports/seeds.json"),
+    *("critic", "flows", "stages", "assets", "reports/seeds.json"),
+    *("data/preferences/README.md", "data/ratings/README.md"),
     *("params.yaml", "prefect.yaml"),
 )
 EMPTY = """
@@ -87,7 +88,7 @@ def empty_pipeline(folder: Path) -> Path:
     del pipeline["plots"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     (folder / ".gitignore").write_text(
-        "/data/*\n!/data/ratings/\n/models\n/reports\n/runs\n/.prefect\n__pycache__\n"
+        "/data/*\n!/data/preferences/\n!/data/ratings/\n/models\n/reports\n/runs\n/.prefect\n__pycache__\n"
     )
     run(["git", "init", "--quiet"], folder)
     run([str(BIN / "dvc"), "init", "--quiet"], folder)

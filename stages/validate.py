@@ -4,10 +4,11 @@
 
 A benchmark without a validation split gets one, carved from its train split by source image, or by prompt if it
 has generated pictures. With `download.hub.split: official`, test may share source images with the other splits,
-and the report counts them. A released SFT set and AGIQA-3k are checked too, if they are there. Data Docs are
-written to runs/data_docs in any case. If an expectation fails, the stage names the rows, exits with status 1 and
-leaves no outputs, not even earlier ones. It stops before these checks if there are generated pictures and the
-prompt contract has no text for them.
+and the report counts them. A released SFT set, AGIQA-3k and the preferences in data/preferences are checked too,
+if they are there; pairs with a source image of validation or test are left out. Data Docs are written to
+runs/data_docs in any case. If an expectation fails, the stage names the rows, exits with status 1 and leaves no
+outputs, not even earlier ones. It stops before these checks if there are generated pictures and the prompt
+contract has no text for them.
 """
 
 import json
@@ -18,12 +19,12 @@ from typing import Any
 import pandas as pd
 
 from critic import files, params
-from critic.data import generated, rationale_sets
+from critic.data import generated, preference_sets, rationale_sets
 from critic.data.expectations import SplitName, describe, validate_tables
 from critic.data.near_duplicates import carve, group_sources
 from critic.edits import COLUMNS, GENERATED_COLUMNS, SPLITS, normalise
 from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, stage_contract
-from critic.tables import read_parquet, write_parquet
+from critic.tables import TableError, read_parquet, write_parquet
 
 
 class InvalidBenchmark(ValueError):
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         contract = stage_contract(params.load(params.Prompt).contract, "data/raw")
         validate(Path("data"), Path("runs/data_docs"), params.load(params.Validate), contract)
-    except (InvalidBenchmark, ContractError, files.OutputError) as error:
+    except (InvalidBenchmark, ContractError, TableError, files.OutputError) as error:
         raise SystemExit(str(error)) from None
 
 
@@ -45,7 +46,7 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
         ContractError: there are generated pictures, and the contract has no `generated_text`.
         InvalidBenchmark: an expectation failed.
         FileNotFoundError: the train or test table is missing.
-        TableError: a table is not Parquet.
+        TableError: a table is not Parquet, or a preference set is malformed.
         OutputError: an output can't be written.
     """
     validated, report, raw = data / "validated", data / "validation.json", data / "raw"
@@ -65,10 +66,16 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     split: SplitName = recorded.get("split", "given")  # as `download` recorded it
     if contract.generated_text is None and (has_pictures or agiqa is not None):
         raise ContractError(_no_generated_text(contract, raw, has_pictures))
+    preferred, pairs = preference_sets.read_sets(data / "preferences")
+    if preferred and has_pictures:
+        raise InvalidBenchmark(
+            f"{data / 'preferences'} has edits, and {raw} pictures without a source image: remove the preferences"
+        )
     validation = validate_tables(
         tables,
         rationales,
         agiqa,
+        preferred,
         split=split,
         resize=contract.resize,
         system=contract.system,
@@ -79,7 +86,8 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
     )
     if validation.failures:
         raise InvalidBenchmark(
-            f"{raw} can't be used. <split> row <n> is row n, from 1, of {raw / '<split>.parquet'}. "
+            f"{raw} can't be used. <split> row <n> is row n, from 1, of {raw / '<split>.parquet'}, and "
+            f"preferences/<set> row <n> of {data / 'preferences/<set>/edits.parquet'}. "
             f"The same as web pages: {docs / 'index.html'}\n{describe(validation.failures)}"
         )
     if "validation" not in tables:
@@ -102,6 +110,22 @@ def validate(data: Path, docs: Path, section: params.Validate, contract: Contrac
             **{name: int((table["split"] == name).sum()) for name in ("train", "validation")},
             "bare_numbers": int(validation.rationales["is_bare"].sum()),
             "dropped": validation.dropped,
+        }
+    if preferred:
+        held_out = {*tables["validation"]["source_id"], *tables["test"]["source_id"]}
+        known = validation.facts[validation.facts["source_id"].isin(held_out)]
+        tables["preferences"], tables["pairs"] = preference_sets.leave_out(
+            preferred, pairs, validation.preferences, known, section.phash_distance
+        )
+        if tables["pairs"].empty:
+            raise InvalidBenchmark(
+                f"every pair in {data / 'preferences'} has a source image of validation or test: remove them"
+            )
+        types["preferences"], types["pairs"] = COLUMNS, preference_sets.PAIR_COLUMNS
+        counts["preferences"] = {
+            "edits": len(tables["preferences"]),
+            "pairs": len(tables["pairs"]),
+            "dropped": len(pairs) - len(tables["pairs"]),
         }
     if agiqa is not None:
         tables["agiqa"], types["agiqa"] = agiqa, GENERATED_COLUMNS

@@ -25,6 +25,7 @@ PROJECT = (
         "stages",
         "assets/tiny-base",
         "assets/tiny-base-qwen3-vl",
+        "data/preferences",
         "data/ratings",
         "reports/seeds.json",
         "requirements",

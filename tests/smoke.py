@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = [
-    *("assets", "critic", "stages", "data/ratings", "reports/seeds.json"),
+    *("assets", "critic", "stages", "data/preferences", "data/ratings", "reports/seeds.json"),
     *("dvc.yaml", "params.yaml", ".dvcignore"),
 ]
 SIZES: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ UNDECLARED = {"critic.params", "critic.audit.environment", "critic.audit.manifes
 """Read as params, or what writes the manifests and changes no other output. Nor is what they alone import."""
 for undeclared in UNDECLARED:
     IMPORTS.remove_module(undeclared)
-RATINGS = "data/ratings"
+RATINGS, PREFERENCES = "data/ratings", "data/preferences"
 SEEDS = "reports/seeds.json"
 READ_BY_FLOWS = {"audit", "gate", "ratings", "release", "retrain"}
 DATA_BESIDE_CODE = {
@@ -92,12 +92,12 @@ def test_each_output_has_one_stage_and_each_input_comes_from_one() -> None:
     assert len(outs) == len(set(outs))
     rooms = ("data/", "models/", "reports/")
     made = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith(rooms)}
-    assert made <= {*outs, RATINGS, SEEDS}
+    assert made <= {*outs, RATINGS, PREFERENCES, SEEDS}
 
 
 def test_what_no_stage_makes_is_always_there() -> None:
     """DVC stops at a dependency that isn't; git keeps no empty folder."""
-    assert (ROOT / RATINGS / "README.md").exists()
+    assert all((ROOT / folder / "README.md").exists() for folder in (RATINGS, PREFERENCES))
     assert (ROOT / SEEDS).exists()
 
 

@@ -46,7 +46,8 @@ from flows.events import DRIFTED
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PROJECT = (
-    *("assets", "critic", "flows", "stages", "requirements", "data/ratings/README.md", "docs/serve.md"),
+    *("assets", "critic", "flows", "stages", "requirements", "docs/serve.md"),
+    *("data/preferences/README.md", "data/ratings/README.md"),
     *("bentofile.yaml", "dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml", "pyproject.toml"),
     *("LICENSE", "Makefile", "README.md", "reports/seeds.json", ".gitignore", ".dvcignore"),
 )

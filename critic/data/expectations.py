@@ -77,16 +77,18 @@ class Validation:
     `checks` leaves out the limits of the prompt contract, which isn't part of the data. `facts` come from
     `critic.data.features.edit_facts`, or `picture_facts` of generated pictures, `rationales` from
     `critic.data.rationale_sets.rationale_facts` (empty if there is no such set) without the rows that are
-    dropped: `dropped` is their number, by reason, and the index has the places of the others. `leak` comes
-    from `critic.data.near_duplicates`: `count_leak`, or `count_shared_prompts` of generated pictures; with the
-    split `official` it also has `same_edits`, the number of test edits that another split has. It is empty if
-    there are failures. If a table lacks columns or rows, no row is checked and all these are empty.
+    dropped: `dropped` is their number, by reason, and the index has the places of the others. `preferences` are
+    the `edit_facts` of preference sets. `leak` comes from `critic.data.near_duplicates`: `count_leak`, or
+    `count_shared_prompts` of generated pictures; with the split `official` it also has `same_edits`, the number of
+    test edits that another split has. It is empty if there are failures. If a table lacks columns or rows, no row
+    is checked and all these are empty.
     """
 
     checks: list[dict[str, str]]
     failures: list[Failure]
     facts: pd.DataFrame
     rationales: pd.DataFrame
+    preferences: pd.DataFrame
     leak: dict[str, int]
     dropped: dict[str, int]
 
@@ -95,6 +97,7 @@ def validate_tables(
     tables: Mapping[str, pd.DataFrame],
     rationales: pd.DataFrame | None = None,
     agiqa: pd.DataFrame | None = None,
+    preferences: Mapping[str, pd.DataFrame] | None = None,
     *,
     split: SplitName = "given",
     resize: Resize,
@@ -114,6 +117,7 @@ def validate_tables(
         tables: normalised tables by split (`critic.edits.normalise`, or
             `critic.data.generated.normalise_generated`, without rationales).
         rationales, agiqa: the raw tables of a released SFT set and of AGIQA-3k.
+        preferences: the edits of preference sets, which have no MOS (`critic.data.preference_sets.read_sets`).
         split: how the benchmark is split.
         resize, system: the prompt contract's.
         phash_distance: source images are the same if their perceptual hashes differ in at most this many bits.
@@ -122,7 +126,7 @@ def validate_tables(
         docs: the folder for Data Docs, which holds those of this run only; its first page is index.html.
     """
     context = _context(docs)
-    facts, rationale_table = pd.DataFrame(), pd.DataFrame()
+    facts, rationale_table, preferred = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
     leak, dropped = dict[str, int](), dict[str, int]()
     results: dict[str, ExpectationSuiteValidationResult] = {}
 
@@ -150,6 +154,10 @@ def validate_tables(
             rationale_table = rationale_facts(rationales, facts, phash_distance, resize, system)
             rationale_table, dropped = _drop_of_test(rationale_table, split)
             run("rationales", _of_rationales(min_side, may_share_sources=official), rationale_table)
+        if preferences:
+            preferred = edit_facts(preferences, resize)
+            of_rows = [*_of_texts("instruction", max_instruction_chars), *_of_pair(min_side)]
+            run("preferences", of_rows, preferred)
         if all(result.success for result in results.values()):
             leak = count_leak(pd.concat([facts, rationale_table], ignore_index=True), phash_distance)
             if official:
@@ -167,6 +175,7 @@ def validate_tables(
         failures=[failure for table, one in outcomes for failure in _failures(table, one)],
         facts=facts,
         rationales=rationale_table,
+        preferences=preferred,
         leak=leak,
         dropped=dropped,
     )
@@ -230,17 +239,23 @@ def _of_texts_and_scores(text: str, most_chars: int, raters: Collection[int]) ->
     """An id, an instruction or prompt, and scores on the scale; `raters`: the possible numbers of ratings."""
     low, high = SCALE
     one_id = "no other row of any split has the same id"
-    shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
     ratings, as_many = f"every rating is a number from {low} to {high}", "the row has as many ratings as most rows"
     return [
         _expect(_UNIQUE, "id", one_id, "give each row a different id, or remove the column"),
-        _expect(_LENGTHS, text, f"the {text} is not empty", _CORRECT, min_value=1),
-        _expect(_LENGTHS, text, f"the {text} has at most {most_chars} characters", shorten, max_value=most_chars),
+        *_of_texts(text, most_chars),
         _expect(_NOT_NULL, "mos", "there is a MOS", _CORRECT),
         *(_expect(_NULL, f"{name}_text", "the score is a number", _CORRECT, of=name) for name in SCORES),
         *(_on_scale(name, low, high) for name in SCORES),
         _expect(_NULL, "odd_ratings", ratings, _CORRECT, of="ratings"),
         _expect(_IN_SET, "raters", as_many, _CORRECT, of="ratings", value_set=[*raters]),
+    ]
+
+
+def _of_texts(text: str, most_chars: int) -> list[gxe.Expectation]:
+    shorten = f"{_CORRECT}, or raise validate.max_instruction_chars in params.yaml"
+    return [
+        _expect(_LENGTHS, text, f"the {text} is not empty", _CORRECT, min_value=1),
+        _expect(_LENGTHS, text, f"the {text} has at most {most_chars} characters", shorten, max_value=most_chars),
     ]
 
 

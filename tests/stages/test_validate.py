@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from critic import params
+from critic.data.preferences.pairs import Pair, write_pairs
 from critic.edits import SPLITS, TYPES, edits_from_table
 from critic.prompts import load_contract
-from critic.tables import read_parquet, write_parquet
+from critic.tables import TableError, read_parquet, write_parquet
 from stages.validate import InvalidBenchmark, main, validate
 
 SECTION = params.Validate(phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25)
@@ -132,6 +133,67 @@ def test_what_a_killed_run_left_is_cleared(data: Path, tmp_path: Path) -> None:
     write_parquet(hub_table(0), data / ".validated.partial/stale.parquet", TYPES)
     validate(data, tmp_path / "docs", SECTION, CONTRACT)
     assert not {*outputs(data)} & {"validated/stale.parquet", ".validated.partial/stale.parquet"}
+
+
+def write_preferences(data: Path, sources: list[int], **changed: Any) -> Path:
+    """A set with a pair of each source image, the last one changed."""
+    pairs = [
+        {"source": picture(seed), "a": picture(200 + seed), "b": picture(300 + seed), "axis": "overall"}
+        for seed in sources
+    ]
+    pairs[-1] |= changed
+    rows = [Pair("row", str(n), **pair, instruction="make it red", winner="b") for n, pair in enumerate(pairs)]
+    write_pairs(data / "preferences/mine", None, rows, "here")
+    return data / "preferences/mine"
+
+
+def test_preferences_without_the_source_images_of_test_and_validation_are_kept(data: Path, tmp_path: Path) -> None:
+    (data / "preferences").mkdir()
+    (data / "preferences/README.md").touch()
+    write_preferences(data, [10, 0, 1, 2, 3, 30])
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    edits, pairs = (read_parquet(data / f"validated/{name}.parquet") for name in ("preferences", "pairs"))
+    report = json.loads((data / "validation.json").read_text())
+    assert report["preferences"] == {"edits": 8, "pairs": 4, "dropped": 2}
+    assert report["split"]["leak"] == {"edits": 0, "sources": 0}
+    assert [*edits] == ["id", "source_id", "images", "instruction"] and [*pairs["order"]] == [-1.0] * 4
+    assert [*edits["id"]] == [*pairs[["edited_a", "edited_b"]].to_numpy().ravel()]
+    held_out = pd.concat([read_parquet(data / f"validated/{name}.parquet") for name in ("validation", "test")])
+    sources = {images[0]["bytes"] for images in held_out["images"]}
+    assert sources.isdisjoint(images[0]["bytes"] for images in edits["images"])
+    assert picture(30)["bytes"] in [images[0]["bytes"] for images in edits["images"]]
+    assert {"table": "preferences", "column": "images", "expected": "the edited image can be decoded"} in report[
+        "checks"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "changed", "error", "message"),
+    [
+        ([30], {"b": {"bytes": b"no picture", "path": None}}, InvalidBenchmark, "preferences/mine row 2, id '"),
+        ([10, 11], {}, InvalidBenchmark, "every pair in .*preferences has a source image of validation or test"),
+        ([30], {"axis": "quality"}, TableError, "mine/pairs.jsonl has no pair with the axis overall"),
+    ],
+)
+def test_preferences_that_cannot_be_used_are_named(
+    data: Path, tmp_path: Path, sources: list[int], changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    write_preferences(data, sources, **changed)
+    with pytest.raises(error, match=message):
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    assert {*outputs(data)} <= {
+        f"preferences/mine/{name}" for name in ("edits.parquet", "pairs.jsonl", "origin.json")
+    }
+
+
+def test_preferences_of_unknown_edits_are_named(data: Path, tmp_path: Path) -> None:
+    folder = write_preferences(data, [30])
+    edits = read_parquet(folder / "edits.parquet")
+    write_parquet(edits[1:], folder / "edits.parquet", TYPES)
+    with pytest.raises(
+        TableError, match=rf"has the edit {edits['id'][0]}, which .*edits.parquet lacks: write both"
+    ):
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
 
 
 def set_cell(table: pd.DataFrame, row: int, column: str, value: Any) -> None:
