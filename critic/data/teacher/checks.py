@@ -3,15 +3,22 @@
 import re
 from enum import StrEnum
 
-from critic.answers import Status, parse_critique
+from critic.answers import Critique, Status, parse_critique
 from critic.prompts import neutralise
 
-OPENING = "<think>"
+OPENING, END = "<think>", "</answer>"
 _NUMBER = re.compile(r"(?P<whole>\d+)(?:[.,](?P<decimals>\d+))?(?P<scale>\s*(?:/|out\s+of)\s*5\b)?", re.IGNORECASE)
 _WORDS = re.compile(
     r"""\b(?: MOS | mean\s+opinion | ground[\s-]?truth | raters? | annotators?
     | (?:given|provided|assigned|target|reference|human)\s+(?:the\s+)?(?:overall\s+)?(?:scores?|ratings?)
     | (?:scores?|ratings?)\s+(?:(?:that\s+)?(?:was|were|is|are)\s+)?(?:given|provided|assigned)
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_COMPARED = re.compile(
+    r"""\b(?: prefer\w* | winner | loser | both\s+(?:edits|results|versions)
+    | (?:first|second|other)\s+(?:edit|edited|result|version|one)
+    | than\s+the\s+(?:first|second|other) | compared\s+(?:to|with)\s+the\s+(?:first|second|other)
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -32,6 +39,10 @@ class Rejection(StrEnum):
     TOO_LONG = "too_long"
     LEAKED_MOS = "leaked_mos"
     """The reasoning names the MOS, or shows that the teacher knew it, see `leaks_mos`."""
+    LEAKED_PAIR = "leaked_pair"
+    """The reasoning about an edit of a pair mentions the other, or that people prefer one."""
+    WRONG_ORDER = "wrong_order"
+    """The scores of a pair aren't further apart than the tolerance in people's order, or are in a tie."""
 
 
 def add_opening_tag(text: str) -> str:
@@ -41,9 +52,11 @@ def add_opening_tag(text: str) -> str:
 
 
 def review(
-    response: str, mos: float, *, tolerance: float, min_chars: int, max_chars: int, finished: bool = True
+    response: str, mos: float | None, *, tolerance: float, min_chars: int, max_chars: int, finished: bool = True
 ) -> Rejection | None:
     """Why a response can't be used as the rationale of an edit with this MOS (1..5), None if it can.
+
+    For an edit without a MOS (None), the response's own score takes its place.
 
     Args:
         response: the teacher's text, see `add_opening_tag`.
@@ -59,6 +72,7 @@ def review(
         return Rejection.MALFORMED
     if critique.score is None:
         return Rejection.NO_SCORE
+    mos = critique.score if mos is None else mos
     if abs(critique.score - mos) > tolerance:
         return Rejection.OFF_SCORE
     if len(reasoning) < min_chars:
@@ -66,6 +80,34 @@ def review(
     if len(reasoning) > max_chars:
         return Rejection.TOO_LONG
     return Rejection.LEAKED_MOS if leaks_mos(reasoning, mos) else None
+
+
+def review_pair(
+    response: str, order: float, *, tolerance: float, min_chars: int, max_chars: int, finished: bool = True
+) -> tuple[Critique, Critique] | Rejection:
+    """The critiques of the two edits of a pair, one after the other in a response, or why they can't be used.
+
+    Args:
+        order: 1 if people prefer the first edit, -1 if the second, 0 if neither.
+        tolerance: scores of edits that people like equally are at most so far apart, those of others further.
+        response, min_chars, max_chars, finished: as in `review`, to which each critique must stand up.
+    """
+    first, end, second = response.partition(END)
+    critiques, scores = list[Critique](), list[float]()
+    for text in map(add_opening_tag, (first + end, second)):
+        rejection = review(
+            text, None, tolerance=tolerance, min_chars=min_chars, max_chars=max_chars, finished=finished
+        )
+        critique = parse_critique(text)
+        if rejection or critique.score is None:
+            return rejection or Rejection.NO_SCORE
+        critiques.append(critique)
+        scores.append(critique.score)
+    if any(_COMPARED.search(critique.reasoning) for critique in critiques):
+        return Rejection.LEAKED_PAIR
+    gap = scores[0] - scores[1]
+    in_order = gap * order > tolerance if order else abs(gap) <= tolerance
+    return (critiques[0], critiques[1]) if in_order else Rejection.WRONG_ORDER
 
 
 def leaks_mos(reasoning: str, mos: float) -> bool:

@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from critic.answers import AXES, parse_critique
-from critic.data.teacher.checks import add_opening_tag, review
+from critic.answers import AXES, Critique, parse_critique
+from critic.data.teacher.checks import Rejection, add_opening_tag, review, review_pair
 from critic.data.teacher.journal import Answer, Journal
 from critic.data.teacher.tally import Tally
 from critic.params import Teacher
@@ -33,17 +33,20 @@ class TeacherError(RuntimeError):
 
 @dataclass(frozen=True)
 class TeacherClient:
-    """Asks about one edit at a time, and counts the answers in the tally."""
+    """Asks about one edit, or one pair of preferences, at a time, and counts the answers in the tally."""
 
     client: openai.AsyncOpenAI
     section: Teacher
     journal: Journal
     tally: Tally
 
-    async def rationale(self, row: Mapping[Any, Any]) -> str | None:
-        """The first reasoning that passes the checks.
+    async def critiques(self, row: Mapping[Any, Any]) -> dict[str, Critique]:
+        """The first critiques that pass the checks, by edit id: of one edit, or of both edits of a pair.
 
-        It is None if no answer passes, or a request fails after the client's retries.
+        There are none if no answer passes, or a request fails after the client's retries.
+
+        Args:
+            row: of a validated table; or a pair: id, `edits` (the rows of both) and `order`, see `review_pair`.
 
         Raises:
             TeacherError: the server refuses the key or doesn't know the model.
@@ -60,22 +63,14 @@ class TeacherClient:
             except (openai.APIError, openai.ContentFilterFinishReasonError) as error:
                 self.tally.add_cause(type(error).__name__, row["id"], f"{error} {error.__cause__ or ''}".strip())
                 self.tally.failed += 1
-                return None
-            response = add_opening_tag(answer.text)
-            rejection = review(
-                response,
-                row["mos"],
-                tolerance=section.tolerance,
-                min_chars=section.min_chars,
-                max_chars=section.max_chars,
-                finished=answer.finished,
-            )
-            if rejection is None:
+                return {}
+            found = _read(row, answer, section)
+            if not isinstance(found, Rejection):
                 self.tally.accepted += 1
-                return parse_critique(response).reasoning
-            self.tally.add_cause(rejection, row["id"], answer.text)
+                return found
+            self.tally.add_cause(found, row["id"], answer.text)
         self.tally.rejected += 1
-        return None
+        return {}
 
     async def answer(self, edit: str, request: dict[str, Any]) -> Answer:
         """The journal's answer, or else the server's.
@@ -112,20 +107,38 @@ class TeacherClient:
 
 
 def make_request(row: Mapping[Any, Any], section: Teacher, attempt: int) -> dict[str, Any]:
-    """The body of a chat completion request about a row of a validated table; `attempt` is its seed."""
-    given = {"overall": row["mos"], **{axis: row.get(f"mos_{axis}") for axis in AXES}}
-    scores = ", ".join(f"{name} {score:.2f}" for name, score in given.items() if not pd.isna(score))
-    text = PROMPT["user"].format(instruction=neutralise(row["instruction"]).strip(), scores=scores)
-    pictures = [{"type": "image_url", "image_url": {"url": _data_url(image["bytes"])}} for image in row["images"]]
+    """The body of a chat completion request, see `TeacherClient.critiques`; `attempt` is its seed."""
+    if "edits" in row:
+        a, b = row["edits"]
+        kind, instruction, images = "pair_", a["instruction"], [*a["images"], b["images"][1]]
+        given = {"order": PROMPT[{1: "first_better", -1: "second_better", 0: "equal"}[row["order"]]]}
+    else:
+        kind, instruction, images = "", row["instruction"], row["images"]
+        mos = {"overall": row["mos"], **{axis: row.get(f"mos_{axis}") for axis in AXES}}
+        given = {"scores": ", ".join(f"{name} {one:.2f}" for name, one in mos.items() if not pd.isna(one))}
+    text = PROMPT[f"{kind}user"].format(instruction=neutralise(instruction).strip(), **given)
+    pictures = [{"type": "image_url", "image_url": {"url": _data_url(image["bytes"])}} for image in images]
     return {
         **section.sampling,
         "model": section.model,
         "messages": [
-            {"role": "system", "content": PROMPT["system"]},
+            {"role": "system", "content": PROMPT[f"{kind}system"]},
             {"role": "user", "content": [*pictures, {"type": "text", "text": text}]},
         ],
         "seed": attempt,
     }
+
+
+def _read(row: Mapping[Any, Any], answer: Answer, section: Teacher) -> dict[str, Critique] | Rejection:
+    """The critiques in an answer about a row or a pair, by edit id, or why they can't be used."""
+    limits = section.model_dump(include={"tolerance", "min_chars", "max_chars"}) | {"finished": answer.finished}
+    if "edits" in row:
+        found = review_pair(answer.text, row["order"], **limits)
+        if isinstance(found, Rejection):
+            return found
+        return {edit["id"]: critique for edit, critique in zip(row["edits"], found, strict=True)}
+    response = add_opening_tag(answer.text)
+    return review(response, row["mos"], **limits) or {row["id"]: parse_critique(response)}
 
 
 def _data_url(file: bytes) -> str:

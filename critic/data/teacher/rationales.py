@@ -1,19 +1,23 @@
-"""Let a teacher write the rationales of a table's edits.
+"""Let a teacher write the rationales of a table's edits, or of preferences.
 
 The teacher gets both pictures, the instruction, the MOS and the sub-scores, if there are any. Its own score is
 used only as a check: an answer whose score is far from the MOS is rejected. SFT learns the teacher's reasoning,
-followed by the exact MOS. See docs/teacher.md.
+followed by the exact MOS. Preferences have no MOS: there it learns the teacher's own score, if the two scores of a
+pair are in people's order. See docs/teacher.md.
 """
 
 import asyncio
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import openai
 import pandas as pd
 from tqdm import tqdm
 
 from critic import loopback
+from critic.answers import Critique
 from critic.data.teacher.client import TeacherClient, TeacherError
 from critic.data.teacher.journal import Journal
 from critic.data.teacher.tally import Tally
@@ -35,11 +39,37 @@ def write_rationales(
             `section.min_acceptance_rate` of the edits can get a rationale; no more requests are sent then.
         JournalError: the journal can't be read.
     """
-    if table.empty:
+    accepted = _ask(table.to_dict("records"), section, journal, Tally(title, len(table), section))
+    return {edit: accepted[edit].reasoning for edit in table["id"] if edit in accepted}
+
+
+def write_pair_rationales(
+    edits: pd.DataFrame, pairs: pd.DataFrame, section: Teacher, journal: Path
+) -> dict[str, Critique]:
+    """Ask the teacher about pairs of preferences, as `write_rationales` does about edits.
+
+    A pair is asked about unless one of its edits is in an earlier one that is. Returns critiques by edit id, those
+    of both edits of a pair or of neither.
+
+    Args:
+        edits, pairs: validated, see `critic.data.preference_sets`.
+    """
+    rows = {row["id"]: row for row in edits.to_dict("records")}
+    questions, asked = [], set[str]()
+    for a, b, order in zip(pairs["edited_a"], pairs["edited_b"], pairs["order"], strict=True):
+        if not asked & {a, b}:
+            asked |= {a, b}
+            questions.append({"id": f"{a} {b}", "edits": (rows[a], rows[b]), "order": order})
+    return _ask(questions, section, journal, Tally("preferences", len(questions), section, of="pairs"))
+
+
+def _ask(
+    questions: Sequence[Mapping[Any, Any]], section: Teacher, journal: Path, tally: Tally
+) -> dict[str, Critique]:
+    if not questions:
         return {}
-    tally = Tally(title, len(table), section)
     with Journal(journal) as answers:
-        accepted = asyncio.run(_ask_about_all(table, section, answers, tally))
+        accepted = asyncio.run(_ask_about_all(questions, section, answers, tally))
     if tally.too_few:
         rate = f"{section.min_acceptance_rate:.0%}"
         raise TeacherError(
@@ -49,10 +79,12 @@ def write_rationales(
             f"{journal} keeps the answers so far."
         )
     print(tally.describe())
-    return {edit: accepted[edit] for edit in table["id"] if edit in accepted}
+    return accepted
 
 
-async def _ask_about_all(table: pd.DataFrame, section: Teacher, journal: Journal, tally: Tally) -> dict[str, str]:
+async def _ask_about_all(
+    questions: Iterable[Mapping[Any, Any]], section: Teacher, journal: Journal, tally: Tally
+) -> dict[str, Critique]:
     client = openai.AsyncOpenAI(
         base_url=section.base_url,
         api_key=_api_key(section),
@@ -61,19 +93,18 @@ async def _ask_about_all(table: pd.DataFrame, section: Teacher, journal: Journal
         http_client=openai.DefaultAsyncHttpxClient(mounts=loopback.MOUNTS),
     )
     teacher = TeacherClient(client, section, journal, tally)
-    rows = iter(table.to_dict("records"))
-    accepted: dict[str, str] = {}
+    rows = iter(questions)
+    accepted: dict[str, Critique] = {}
 
     async def work() -> None:
         for row in rows:
             if tally.too_few:
                 return
-            if rationale := await teacher.rationale(row):
-                accepted[row["id"]] = rationale
+            accepted.update(await teacher.critiques(row))
             bar.set_postfix_str(tally.brief(), refresh=False)
             bar.update()
 
-    with tqdm(total=tally.edits, desc=f"{tally.title} rationales", unit=" edits", mininterval=2) as bar:
+    with tqdm(total=tally.edits, desc=f"{tally.title} rationales", unit=f" {tally.of}", mininterval=2) as bar:
         try:
             async with client, asyncio.TaskGroup() as group:
                 for _ in range(section.concurrency):

@@ -10,7 +10,7 @@ from critic.params import Teacher
 
 @dataclass
 class Tally:
-    """Counts of one split's edits, answers and tokens.
+    """Counts of one split's edits (or pairs, if `of` says so), answers and tokens.
 
     Each of `edits`, the number to ask about, becomes one of `accepted`, `rejected` (all its answers were rejected)
     and `failed` (a request failed). `causes` counts rejected answers by reason and failed requests by error, of
@@ -21,6 +21,7 @@ class Tally:
     title: str
     edits: int
     section: Teacher
+    of: str = "edits"
     accepted: int = 0
     rejected: int = 0
     failed: int = 0
@@ -52,7 +53,8 @@ class Tally:
     def add_cause(self, cause: str, edit: str, text: str) -> None:
         """Add the cause of a rejected answer or a failed request, with the answer's or the error's text."""
         self.causes[cause] += 1
-        self.examples.setdefault(cause, f"edit {edit}: {shorten(text, 300, placeholder=' ...') or 'nothing'}")
+        text = shorten(text, 300, placeholder=" ...") or "nothing"
+        self.examples.setdefault(cause, f"{self.of[:-1]} {edit}: {text}")
 
     def brief(self) -> str:
         """The counts so far, for the progress bar."""
@@ -65,7 +67,7 @@ class Tally:
         if self.section.usd_per_million_tokens:
             cost = f", {self.usd:.2f} USD, of which {self.usd_now:.2f} in this run"
         lines = [
-            f"{self.title}: {self.accepted} of {self.edits} edits have a rationale by the teacher "
+            f"{self.title}: {self.accepted} of {self.edits} {self.of} have a rationale by the teacher "
             f"({self.accepted / self.edits:.1%}); {self.rejected} rejected, {self.failed} failed",
             f"  {self.answers} answers, {self.from_journal} of them from the journal: "
             f"{self.input_tokens} tokens in, {self.output_tokens} out{cost}",

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 
 from critic.data.minibench import make_table
 from critic.data.teacher.client import TeacherError, make_request
-from critic.data.teacher.rationales import write_rationales
+from critic.data.teacher.rationales import write_pair_rationales, write_rationales
 from critic.edits import normalise
 from critic.params import Prices, Teacher
 from critic.pictures import decode, file_format, png
@@ -292,6 +292,44 @@ def test_an_edit_whose_answers_are_all_rejected_is_left_out_and_counted(
     out = capsys.readouterr().out
     assert "train: 11 of 12 edits have a rationale by the teacher (91.7%); 1 rejected, 0 failed" in out
     assert "  3 x malformed" in out
+
+
+# --- pairs of preferences
+
+
+def pair(a: float, b: float) -> dict[str, Any]:
+    return completion("\n".join(f"<think>{REASONING}</think><answer>{score:.2f}</answer>" for score in (a, b)))
+
+
+def test_pairs_are_asked_about_until_the_scores_are_in_peoples_order(
+    server: Server, table: pd.DataFrame, section: Teacher, journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits = table[["id", "source_id", "images", "instruction"]]
+    numbers, order = [(0, 1), (1, 2), (2, 3), (4, 5)], [1.0, 1.0, -1.0, 0.0]
+    ids = [[edits["id"][one] for one in both] for both in numbers]
+    pairs = pd.DataFrame(ids, columns=["edited_a", "edited_b"]).assign(order=order)
+    answers = {0: [pair(3, 4), pair(3.2, 3), pair(4, 3)], 2: [pair(4, 3)] * 3, 4: [pair(3.2, 3)]}
+    server.script = lambda edit, nth: (200, answers[edit][nth])
+
+    found = write_pair_rationales(edits, pairs, section, journal)
+    assert {id: critique.score for id, critique in found.items()} == dict(
+        zip((*ids[0], *ids[3]), (4, 3, 3.2, 3), strict=True)
+    )
+    assert {critique.reasoning for critique in found.values()} == {REASONING}
+    assert [server.asked(edit) for edit in (0, 1, 2, 4)] == [3, 0, 3, 1]
+    out = capsys.readouterr().out
+    assert "preferences: 2 of 3 pairs have a rationale by the teacher (66.7%); 1 rejected, 0 failed" in out
+    assert "  5 x wrong_order" in out
+    assert write_pair_rationales(edits, pairs, section, journal) == found
+    assert server.asked() == 7
+
+    asked = {number(request): request["messages"][1]["content"] for request in server.requests}
+    for (a, b), told in (((0, 1), "the first edited"), ((2, 3), "the second edited"), ((4, 5), "equally")):
+        *shown, text = asked[a]
+        files = [edits["images"][a][0], edits["images"][a][1], edits["images"][b][1]]
+        sent = [base64.b64decode(picture["image_url"]["url"].partition(",")[2]) for picture in shown]
+        assert sent == [image["bytes"] for image in files]
+        assert told in text["text"].partition("People ")[2].split("to")[0]
 
 
 # --- failures

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.answers import is_well_formed, parse_critique
-from critic.data.teacher.checks import Rejection, add_opening_tag, leaks_mos, review
+from critic.data.teacher.checks import Rejection, add_opening_tag, leaks_mos, review, review_pair
 
 REASONING = "The star is blue, as asked. The sky behind it is a little darker than it was; no seams can be seen."
 LIMITS = {"tolerance": 0.25, "min_chars": 20, "max_chars": 200}
@@ -80,6 +80,53 @@ def test_whatever_is_kept_can_be_learned_from(reasoning: str, answer: str, mos: 
         assert 20 <= len(critique.reasoning) <= 200
         assert critique.score == pytest.approx(mos, abs=0.25)
     assert review(reasoning, mos, **LIMITS) is not None
+
+
+# --- pairs
+
+
+def answer_pair(a: str, b: str, reasoning: str = REASONING) -> str:
+    return f"{respond(answer=a)}\n{respond(reasoning, b)}"
+
+
+@pytest.mark.parametrize(
+    ("order", "a", "b"), [(1, "4.0", "3.5"), (-1, "3.5", "4.0"), (0, "3.5", "3.75"), (0, "3.5", "3.5")]
+)
+def test_a_pair_in_peoples_order_is_kept_with_its_own_scores(order: float, a: str, b: str) -> None:
+    found = review_pair(answer_pair(a, b), order, **LIMITS)
+    assert not isinstance(found, Rejection)
+    assert [critique.score for critique in found] == [float(a), float(b)]
+    assert [critique.reasoning for critique in found] == [REASONING] * 2
+    assert review_pair(answer_pair(a, b).removeprefix("<think>"), order, **LIMITS) == found
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (answer_pair("3.5", "4.0"), Rejection.WRONG_ORDER),
+        (answer_pair("4.0", "3.75"), Rejection.WRONG_ORDER),
+        (answer_pair("4.0", "3.0", f"{REASONING} Worse than the other edit."), Rejection.LEAKED_PAIR),
+        (answer_pair("4.0", "3.0", f"{REASONING} People preferred it."), Rejection.LEAKED_PAIR),
+        (answer_pair("4.0", "3.2", f"{REASONING} So it gets 3.2."), Rejection.LEAKED_MOS),
+        (answer_pair("4.0", "good"), Rejection.NO_SCORE),
+        (answer_pair("4.0", "3.0", "It is good."), Rejection.TOO_SHORT),
+        (respond(answer="4.0"), Rejection.MALFORMED),
+        (answer_pair("4.0", "3.0") + respond(answer="2.0"), Rejection.MALFORMED),
+        (f"The first is better. {answer_pair('4.0', '3.0')}", Rejection.MALFORMED),
+    ],
+)
+def test_a_rejection_of_a_pair_names_its_reason(response: str, reason: Rejection) -> None:
+    assert review_pair(response, 1, **LIMITS) == reason
+
+
+def test_a_tie_is_within_the_tolerance() -> None:
+    assert review_pair(answer_pair("4.0", "3.7"), 0, **LIMITS) == Rejection.WRONG_ORDER
+
+
+def test_a_pair_that_is_cut_short_says_so() -> None:
+    assert review_pair("<think>The star", 1, **LIMITS, finished=False) == Rejection.CUT_SHORT
+    cut = answer_pair("4.0", "3.0").removesuffix("</answer>")
+    assert review_pair(cut, 1, **LIMITS, finished=False) == Rejection.CUT_SHORT
 
 
 # --- the prefill
