@@ -4,7 +4,8 @@
 
 An SFT sample is a prompt and its completion: a rationale in `<think>` and the MOS in `<answer>`, or, for a
 fraction of the samples, the MOS alone. An RL sample is a prompt and the MOS, which the reward needs. Both name
-their pictures, which are in data/pictures, each once.
+their pictures, which are in data/pictures, each once. Two RL samples of a pair of preferences have no MOS, but say
+which of them people prefer; pairs that people like equally have none.
 
 Rationales are dear and MOS are cheap: with `build.rationale_fraction` below 1, only that share of the train
 split's edits has SFT samples, and GRPO alone learns from the others.
@@ -12,11 +13,13 @@ split's edits has SFT samples, and GRPO alone learns from the others.
 With `build.rationales: teacher` a large model writes the rationales. Its answers are kept in runs/teacher, so that
 none is paid for twice; an edit without an accepted rationale gets samples without reasoning. With `released` the
 SFT samples are the rows of a released set: with a contract that was learnt from the set, prompts are to the byte
-those of the rows. Both are about edits: generated pictures get rationales from scores, or none.
+those of the rows. Both are about edits: generated pictures get rationales from scores, or none. A teacher also
+writes rationales of preferences, which end with its own scores, in people's order.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +30,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from critic import files, params
-from critic.answers import AXES
+from critic.answers import AXES, Critique
 from critic.data.generated import as_edits, is_generated
 from critic.data.rationale_templates import write_rationale
 from critic.data.teacher.client import TeacherError
 from critic.data.teacher.journal import JournalError
-from critic.data.teacher.rationales import write_rationales
+from critic.data.teacher.rationales import write_pair_rationales, write_rationales
 from critic.data.trl_datasets import PictureWriter, write_samples
 from critic.edits import GENERATED_AXES, Edit, count_images
 from critic.prompts import CONTRACT_FILE, LEARNT, Contract, ContractError, Mode, stage_contract
 from critic.tables import read_parquet
 
 RELEASED = Path("data/validated/rationales.parquet")
+PREFERENCES, PAIRS = Path("data/validated/preferences.parquet"), Path("data/validated/pairs.parquet")
 JOURNAL = Path("runs/teacher/journal.jsonl")
 _BLANK = Image.new("RGB", (1, 1))
 Teach = Callable[[pd.DataFrame], Mapping[str, str]]
@@ -86,6 +90,12 @@ def main() -> None:
                         each=each,
                         teach=teach,
                     )
+                if split == "train" and PAIRS.exists():
+                    edits, pairs = read_parquet(PREFERENCES), read_parquet(PAIRS)
+                    if build.rationales == "teacher":
+                        judged = write_pair_rationales(edits, pairs, params.load(params.Teacher), JOURNAL)
+                        samples = chain(samples, judged_samples(edits, judged, contract))
+                    table = pd.concat([table, preferred(edits, pairs)], ignore_index=True)
                 with PictureWriter(folder / f"{split}.arrow", f"../pictures/{split}.arrow") as pictures:
                     write_samples(samples, sft / f"{split}.parquet", pictures)
                     write_samples(rl_samples(table, contract), rl / f"{split}.parquet", pictures)
@@ -183,13 +193,35 @@ def released_samples(path: Path, split: str, contract: Contract) -> Iterator[dic
     return (_sft_sample(row, row["mode"], row["response"], contract) for row in rows)
 
 
+def judged_samples(
+    edits: pd.DataFrame, judged: Mapping[str, Critique], contract: Contract
+) -> Iterator[dict[str, Any]]:
+    """A sample with reasoning for each edit that has a teacher's critique, by id, with the teacher's score."""
+    for row in edits.to_dict("records"):
+        critique = judged.get(row["id"])
+        if critique is not None and critique.score is not None:
+            yield _sft_sample(row, "reasoning", contract.answer(critique.reasoning, critique.score), contract)
+
+
+def preferred(edits: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Two rows for each pair in which people prefer one edit, without a MOS, with `pair` and `wins`."""
+    decided = pairs[pairs["order"] != 0]
+    rows = edits.set_index("id", drop=False).loc[decided[["edited_a", "edited_b"]].to_numpy().ravel()]
+    order = decided["order"].to_numpy()
+    wins = np.stack([order > 0, order < 0], axis=1).ravel().astype(float)
+    return rows.assign(mos=np.nan, pair=np.arange(len(rows)) // 2, wins=wins).astype({"pair": "str"})
+
+
 def rl_samples(table: pd.DataFrame, contract: Contract) -> Iterator[dict[str, Any]]:
-    """One sample per edit or generated picture: a prompt that asks for reasoning, the MOS, and those of axes."""
-    axes = [name for axis in AXES if (name := f"mos_{axis}") in table]
+    """One sample per row: a prompt that asks for reasoning, and the columns that rewards need: the MOS, those of
+    axes, and those of `preferred`, if the table has them; None where a row has no value."""
+    numbers = [name for name in ("mos", *(f"mos_{axis}" for axis in AXES), "wins") if name in table]
     for row in as_edits(table).to_dict("records"):
-        prompt = contract.messages(_edit(row), "reasoning")
-        rated = {name: None if pd.isna(row[name]) else float(row[name]) for name in axes}
-        yield {"id": row["id"], "prompt": prompt, "images": row["images"], "mos": float(row["mos"]), **rated}
+        sample = {"id": row["id"], "prompt": contract.messages(_edit(row), "reasoning"), "images": row["images"]}
+        sample |= {name: None if pd.isna(row[name]) else float(row[name]) for name in numbers}
+        if "pair" in row:
+            sample["pair"] = None if pd.isna(row["pair"]) else row["pair"]
+        yield sample
 
 
 def _sft_sample(row: Mapping[Hashable, Any], mode: Mode, response: str, contract: Contract) -> dict[str, Any]:

@@ -102,18 +102,26 @@ def make_trainer(
 
 
 def train_dataset(reward: params.Reward, contract: Contract, args: GRPOConfig) -> Dataset:
-    """The samples of data/rl, in pairs if their order is rewarded; a `SystemExit` if they lack what it needs."""
+    """The samples of data/rl, in pairs if their order is rewarded, else without those of preferences.
+
+    Raises:
+        SystemExit: they lack what the rewards need.
+    """
     samples = load_samples("data/rl/train.parquet", contract, keep=pictures_of_a_batch(args))
     if reward.axes and not any(f"mos_{axis}" in samples.column_names for axis in AXES):
         raise SystemExit(
             f"reward.axes is {reward.axes:g}, but data/rl/train.parquet has no MOS of an axis "
             f"({', '.join(f'mos_{axis}' for axis in AXES)}): set reward.axes to 0, or give a benchmark with some"
         )
+    plain = samples.with_format(None)
+    pairs = plain["pair"] if "pair" in samples.column_names else [None] * len(samples)
     if not reward.pairs:
-        return samples
+        if (others := sum(pair is not None for pair in pairs)) and args.process_index == 0:
+            print(f"reward.pairs is 0, so GRPO leaves out the {others} samples of preferences")
+        return samples.select([row for row, pair in enumerate(pairs) if pair is None]) if others else samples
     prompts = args.generation_batch_size // args.num_generations
     batches = args.max_steps * args.gradient_accumulation_steps // args.steps_per_generation
-    sources = [names[0] for names in samples.with_format(None)["images"]]
+    sources = [pair or names[0] for pair, names in zip(pairs, plain["images"], strict=True)]
     try:
         return samples.select(in_pairs(sources, prompts * batches, args.seed))
     except ValueError as error:

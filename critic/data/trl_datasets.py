@@ -38,8 +38,11 @@ _SCHEMA = {
     "images": pa.list_(pa.string()),
     "mos": pa.float64(),
     **{name: kind for name, kind in COLUMNS.items() if name.startswith("mos_")},
+    "pair": pa.string(),
+    "wins": pa.float64(),
 }
-"""The columns of a file: SFT samples have mode and completion, RL samples have mos and those of the axes rated."""
+"""The columns of a file: SFT samples have mode and completion, RL samples have mos and those of the axes rated. If
+some are of preferences, they have pair, the same for two samples, and wins: 1 for the preferred one, else 0."""
 _PICTURES = pa.schema({"sha256": pa.string(), "bytes": pa.binary()})
 _WHERE = b"pictures"
 """The key of the samples' metadata with the path of their pictures, relative to their own folder."""

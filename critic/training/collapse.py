@@ -27,7 +27,7 @@ def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min:
 
     Args:
         scores: 1..5, or None where the answer could not be read.
-        accuracies: the accuracy part of each reward, 0..1.
+        accuracies: the accuracy part of each reward, 0..1, of the completions whose edit has a MOS.
         r_min: the reward's floor.
 
     Returns:
@@ -38,7 +38,7 @@ def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min:
     binned = Counter(min(int(2 * (score - 1)), len(BINS) - 1) for score in scores if score is not None)
     read = sum(binned.values())
     return {
-        "reward/floor": sum(accuracy <= r_min for accuracy in accuracies) / len(accuracies),
+        "reward/floor": sum(accuracy <= r_min for accuracy in accuracies) / len(scores),
         "reward/score_entropy": sum(n / read * log2(read / n) for n in binned.values()),
         **{f"scores/{low}": binned[place] / len(scores) for place, low in enumerate(BINS)},
     }

@@ -6,6 +6,7 @@ depend on the training alone, so the same training gives the same files, interru
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from dvclive import Live
@@ -31,9 +32,9 @@ class Curves(TrainerCallback):
     """Logs to a scratch folder during the training; `finish` moves the complete curves to their place.
 
     A folder of curves holds `plots/metrics/<name>.tsv`, one row per logged step, and `metrics.json`, the last
-    values. A slash in a name becomes an underscore: DVCLive makes folders of slashes, and TRL logs both a name and
-    names under it. A resumed run first logs the steps that its checkpoint holds. Of several processes the main one
-    logs.
+    values. A step has no row where TRL logs None, because a reward function gave no reward. A slash in a name
+    becomes an underscore: DVCLive makes folders of slashes, and TRL logs both a name and names under it. A
+    resumed run first logs the steps that its checkpoint holds. Of several processes the main one logs.
     """
 
     def __init__(self, scratch: Path):
@@ -54,16 +55,16 @@ class Curves(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: Mapping[str, float | None] | None = None,
         **kwargs: object,
     ) -> None:
         self._log(state.global_step, logs or {})
 
-    def _log(self, step: int, logs: dict[str, float]) -> None:
+    def _log(self, step: int, logs: Mapping[str, float | None]) -> None:
         if self.live is not None:
             self.live.step = step
             for name, value in sorted(logs.items()):
-                if name != "step" and not any(word in name for word in _VOLATILE):
+                if name != "step" and value is not None and not any(word in name for word in _VOLATILE):
                     self.live.log_metric(name.replace("/", "_"), value)
             self.live.make_summary()
 

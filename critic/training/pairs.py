@@ -3,8 +3,9 @@
     rows = in_pairs(sources, number=640, seed=7)      # of the data set: two edits of a source beside each other
     GRPOTrainer(reward_funcs=[PairOrderReward(num_generations=8)], train_dataset=dataset.select(rows), ...)
 
-Of the MOS only the order counts. The formula is the project's own: the share of right comparisons, as in pairwise
-accuracy, but of one score with each of the partner's.
+Of the MOS only the order counts. Edits of preferences have none; their pairs have an order of their own. The
+formula is the project's own: the share of right comparisons, as in pairwise accuracy, but of one score with each
+of the partner's.
 """
 
 from collections import defaultdict
@@ -37,7 +38,8 @@ class PairOrderReward:
         prompts: Sequence[Any],
         completions: Sequence[str | list[Message]],
         completion_ids: Sequence[list[int]],
-        mos: Sequence[float],
+        mos: Sequence[float | None],
+        wins: Sequence[float | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -45,15 +47,18 @@ class PairOrderReward:
 
         Args:
             completions: as in `CriticReward`, those of a prompt one after another, and those of its partner next.
-            mos: one for each completion; only its order counts.
+            mos: one for each completion, None for an edit of preferences; only its order counts.
+            wins: 1 for the preferred edit of a pair, 0 for the other, None for edits with a MOS.
             prompts, completion_ids, columns: ignored.
         """
         size = self.num_generations
+        order = zip(mos, wins or [None] * len(mos), strict=True)
+        opinions = np.array([one if win is None else win for one, win in order], float)
         scores = [parse_critique(self.prefill + text_of(text)).score for text in completions]
         rewards: list[float | None] = []
         for start in range(0, len(scores), 2 * size):
             here, there = scores[start : start + size], scores[start + size : start + 2 * size]
-            wanted = float(np.sign(mos[start] - mos[start + size]))
+            wanted = float(np.sign(opinions[start] - opinions[start + size]))
             rewards += order_rewards(here, there, wanted) + order_rewards(there, here, -wanted)
         known = [reward for reward in rewards if reward is not None]
         if log_metric is not None and known:
@@ -87,7 +92,7 @@ def in_pairs(sources: Sequence[Hashable], number: int, seed: int) -> list[int]:
     """Rows in the order of a training, two of each source beside each other, with other pairs in each pass.
 
     Args:
-        sources: the source image of each row. One that has a single row is left out.
+        sources: the source image of each row, or its pair of preferences. One that has a single row is left out.
         number: of rows, even; passes over the data set follow each other until there are so many.
 
     Raises:

@@ -108,26 +108,34 @@ class CriticReward:
         prompts: Sequence[Any],
         completions: Sequence[str | list[Message]],
         completion_ids: Sequence[list[int]],
-        mos: Sequence[float],
+        mos: Sequence[float | None],
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """The overall reward of each completion; logs the means of its two parts and the figures of `describe`.
+
+        Without a MOS there is no distance: such a completion has no reward here, and counts for the format and the
+        figures of scores alone.
 
         Args:
             completions: texts, or conversations of one assistant message.
-            mos: one for each completion.
+            mos: one for each completion, None for an edit without one.
             prompts, completion_ids, columns: ignored.
         """
         responses = [self.prefill + text_of(completion) for completion in completions]
-        scores = [self.score(response, target) for response, target in zip(responses, mos, strict=True)]
+        scores = [
+            None if target is None else self.score(response, target)
+            for response, target in zip(responses, mos, strict=True)
+        ]
         if log_metric is not None:
-            log_metric("reward/accuracy", fmean(score["accuracy"] for score in scores))
-            log_metric("reward/format", fmean(score["format"] for score in scores))
-            read = [parse_critique(response).score for response in responses]
-            for name, value in describe(read, [score["accuracy"] for score in scores], self.r_min).items():
+            critiques = [parse_critique(response) for response in responses]
+            log_metric("reward/format", fmean(critique.well_formed for critique in critiques))
+            near = [score["accuracy"] for score in scores if score is not None]
+            if near:
+                log_metric("reward/accuracy", fmean(near))
+            for name, value in describe([critique.score for critique in critiques], near, self.r_min).items():
                 log_metric(name, value)
-        return [score["overall"] for score in scores]
+        return [None if score is None else score["overall"] for score in scores]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import yaml
 from critic import params
 from critic.answers import parse_critique
 from critic.data.minibench import make_table
+from critic.data.preference_sets import PAIR_COLUMNS
 from critic.data.rationale_sets import COLUMNS
 from critic.data.teacher.client import TeacherError
 from critic.data.trl_datasets import load_samples
@@ -19,6 +22,7 @@ from critic.edits import TYPES, edits_from_table, normalise
 from critic.prompts import Contract, Message, load_contract, parse_contract
 from critic.tables import read_parquet, write_parquet
 from stages.build import NoRationales, main, released_samples, rl_samples, sft_samples
+from stages.grpo import train_dataset
 
 AXES = ("alignment", "fidelity", "quality")
 
@@ -259,6 +263,74 @@ def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> Non
     bare = table[["id", "images", "instruction", "mos"]]
     for sample, full in zip(rl_samples(bare, contract), rl_samples(table, contract), strict=True):
         assert sample == {name: full[name] for name in ("id", "prompt", "images", "mos")}
+
+
+# --- preferences
+
+
+@pytest.fixture
+def preferences(project: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Three validated pairs of six more edits, the last one a tie."""
+    edits = table[["id", "source_id", "images", "instruction"]][18:24]
+    ids = edits["id"].to_numpy().reshape(3, 2)
+    pairs = pd.DataFrame(ids, columns=["edited_a", "edited_b"]).assign(order=[-1.0, 1.0, 0.0])
+    write_parquet(edits, "data/validated/preferences.parquet", TYPES)
+    write_parquet(pairs, "data/validated/pairs.parquet", PAIR_COLUMNS)
+    return pairs
+
+
+def test_pairs_become_rl_samples_with_an_order_and_no_mos(
+    project: Path, preferences: pd.DataFrame, table: pd.DataFrame, contract: Contract
+) -> None:
+    main()
+    rows = load_samples("data/rl/train.parquet", contract).with_format("pandas")[:]
+    rated, ordered = rows[:12], rows[12:]
+    assert [*rated["mos"]] == [*table["mos"][:12]] and rated[["pair", "wins"]].isna().all(axis=None)
+    assert ordered[["mos", "mos_quality"]].isna().all(axis=None)
+    assert [*ordered["id"]] == [*preferences[["edited_a", "edited_b"]][:2].to_numpy().ravel()]
+    assert [*ordered["pair"]] == ["0", "0", "1", "1"] and [*ordered["wins"]] == [0, 1, 1, 0]
+    assert len(load_samples("data/rl/train.parquet", contract)[13]["images"]) == 2
+    assert "pair" not in load_samples("data/rl/validation.parquet", contract).column_names
+    assert {*load_samples("data/sft/train.parquet", contract)["id"][:]} <= {*table["id"][:12]}
+
+
+def test_grpo_has_both_edits_of_a_pair_beside_each_other_or_none(
+    project: Path, preferences: pd.DataFrame, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main()
+    args: Any = SimpleNamespace(
+        **{"per_device_train_batch_size": 16, "generation_batch_size": 16, "num_generations": 4, "max_steps": 8},
+        **{"gradient_accumulation_steps": 1, "steps_per_generation": 1, "seed": 7, "process_index": 0},
+    )
+    reward = params.load(params.Reward)
+    assert len(train_dataset(reward, contract, args)) == 12
+    assert "reward.pairs is 0, so GRPO leaves out the 4 samples of preferences" in capsys.readouterr().out
+    ordered = train_dataset(reward.model_copy(update={"pairs": 1.0}), contract, args).with_format(None)
+    rows = [*zip(ordered["pair"], ordered["wins"], ordered["images"], strict=True)]
+    assert len(rows) == 32 and {pair for pair, *_ in rows} == {None, "0", "1"}
+    for (pair, wins, images), (other, loses, others) in zip(rows[::2], rows[1::2], strict=True):
+        assert (pair, images[0]) == (other, others[0])
+        assert {wins, loses} == ({None} if pair is None else {0.0, 1.0})
+
+
+def test_a_teachers_critiques_of_pairs_are_learnt_with_its_own_scores(
+    project: Path, preferences: pd.DataFrame, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(own.replace("rationales: scores", "rationales: teacher"))
+    monkeypatch.setattr("stages.build.write_rationales", lambda table, **_: {})
+    ids = [*preferences.iloc[1][["edited_a", "edited_b"]]]
+    judged = {
+        id: parse_critique(f"<think>It is {word}.</think><answer>{score}</answer>")
+        for id, word, score in zip(ids, ("red", "blue"), ("4.5", "2.25"), strict=True)
+    }
+    monkeypatch.setattr("stages.build.write_pair_rationales", lambda *_: judged)
+    main()
+    samples = load_samples("data/sft/train.parquet", contract)
+    assert [*samples["id"]][-2:] == ids and not {*ids} & {*samples["id"][:-2]}
+    for number, (reasoning, answer) in ((-2, ("It is red.", "4.50")), (-1, ("It is blue.", "2.25"))):
+        critique = parse_critique(text(samples[number]["completion"]))
+        assert (critique.reasoning, critique.answer) == (reasoning, answer)
 
 
 # --- both

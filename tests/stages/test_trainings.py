@@ -6,6 +6,7 @@ python -m pytest -m "slow or nightly" tests/stages/test_trainings.py    # with t
 import random
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,12 +14,14 @@ from small_project import DONE, ROOT, curve, kill_at, make_project, outputs, run
 
 from critic.checkpoints import load_model, load_processor
 from critic.data.minibench import make_table
+from critic.data.trl_datasets import write_samples
 from critic.edits import edits_from_table, normalise
 from critic.engines.base import request
 from critic.engines.transformers import TransformersEngine
 from critic.engines.vllm import VllmEngine
 from critic.params import Model
 from critic.prompts import load_contract
+from stages.build import preferred, rl_samples
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +101,34 @@ def test_shared_prompts_have_the_gradients_of_separate_rows_under_zero_3(tmp_pat
         train(folder, "grpo")
         norms.append(curve(folder, "grpo", "grad_norm")["grad_norm"].to_numpy())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[1][0] > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("distance", [0.0, 1.0])
+def test_grpo_learns_from_preferences_alone_or_beside_ratings(
+    distance: float, tmp_path: Path, beginner: Path
+) -> None:
+    folder = make_project(
+        tmp_path / "order",
+        reward={"distance": distance, "axes": 0.0, "pairs": 1.0},
+        grpo={"per_device_train_batch_size": 16, "max_steps": 4},
+    )
+    (folder / "models/sft").symlink_to(beginner)
+    table = normalise(make_table("train", sources=6, side=56, seed=7), "train")
+    first, second = table[::2].reset_index(), table[1::2].reset_index()
+    order = (first["mos"] - second["mos"]).map(lambda gap: float(gap > 0) - float(gap < 0))
+    pairs = pd.DataFrame({"edited_a": first["id"], "edited_b": second["id"], "order": order})
+    rows = preferred(table[["id", "images", "instruction"]], pairs)
+    if distance:
+        rows = pd.concat([table[:12], rows[12:]], ignore_index=True)
+    write_samples(rl_samples(rows, load_contract("tiny")), folder / "data/rl/train.parquet")
+    train(folder, "grpo")
+    assert (curve(folder, "grpo", "grad_norm")["grad_norm"] > 0).any()
+    assert curve(folder, "grpo", "reward_pair_order")["reward_pair_order"].between(0, 1).all()
+    metrics = folder / "reports/curves/grpo/plots/metrics"
+    assert (metrics / "reward_accuracy.tsv").exists() == bool(distance)
+    if not distance:
+        assert curve(folder, "grpo", "reward")["reward"].between(0, 1).all()
 
 
 def test_adapters_train_and_are_merged_into_a_plain_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ def train(folder: Path, speed: float) -> Path:
     curves.on_train_begin(arguments, TrainerState(), TrainerControl())
     for step in (1, 2):
         state = TrainerState(global_step=step)
-        logs = {"reward": step / 2, "completions/mean_length": 40.0, "train_runtime": speed, "epoch": speed}
+        logs: dict[str, float | None] = {"reward": step / 2, "completions/mean_length": 40.0}
+        logs |= {"rewards/pairs/mean": None if step == 1 else 0.5, "train_runtime": speed, "epoch": speed}
         curves.on_log(arguments, state, TrainerControl(), logs=logs)
     curves.finish(folder / "curves")
     return folder / "curves"
@@ -31,6 +32,11 @@ def test_a_curve_is_a_table_by_step(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "plots/metrics/reward.tsv", sep="\t")
     assert table.to_dict("list") == {"step": [1, 2], "reward": [0.5, 1.0]}
     assert json.loads((folder / "metrics.json").read_text())["reward"] == 1.0
+
+
+def test_a_step_without_a_figure_has_no_row(tmp_path: Path) -> None:
+    table = pd.read_csv(train(tmp_path, speed=1.0) / "plots/metrics/rewards_pairs_mean.tsv", sep="\t")
+    assert table.iloc[:, 0].tolist() == [2] and table.iloc[:, -1].tolist() == [0.5]
 
 
 def test_the_same_training_at_another_speed_gives_the_same_files(tmp_path: Path) -> None:

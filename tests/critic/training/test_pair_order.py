@@ -44,6 +44,15 @@ def test_edits_that_people_like_equally_have_no_order() -> None:
     assert order_rewards([4.0], [3.0], math.nan) == [None]
 
 
+def test_edits_of_preferences_have_the_order_of_their_pair_and_no_mos() -> None:
+    texts = [answer(value) for value in (4.0, 2.0, 3.0, 1.0)]
+    for wins, expected in (((1.0, 0.0), [1.0, 0.5, 0.5, 1.0]), ((0.0, 1.0), [0.0, 0.5, 0.5, 0.0])):
+        given = [wins[0]] * 2 + [wins[1]] * 2
+        assert PairOrderReward(2)(texts, texts, [[]] * 4, [None] * 4, given) == expected
+    mixed = PairOrderReward(1)(texts, texts, [[]] * 4, [4.5, 2.0, None, None], [None, None, 0.0, 1.0])
+    assert mixed == [1.0, 1.0, 0.0, 0.0]
+
+
 @given(scores, scores, st.sampled_from([1.0, -1.0]))
 def test_it_is_within_0_and_1_and_the_other_order_earns_the_rest(
     here: list[float | None], there: list[float | None], wanted: float

@@ -157,6 +157,18 @@ def test_the_trl_reward_is_configured_by_what_scores() -> None:
     assert reward([None], [response("3.5")], [[1]], mos=[3.0]) == pytest.approx([0.7625])
 
 
+def test_without_a_mos_there_is_no_distance_and_the_format_counts() -> None:
+    logged: dict[str, float] = {}
+    completions = ["Fine.</think><answer>3</answer>", "Fine.</think><answer>5</answer>", "nothing"]
+    arguments = ([None] * 3, completions, [[1]] * 3)
+    assert CriticReward()(*arguments, [3.0, None, None], log_metric=logged.__setitem__) == [2.0, None, None]
+    assert (logged["reward/accuracy"], logged["reward/format"]) == (1.0, pytest.approx(2 / 3))
+    logged.clear()
+    assert CriticReward()(*arguments, [None] * 3, log_metric=logged.__setitem__) == [None] * 3
+    assert "reward/accuracy" not in logged and logged["reward/floor"] == 0
+    assert logged["reward/score_entropy"] == 1
+
+
 def test_the_trl_reward_logs_the_means_of_its_parts_and_what_monitors_watch() -> None:
     logged: dict[str, float] = {}
     completions = ["</think><answer>3</answer>", "</think>3"]
