@@ -341,6 +341,11 @@ class Grpo(Training):
     during the update. `vllm_max_model_length` is the most tokens of a prompt and its completion, null for the
     model's context. `vllm_importance_sampling_correction` weights the loss by the ratio of the trainer's
     probabilities to vLLM's, limited by `clip_max` as `mode` says.
+
+    docs/grpo.md has the objectives that these keys make, with the paper of each. `delta: null` clips on one side.
+    The entropy of the tokens is a mean in nats. `use_adaptive_entropy` raises `entropy_coef` by
+    `entropy_coef_delta` while the entropy is at or below `entropy_target`, and else lowers it, between
+    `entropy_coef_min` and `entropy_coef_max`. Optional keys have TRL's defaults.
     """
 
     max_steps: Count
@@ -353,9 +358,21 @@ class Grpo(Training):
     num_iterations: Count
     epsilon: Positive
     epsilon_high: Positive
-    delta: Positive
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+    delta: Positive | None = None
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
+    sapo_temperature_pos: Positive | None = None
+    sapo_temperature_neg: Positive | None = None
+    importance_sampling_level: Literal["token", "sequence"] | None = None
     scale_rewards: Literal["group", "batch", "none"]
+    use_bias_correction_kl: bool | None = None
+    mask_truncated_completions: bool | None = None
+    top_entropy_quantile: Fraction | None = None
+    entropy_coef: NonNegative | None = None
+    use_adaptive_entropy: bool | None = None
+    entropy_target: Positive | None = None
+    entropy_coef_min: NonNegative | None = None
+    entropy_coef_max: NonNegative | None = None
+    entropy_coef_delta: Positive | None = None
     eval_steps: Count
     max_eval_samples: Count
     use_vllm: bool
@@ -381,6 +398,30 @@ class Grpo(Training):
             raise ValueError("vllm_server_base_url goes with vllm_mode: server, and is null otherwise")
         if self.vllm_enable_sleep_mode and self.vllm_mode == "server":
             raise ValueError("vllm_enable_sleep_mode goes with vllm_mode: colocate; a server keeps its memory")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_its_objective_reads(self) -> Self:
+        of_sapo = ("sapo_temperature_pos", "sapo_temperature_neg")
+        of_control = ("entropy_target", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta")
+        for keys, read, needed in (
+            (of_sapo, self.loss_type == "sapo", "loss_type: sapo"),
+            (of_control, self.use_adaptive_entropy, "use_adaptive_entropy: true"),
+            (("use_bias_correction_kl",), self.beta > 0, "a beta above 0"),
+        ):
+            given = [key for key in keys if getattr(self, key) is not None]
+            if given and not read:
+                raise ValueError(f"{' and '.join(given)}: nothing reads it without {needed}")
+        if self.loss_type == "cispo" and self.epsilon_high <= 1:
+            raise ValueError(
+                "loss_type: cispo takes epsilon_high for the largest ratio itself, so "
+                f"{self.epsilon_high:g} would shrink every token's gradient: set it above 1, such as 5.0"
+            )
+        if self.importance_sampling_level == "sequence" and self.loss_type not in ("grpo", "sapo"):
+            raise ValueError(
+                "importance_sampling_level: sequence needs loss_type: grpo (GSPO) or sapo: "
+                f"{self.loss_type} would count each completion as often as it has tokens"
+            )
         return self
 
 

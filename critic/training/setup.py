@@ -116,7 +116,7 @@ def load_trainable(
     With a `checkpoint` to resume from, its weights are loaded here. `Trainer` (transformers 5.17) would load them
     later, but silently skips those of Qwen2.5-VL, whose names differ between files and modules. It does load
     adapters. The generation settings are always those of `folder`: `Trainer` adds the end token at each start, and
-    `publish` drops it again.
+    `publish` drops it again. So is the name, by which `GRPOTrainer` loads the reference model of `grpo.beta`.
 
     Raises:
         CheckpointError: as `critic.checkpoints.load_model`.
@@ -124,6 +124,7 @@ def load_trainable(
     if checkpoint and section.lora is None:
         trainable = load_model(checkpoint, model)
         trainable.generation_config = _generation_config(trainable, folder, revision)
+        trainable.config._name_or_path = os.fspath(folder)
     else:
         trainable = load_model(folder, model, revision)
     if section.freeze_vision:

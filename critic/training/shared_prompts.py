@@ -21,6 +21,8 @@ from trl.trainer import grpo_trainer
 from critic.training.packing import IGNORED, Pack, attend_to_packs, pack_rows, select_pictures, unwrapped
 
 _PICTURES = ("pixel_values", "image_grid_thw")
+_FLAT = 1e-3
+"""A group whose advantages are all nearer to 0 has rewards without spread: what is left is rounding."""
 
 
 class SharedPromptGRPO(GRPOTrainer):
@@ -34,7 +36,9 @@ class SharedPromptGRPO(GRPOTrainer):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        attend_to_packs(unwrapped(self.model))
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                attend_to_packs(unwrapped(self.accelerator.unwrap_model(model)))
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         def shuffle(batch: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +51,9 @@ class SharedPromptGRPO(GRPOTrainer):
         with patch.object(self, "processing_class", GroupProcessor(self.processing_class, self.num_generations)):
             batch = super()._generate_and_score_completions(inputs)
         batch["num_images"] = self._of_first_rows(batch["num_images"])
+        # TRL's figure is that of the whole batch with `scale_rewards: batch`, which is 0 whatever the groups are.
+        groups = self.accelerator.gather(batch["advantages"]).view(-1, self.num_generations)
+        self._metrics["train"]["frac_reward_zero_std"][-1] = (groups.abs().amax(1) < _FLAT).float().mean().item()
         return batch
 
     def _of_first_rows(self, num_images: list[int]) -> list[int]:
@@ -111,7 +118,8 @@ class SharedPromptGRPO(GRPOTrainer):
                 )
             written = read[:, -logits_to_keep:].sum(1).tolist()
             logps.append(of_completions(pack, outputs.log_probs, written, logits_to_keep))
-            entropies.append(of_completions(pack, outputs.entropy, written, logits_to_keep))
+            if compute_entropy:  # the reference model has none
+                entropies.append(of_completions(pack, outputs.entropy, written, logits_to_keep))
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
 

@@ -147,6 +147,16 @@ def test_sections_cannot_be_changed() -> None:
         params.load(params.Reward, OWN).kind = "l2"  # type: ignore[misc]
 
 
+def test_the_objectives_of_the_page_load() -> None:
+    section = (ROOT / "docs/grpo.md").read_text().split("## Other objectives")[1].split("\n## ")[0]
+    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][1:]
+    objectives = [yaml.safe_load("\n".join(re.findall(r"`(\w+: [^`]+)`", row))) for row in rows]
+    assert {"loss_type": "sapo", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05} in objectives
+    own = params.load(params.Grpo, OWN).model_dump()
+    for objective in objectives:
+        params.Grpo.model_validate(own | objective)
+
+
 # --- errors
 
 
@@ -314,6 +324,22 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "one limit of the pixels": (
         change("profiles.full.download.learn_contract", {"model": "a", "revision": "main", "min_pixels": 1}),
         r"profiles\.full\.download\.learn_contract: .*give both min_pixels and max_pixels, or neither",
+    ),
+    "key of another objective": (
+        change("profiles.tiny.grpo.sapo_temperature_neg", 1.05),
+        r"profiles\.tiny\.grpo: .*sapo_temperature_neg: nothing reads it without loss_type: sapo",
+    ),
+    "control of an entropy that nothing controls": (
+        change("grpo.entropy_target", 0.2),
+        r"profiles\.tiny\.grpo: .*entropy_target: nothing reads it without use_adaptive_entropy: true",
+    ),
+    "clip of another objective": (
+        change("profiles.tiny.grpo.loss_type", "cispo"),
+        r"profiles\.tiny\.grpo: .*cispo takes epsilon_high for the largest ratio itself, so 0\.28 would shrink",
+    ),
+    "ratios of completions in a mean over tokens": (
+        change("profiles.tiny.grpo.importance_sampling_level", "sequence"),
+        r"profiles\.tiny\.grpo: .*sequence needs loss_type: grpo \(GSPO\) or sapo: dapo would count each",
     ),
     "removed key": (
         change("prompt", {"user_text": "dataset"}),

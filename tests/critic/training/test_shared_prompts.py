@@ -96,8 +96,7 @@ def trainer(processor: ProcessorMixin, tmp_path: Path, request: pytest.FixtureRe
     return grpo_trainer(processor, tmp_path, peft_config=request.param)
 
 
-@pytest.fixture
-def batch(trainer: SharedPromptGRPO) -> dict[str, Any]:
+def make_batch(trainer: SharedPromptGRPO) -> dict[str, Any]:
     """Completions of different lengths, with prompts and pictures of different sizes, and an advantage each."""
     trainer.model.train()
     batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
@@ -106,6 +105,11 @@ def batch(trainer: SharedPromptGRPO) -> dict[str, Any]:
     assert len({*map(tuple, batch["image_grid_thw"].tolist())}) == len(SIZES)
     assert len({*batch["prompt_mask"].sum(1).tolist()}) > 1
     return {**batch, "advantages": torch.randn(12)}
+
+
+@pytest.fixture
+def batch(trainer: SharedPromptGRPO) -> dict[str, Any]:
+    return make_batch(trainer)
 
 
 def as_trl_has_it(batch: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +124,25 @@ def loss_of(trainer: GRPOTrainer, batch: dict[str, Any]) -> tuple[float, dict[st
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
     return loss.item(), gradients(trainer.model)
+
+
+def predicted(
+    trainer: GRPOTrainer, model: Any, batch: dict[str, Any], rows: int | None = None, entropy: bool = True
+) -> list[torch.Tensor]:
+    """Log-probabilities of a batch's completions, [rows, tokens], 0 in their padding; and entropies."""
+    with torch.no_grad():
+        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+            batch["completion_ids"].shape[1],
+            batch_size=rows,
+            compute_entropy=entropy,
+            **{
+                name: batch[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+            },
+        )
+    return [values * batch["completion_mask"] for values in (logps, entropies) if values is not None]
 
 
 def test_a_group_has_the_loss_and_the_gradients_of_separate_rows(
@@ -138,23 +161,9 @@ def test_log_probabilities_are_those_of_separate_rows_whatever_the_micro_batch(
 ) -> None:
     """As for old log-probabilities, which TRL takes before the update."""
 
-    def of(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-        with torch.no_grad():
-            values = trainer._get_per_token_logps_and_entropies(
-                trainer.model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
-                batch["completion_ids"].shape[1],
-                batch_size=rows,
-                compute_entropy=True,
-                **{name: batch[name] for name in names},
-            )
-        return values[0] * batch["completion_mask"], values[1] * batch["completion_mask"]
-
-    ours = of(batch)
+    ours = predicted(trainer, trainer.model, batch, rows)
     trainer.__class__ = GRPOTrainer
-    for our, their in zip(ours, of(as_trl_has_it(batch)), strict=True):
+    for our, their in zip(ours, predicted(trainer, trainer.model, as_trl_has_it(batch), rows), strict=True):
         torch.testing.assert_close(our, their, atol=1e-4, rtol=0)
         assert their.abs().max() > 0.1
 
@@ -167,6 +176,83 @@ def test_a_completion_that_is_masked_as_truncated_has_no_tokens(
     trainer.__class__ = GRPOTrainer
     theirs, _ = loss_of(trainer, as_trl_has_it(batch))
     assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "kl": {"beta": 0.1},
+    "gspo": {
+        "loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4,
+    },
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05},
+    "entropy": {"entropy_coef": 0.1, "top_entropy_quantile": 0.5},
+    "adaptive entropy": {"use_adaptive_entropy": True, "entropy_coef": 0.1, "entropy_target": 20.0},
+    "kl of the whole": {"beta": 0.1, "use_bias_correction_kl": False},
+    "truncated": {"mask_truncated_completions": True},
+}  # fmt: skip
+"""Of docs/grpo.md."""
+FIRST = {"kl", "gspo"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.nightly) for name in OBJECTIVES]
+)
+def test_every_objective_has_the_loss_and_the_gradients_of_separate_rows(
+    processor: ProcessorMixin, tmp_path: Path, name: str
+) -> None:
+    """Off-policy: the probabilities of the rollouts, and those of the reference model, are not the model's."""
+    trainer = grpo_trainer(processor, tmp_path, **OBJECTIVES[name])
+    if trainer.ref_model is not None:
+        with torch.no_grad():
+            for weight in trainer.ref_model.parameters():
+                weight.mul_(1 + 0.2 * torch.randn_like(weight))
+    trainer._last_world_entropy = 0.0
+    batch = make_batch(trainer)
+    (now, *_) = predicted(trainer, trainer.model, batch)
+    batch["old_per_token_logps"] = now + 0.3 * torch.randn_like(now)
+    ours, our_gradients = loss_of(trainer, batch)
+    coefficient = trainer.entropy_coef
+    trainer.__class__ = GRPOTrainer
+    trainer.entropy_coef, trainer._last_world_entropy = trainer.args.entropy_coef, 0.0
+    theirs = as_trl_has_it(batch)
+    if trainer.ref_model is not None:
+        (theirs["ref_per_token_logps"],) = predicted(trainer, trainer.ref_model, theirs, entropy=False)
+        assert (theirs["ref_per_token_logps"] - now).abs().max() > 0.1
+    loss, their_gradients = loss_of(trainer, theirs)
+    assert ours == pytest.approx(loss, abs=1e-5) and abs(loss) > 1e-3
+    assert largest_difference(our_gradients, their_gradients) < 1e-4
+    assert trainer.entropy_coef == coefficient
+
+
+@pytest.mark.nightly
+def test_on_its_own_rollouts_an_objective_differs_in_its_mean_alone(
+    processor: ProcessorMixin, tmp_path: Path
+) -> None:
+    trainer = grpo_trainer(processor, tmp_path, epsilon_high=5.0)  # what CISPO's ratios are limited to
+    batch = make_batch(trainer)
+
+    def trained(loss_type: str, level: str = "token") -> dict[str, torch.Tensor]:
+        trainer.loss_type, trainer.importance_sampling_level = loss_type, level
+        return loss_of(trainer, batch)[1]
+
+    pairs = [(("cispo",), ("dapo",)), (("sapo",), ("grpo",)), (("grpo", "sequence"), ("grpo",))]
+    for one, other in pairs:
+        assert largest_difference(trained(*one), trained(*other)) < 1e-4
+    (now, *_) = predicted(trainer, trainer.model, batch)
+    batch["old_per_token_logps"] = now + 0.3 * torch.randn_like(now)
+    for one, other in pairs:
+        assert largest_difference(trained(*one), trained(*other)) > 1e-2
+
+
+def test_groups_without_spread_are_counted_however_rewards_are_scaled(
+    processor: ProcessorMixin, tmp_path: Path
+) -> None:
+    trainer = grpo_trainer(processor, tmp_path, scale_rewards="batch")
+    trainer.reward_funcs = [lambda completions, **kwargs: [0.3, 0.7, 0.3, 0.3, *[0.1] * 4, *[0.6] * 4]]
+    trainer.model.train()
+    trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert trainer._metrics["train"]["frac_reward_zero_std"] == [pytest.approx(2 / 3)]
 
 
 def test_the_batch_is_the_one_that_trl_makes(processor: ProcessorMixin, tmp_path: Path) -> None:
