@@ -137,13 +137,17 @@ def arguments(
         generation: dict[str, Any] = {"logit_bias": dict.fromkeys(suppressed, -100.0)}
     else:
         generation = {"suppress_tokens": suppressed}
+    common = common_arguments(launch, seed, run)
+    table = "wandb" in common["report_to"]  # TRL has one of completions and pictures for it alone
     ours = {"share_prompts", "freeze_vision", "lora", "max_eval_samples", "rollout_check", "collapse"}
     return GRPOConfig(
         **section.model_dump(exclude=ours, exclude_none=True),
-        **common_arguments(launch, seed, run),
+        **common,
         top_k=0,
         generation_kwargs=generation,
-        log_multimodal=False,
+        log_completions=table,
+        log_multimodal=table,
+        num_completions_to_print=0,
     )
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from critic import params, process_tree
 from critic.audit import manifests
+from critic.extras import MissingExtra
+from critic.training.trackers import TrackerError, report_to
 
 TRAININGS = ("sft", "grpo")
 STAGES = ("download", "validate", "build", *TRAININGS, "evaluate", "cards")
@@ -52,6 +54,11 @@ def main() -> None:
         if given.dry_run:
             print(shlex.join(command))
             continue
+        if stage in TRAININGS:
+            try:
+                report_to(stage)
+            except (TrackerError, MissingExtra) as error:
+                raise SystemExit(str(error)) from None
         if "torch.distributed.run" in command:
             os.environ.setdefault("OMP_NUM_THREADS", str(threads(launch)))
         if launch.nnodes > 1 and os.environ.get("NODE_RANK", "0") != "0":

@@ -1,5 +1,9 @@
 """Fixtures for all folders: the pipeline at a smoke size, a hub on the loopback, and pictures."""
 
+import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -70,6 +74,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smoke(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Project:
     """Run the stages that you need in it: those that have run already, also in `trained`, don't run again."""
     return Project(tmp_path_factory.mktemp("smoke"), trained)
+
+
+@pytest.fixture(scope="session")
+def trackers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages of the extra `trackers`, for PYTHONPATH; those of the lock have its versions."""
+    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("trackers")
+    wanted = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["trackers"]
+    lock = (root / "requirements/cpu.txt").read_text().splitlines()
+    (folder / "lock.txt").write_text("\n".join(pin for pin in lock if not pin.startswith(("torch", "vllm"))))
+    uv = shutil.which("uv", path=f"{sys.prefix}/bin") or "uv"
+    install = [uv, "pip", "install", "-q", "--python", sys.executable, "--target", folder]
+    done = subprocess.run([*install, "-c", folder / "lock.txt", *wanted], capture_output=True, text=True)
+    if done.returncode and "Failed to fetch" in done.stderr:
+        pytest.skip("no package index")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ cover them.
 """
 
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,9 +174,13 @@ def make_trainer(kind: type[GRPOTrainer] = GRPOTrainer, **arguments: Any) -> GRP
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    # TRL 1.16 keeps the prompts, and so the pictures, of the last generation batch of all processes for its log of
-    # completions, even if it writes none.
-    trainer._logs["prompt"] = deque(maxlen=0)
+    # TRL 1.16 keeps the prompts, and so the pictures, of the last generation batch of all processes for its table
+    # of completions, even if it writes none. A group is enough for a table.
+    kept = trainer.num_generations if trainer.log_completions else 0
+    for name, values in trainer._logs.items():
+        trainer._logs[name] = (
+            deque(maxlen=kept) if isinstance(values, deque) else defaultdict(lambda: deque(maxlen=kept))
+        )
     if trainer.use_vllm:
         trainer.vllm_generation.trainer = trainer
         set_seed(trainer.args.seed, device_specific=True)

@@ -34,6 +34,7 @@ from critic.checkpoints import load_model, save_checkpoint
 from critic.files import move_folder
 from critic.params import Launch, Model, Training
 from critic.prompts import Contract
+from critic.training.trackers import report_to
 
 _ADAPTER = "adapter_config.json"
 
@@ -51,8 +52,18 @@ def join_processes(launch: Launch) -> None:
 
 
 def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:
-    """Keyword arguments of `transformers.TrainingArguments` that aren't in params.yaml."""
+    """Keyword arguments of `transformers.TrainingArguments` that aren't in params.yaml.
+
+    Raises:
+        TrackerError, MissingExtra: as `critic.training.trackers.report_to`.
+    """
     alone = "WORLD_SIZE" not in os.environ
+    trackers = report_to(run.name)
+    if "mlflow" in trackers and PartialState().is_main_process:
+        import mlflow
+
+        # It ends with the process: that of the callback ends with `train`, and `evaluate` would begin another.
+        mlflow.start_run(run_name=run.name)
     return {
         "output_dir": os.fspath(run),
         "logging_steps": 1,
@@ -62,7 +73,8 @@ def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:
         "deepspeed": None if launch.zero_stage is None else zero_config(launch.zero_stage),
         "save_strategy": "steps",
         "save_total_limit": 2,
-        "report_to": "none",
+        "report_to": trackers or "none",
+        "run_name": run.name,
         "seed": seed,
         "data_seed": seed,
     }

@@ -18,6 +18,7 @@ from critic import params
 from critic.audit import manifests
 from critic.audit.environment import describe
 from critic.params import Launch
+from critic.training import trackers
 from stages import launch
 from stages.launch import STAGES, TRAININGS, LaunchError, stage_command, stage_environment
 
@@ -108,6 +109,23 @@ def test_the_processes_of_a_training_share_the_cores_and_the_record_names_their_
     monkeypatch.setattr(sys, "argv", ["launch", "sft"])
     launch.main()
     assert recorded == [threads]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("wandb, mlflow", r"CRITIC_REPORT_TO=wandb needs wandb: pip install 'edit-critic\[trackers\]'"),
+        ("notebook", r"CRITIC_REPORT_TO names notebook: choose from mlflow, swanlab, tensorboard, wandb"),
+    ],
+)
+def test_a_tracker_that_cannot_be_used_is_named_in_one_line_before_the_training(
+    chosen: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRITIC_REPORT_TO", chosen)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(launch, "run", lambda *command: pytest.fail("it ran"))
+    with pytest.raises(SystemExit, match=f"^{message}$"):
+        run(monkeypatch, "sft")
 
 
 def test_a_dry_run_of_one_stage_prints_one_command(

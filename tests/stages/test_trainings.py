@@ -3,6 +3,7 @@
 python -m pytest -m "slow or nightly" tests/stages/test_trainings.py    # with ten kills of each, and ZeRO-3
 """
 
+import json
 import random
 from pathlib import Path
 
@@ -56,6 +57,43 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     assert "resuming from runs/" in train(broken, stage)
     assert outputs(broken, stage) == outputs(whole, stage)
     assert not list((broken / "runs").iterdir())
+
+
+@pytest.mark.nightly
+def test_trackers_log_a_training_and_change_no_byte(
+    tmp_path: Path, beginner: Path, trackers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once, without a network; GRPO resumes, too."""
+    plain, logged = make_project(tmp_path / "plain"), make_project(tmp_path / "logged")
+    for folder in (plain, logged):
+        (folder / "models/sft").symlink_to(beginner)
+    train(plain, "grpo")
+    monkeypatch.setenv("PYTHONPATH", str(trackers))
+    monkeypatch.setenv("CRITIC_REPORT_TO", "mlflow,wandb,tensorboard,swanlab")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    train(logged, "grpo")
+    assert outputs(logged, "grpo") == outputs(plain, "grpo")
+    (logged / "models/sft").unlink()
+    train(logged, "sft")
+
+    script = """
+import mlflow
+for run in mlflow.search_runs(search_all_experiments=True, output_format="list"):
+    losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    print(run.info.run_name, run.info.status, len(losses))
+"""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/trackers/mlflow.db")
+    runs = run(logged, "-c", script).stdout.splitlines()
+    assert sorted(runs) == ["grpo FINISHED 8", "sft FINISHED 16"]
+    written = logged / "runs/trackers"
+    assert len([*written.glob("wandb/offline-run-*/*.wandb")]) == 2
+    assert {path.parent.name for path in written.glob("tensorboard/*/events*")} == {"sft", "grpo"}
+    assert len([*written.glob("swanlab/run-*")]) == 2
+    (table, *_) = sorted(written.glob("wandb/*/files/media/table/completions_*.json"))
+    assert len(json.loads(table.read_text())["data"]) == 8
+    assert [*written.glob("wandb/*/files/media/images/**/*.png")]
+    assert sorted(path.name for path in logged.iterdir()) == sorted(path.name for path in plain.iterdir())
 
 
 @pytest.mark.nightly
