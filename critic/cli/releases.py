@@ -13,11 +13,13 @@ import click
 Examples:
   critic releases
   critic releases --json
-  bento=$(critic releases --bento) && bentoml serve $bento""",
+  bento=$(critic releases --bento) && bentoml serve $bento
+  MLFLOW_TRACKING_URI=http://mlflow.example:5000 critic releases --mlflow""",
 )
 @click.option("--bento", is_flag=True, help="Print only the champion's Bento in BentoML's store on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(bento: bool, as_json: bool) -> None:
+@click.option("--mlflow", is_flag=True, help="Log this record and all releases to MLflow, and move its champion.")
+def command(bento: bool, as_json: bool, mlflow: bool) -> None:
     """List the releases of this checkout, the newest last, and show which one is the champion.
 
     A release is a git tag critic@VERSION; the tag critic#champion#N with the highest N marks the champion, the
@@ -32,6 +34,11 @@ def command(bento: bool, as_json: bool) -> None:
     from critic.release.promotion import find_bento
 
     repository = Path.cwd()
+    if mlflow:
+        from critic.release.mlflow_mirror import mirror
+
+        mirror(repository, click.echo)
+        return
     champion = registry.champion(repository)
     if bento:
         if champion is None:

@@ -28,6 +28,7 @@ from critic.release.journal import (
     remove_new_decisions,
 )
 from critic.release.lock import RELEASES, hold_lock
+from critic.release.mlflow_mirror import follow
 from critic.release.promotion_gate import MODEL, Decision, record, require_up_to_date
 from critic.release.registry import Release
 from critic.service.packaging import NAME, PackageError, build_bento, built_versions, fetch, import_critic
@@ -84,6 +85,7 @@ def _promote(repository: Path, decision: Decision, settings: Settings, log: Log)
             push(repository, settings.push, [f"HEAD:refs/heads/{require_branch(repository)}"], journal)
             log(f"Pushed to {settings.push}")
     log(f"{version} is the champion: bentoml serve {bento}")
+    follow(repository, log)
     return release
 
 
@@ -104,6 +106,7 @@ def record_refusal(repository: Path, decision: Decision, log: Log = print) -> Pa
         except (CheckoutError, OutputError):
             remove_new_decisions(repository, known)
             raise
+        follow(repository, log)
         return page
 
 
@@ -136,6 +139,7 @@ def rollback(repository: Path, settings: Settings, to: str | None = None, log: L
             if settings.push is not None:
                 push(repository, settings.push, [], journal)
         log(f"{target.version} is the champion: bentoml serve {bento}")
+        follow(repository, log)
         return target
 
 

@@ -56,6 +56,13 @@ def test_a_bento_that_is_missing_is_an_error_with_the_command_to_build_it(reposi
     assert missing.exit_code == 1 and "critic package --rev critic@v1.0.0 --variant" in missing.output
 
 
+def test_mlflow_needs_an_address(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    result = CliRunner().invoke(main, ["releases", "--mlflow"])
+    assert result.exit_code == 1
+    assert result.output == "Error: set MLFLOW_TRACKING_URI, for example to sqlite:///runs/trackers/mlflow.db\n"
+
+
 def test_without_a_previous_champion_there_is_no_rollback(repository: Path) -> None:
     release(repository)
     result = CliRunner().invoke(main, ["rollback"])

@@ -113,7 +113,7 @@ def train(folder: Path, weights: str) -> None:
     (folder / "models/grpo").mkdir(parents=True, exist_ok=True)
     (folder / "models/grpo/weights").write_text(weights)
     (folder / "reports").mkdir(exist_ok=True)
-    (folder / "reports/metrics.json").write_text(json.dumps({"main_score": weights}))
+    (folder / "reports/metrics.json").write_text(json.dumps({"main_score": weights, "n": int(weights)}))
     with Repo(str(folder)) as repo:
         repo.commit(force=True)
 
@@ -268,6 +268,72 @@ def test_rollbacks_go_back_one_by_one_and_forward_by_name(repository: Path, stor
         rollback(repository, SETTINGS, "v1.2.0")
     with pytest.raises(PromotionError, match=r"no release v9\.0\.0; there are v1\.0\.0, v1\.1\.0, v1\.2\.0"):
         rollback(repository, SETTINGS, "v9.0.0")
+
+
+@pytest.mark.nightly
+def test_mlflow_follows_promotions_refusals_and_rollbacks(
+    repository: Path, store: Store, trackers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {
+        "profile": "tiny",
+        "seed": 7,
+        "grpo": {"beta": 0.0},
+        "profiles": {"tiny": {"grpo": {"lora": {"r": 4}}}},
+    }
+    (repository / "params.yaml").write_text(yaml.safe_dump(params))
+    git(repository, "add", "params.yaml")
+    git(repository, "commit", "--quiet", "-m", "Add params")
+    promote(repository, yes(repository), SETTINGS)  # before there is an MLflow
+    train(repository, "99")
+    lost = promote(repository, yes(repository), SETTINGS)
+    shutil.rmtree(repository / "models")
+    for file in (repository / ".dvc/cache").rglob("*"):
+        if file.is_file() and file.read_bytes() == b"99":
+            file.unlink()
+    rollback(repository, SETTINGS)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(trackers)])
+    monkeypatch.chdir(tmp_path)
+    import mlflow
+
+    def champion() -> tuple[str, str]:
+        """Its release, and its weights."""
+        version = mlflow.MlflowClient().get_model_version_by_alias("edit-critic", "champion")
+        weights = Path(mlflow.artifacts.download_artifacts("models:/edit-critic@champion"), "weights")
+        return version.tags["release"], weights.read_text()
+
+    train(repository, "2")
+    logged: list[str] = []
+    promote(repository, yes(repository), SETTINGS, logged.append)
+    assert champion() == ("v1.2.0", "2")
+    assert any(f"MLflow: {lost.version} is left out: models/grpo of" in line for line in logged)
+    train(repository, "3")
+    record_refusal(repository, NO)
+    assert champion() == ("v1.2.0", "2")
+    rollback(repository, SETTINGS)
+    assert champion() == ("v1.0.0", "1")
+    rollback(repository, SETTINGS, to="v1.2.0")
+    assert champion() == ("v1.2.0", "2")
+
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert len(runs) == 3, "a record is logged once"
+    assert {run.data.metrics["n"] for run in runs} == {1, 2, 3}
+    assert runs[0].data.params == {"profile": "tiny", "seed": "7", "grpo.beta": "0.0", "grpo.lora.r": "4"}
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_an_mlflow_that_is_missing_stops_no_promotion(
+    repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    logged: list[str] = []
+    release = promote(repository, yes(repository), SETTINGS, logged.append)
+    assert registry.champion(repository) == release
+    assert logged[-1] == (
+        "MLflow doesn't have this yet, run `critic releases --mlflow`: "
+        "MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'"
+    )
 
 
 def test_a_rollback_needs_no_clean_checkout_and_builds_a_lost_bento_again(repository: Path, store: Store) -> None:
