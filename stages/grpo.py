@@ -66,6 +66,8 @@ def main() -> None:
         callbacks=[curves, NoLastCheckpoint(), Monitor(section.collapse)],
     )
     checked = [validation[number] for number in range(min(section.rollout_check.prompts, len(validation)))]
+    if args.log_multimodal:
+        trainer.add_callback(rollouts.CompletionTable(trainer))
     trainer.add_callback(RolloutCheck(trainer, checked, contract, section.rollout_check))
     validated = Validation(trainer, validation, contract, section.eval_steps, run)
     trainer.add_callback(validated)
@@ -138,16 +140,13 @@ def arguments(
     else:
         generation = {"suppress_tokens": suppressed}
     common = common_arguments(launch, seed, run)
-    table = "wandb" in common["report_to"]  # TRL has one of completions and pictures for it alone
     ours = {"share_prompts", "freeze_vision", "lora", "max_eval_samples", "rollout_check", "collapse"}
     return GRPOConfig(
         **section.model_dump(exclude=ours, exclude_none=True),
         **common,
         top_k=0,
         generation_kwargs=generation,
-        log_completions=table,
-        log_multimodal=table,
-        num_completions_to_print=0,
+        log_multimodal="wandb" in common["report_to"],
     )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model, set_seed
 from peft.tuners.lora import Linear
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.generation import vllm_generation
@@ -174,17 +175,59 @@ def make_trainer(kind: type[GRPOTrainer] = GRPOTrainer, **arguments: Any) -> GRP
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    # TRL 1.16 keeps the prompts, and so the pictures, of the last generation batch of all processes for its table
-    # of completions, even if it writes none. A group is enough for a table.
-    kept = trainer.num_generations if trainer.log_completions else 0
-    for name, values in trainer._logs.items():
-        trainer._logs[name] = (
-            deque(maxlen=kept) if isinstance(values, deque) else defaultdict(lambda: deque(maxlen=kept))
-        )
+    # TRL 1.16 keeps the prompts, and so the pictures, of the last generation batch of all processes for its log of
+    # completions, even if it writes none. `CompletionTable` takes a group of them.
+    kept = trainer.num_generations if trainer.log_multimodal else 0
+    trainer._logs |= {name: deque(maxlen=kept) for name in ("images", "prompt", "completion", "advantages")}
+    trainer._logs["rewards"] = defaultdict(lambda: deque(maxlen=kept))
     if trainer.use_vllm:
         trainer.vllm_generation.trainer = trainer
         set_seed(trainer.args.seed, device_specific=True)
     return trainer
+
+
+class CompletionTable(TrainerCallback):
+    """Logs the last completions of a step to W&B, with their pictures and rewards.
+
+    TRL's `log_completions` can't: W&B 0.31 takes neither prompts of parts nor several pictures in a cell.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self.trainer = trainer
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or "reward" not in (logs or {}):
+            return
+        import wandb
+
+        made = self.trainer._logs
+        pictures = [f"picture {number}" for number, _ in enumerate(made["images"][0], 1)]
+        table = wandb.Table(columns=[*pictures, "prompt", "completion", *made["rewards"], "advantage"])
+        for images, prompt, completion, *numbers in zip(
+            made["images"],
+            made["prompt"],
+            made["completion"],
+            *made["rewards"].values(),
+            made["advantages"],
+            strict=True,
+        ):
+            shown = [wandb.Image(image) for image in images]
+            table.add_data(*shown, _text(prompt), _text(completion), *numbers)
+        wandb.log({"completions": table, "train/global_step": state.global_step})
+
+
+def _text(messages: list[dict[str, Any]]) -> str:
+    """What a conversation says, without its pictures."""
+    contents = [message["content"] for message in messages]
+    parts = [[{"text": content}] if isinstance(content, str) else content for content in contents]
+    return "\n".join(part["text"] for some in parts for part in some if part.get("text"))
 
 
 @contextmanager

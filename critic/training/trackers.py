@@ -21,7 +21,7 @@ _SETTINGS = {
     "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{FOLDER}/mlflow.db", "MLFLOW_EXPERIMENT_NAME": _PROJECT},
     "swanlab": {"SWANLAB_LOG_DIR": f"{FOLDER}/swanlab", "SWANLAB_PROJECT": _PROJECT},
     "tensorboard": {"TENSORBOARD_LOGGING_DIR": f"{FOLDER}/tensorboard/{{training}}"},
-    "wandb": {"WANDB_DIR": f"{FOLDER}", "WANDB_PROJECT": _PROJECT},
+    "wandb": {"WANDB_DIR": f"{FOLDER}", "WANDB_DATA_DIR": f"{FOLDER}/wandb", "WANDB_PROJECT": _PROJECT},
 }
 """The variables that each tracker reads, by its name in transformers, and our defaults."""
 
