@@ -45,6 +45,8 @@ _NOT_STARTED = (429, 503)
 _GATEWAY = (502, 504)
 _BAD_EDIT = (400, 413, 415, 422)
 """Statuses of a request that one of its edits may be the cause of."""
+_LOST = (Failure.UNREACHABLE, Failure.TIMED_OUT, Failure.SERVER_ERROR)
+"""Failures of single edits that another request may not meet: vLLM ended during the request."""
 
 _LOADING = Lock()
 """Two threads may not load one Pillow image, such as the source of several edits, at the same time."""
@@ -70,7 +72,8 @@ class AsyncCritic:
     """A client for one event loop; it handles concurrent calls.
 
     A request that meets a broken connection, a timeout, 429, 502, 503 or 504 is retried, after a growing pause
-    that is at least the service's Retry-After. `options` are the fields of `critic.client.schemas.Options` (mode,
+    that is at least the service's Retry-After. While the service is full (429) or restarts vLLM, only `deadline`
+    limits the retries. `options` are the fields of `critic.client.schemas.Options` (mode,
     samples, temperature, seed); the service has a default for each.
     """
 
@@ -92,7 +95,7 @@ class AsyncCritic:
             api_key: None takes the environment variable CRITIC_API_KEY, if it is set.
             timeout: seconds for one attempt.
             deadline: seconds for a request, all attempts and pauses included.
-            max_retries: attempts after the first.
+            max_retries: attempts after the first, not counting those that a full or starting service turned away.
             batch_size: the most edits in one request.
             concurrency: the most batches in flight.
         """
@@ -151,7 +154,7 @@ class AsyncCritic:
 
         An edit without an answer has no score, a `critic.results.Failure` as its status, and the reason in
         `detail`. A request that is refused because of its content is split in half until the bad edits are alone,
-        so that all others get their answers.
+        so that all others get their answers. Edits whose answers vLLM lost are sent again.
 
         Args:
             ids: one per edit; None is each edit's index, from 0, so that `batch_size` changes no score.
@@ -238,7 +241,11 @@ class AsyncCritic:
 
         async def send(pairs: dict[int, schemas.Pair]) -> None:
             try:
-                rows.update(zip(pairs, await self._ask([*pairs.values()], options), strict=True))
+                results = await self._ask([*pairs.values()], options)
+                rows.update(zip(pairs, results, strict=True))
+                lost = [place for place, one in zip(pairs, results, strict=True) if one.status in _LOST]
+                if 0 < len(lost) < len(pairs):
+                    await send({place: pairs[place] for place in lost})
             except CriticError as error:
                 if len(pairs) > 1 and isinstance(error, Refused) and error.status in _BAD_EDIT:
                     places = [*pairs]
@@ -274,17 +281,17 @@ class AsyncCritic:
     async def _post(self, path: str, body: BaseModel, reply: type[_Reply], *, idempotent: bool = True) -> _Reply:
         """The service's answer. A request that isn't idempotent reaches the service at most once."""
         content = body.model_dump_json(exclude_unset=True).encode()
-        started, tried = time.monotonic(), 1
+        started, tried, failed = time.monotonic(), 0, 0
         while isinstance(outcome := await self._attempt(path, content, idempotent, started), _FailedAttempt):
             seconds = time.monotonic() - started
+            tried, failed = tried + 1, failed + (not outcome.turned_away)
             pause = outcome.pause
             if pause is not None:
-                pause += min(_MAX_PAUSE, _PAUSE * 2 ** (tried - 1)) * random.uniform(0.5, 1)
-            if pause is None or tried > self.max_retries or seconds + pause >= self.deadline:
+                pause += min(_MAX_PAUSE, _PAUSE * 2 ** max(0, failed - 1)) * random.uniform(0.5, 1)
+            if pause is None or failed > self.max_retries or seconds + pause >= self.deadline:
                 tries = f"gave up at attempt {tried}, after {seconds:.1f} s"
                 raise Unavailable(outcome.failure, f"{self.base_url}{path}: {tries}: {outcome.reason}")
             await asyncio.sleep(pause)
-            tried += 1
         try:
             return reply.model_validate_json(outcome.content)
         except ValidationError as error:
@@ -311,8 +318,10 @@ class AsyncCritic:
             raise Refused(status, problem)
         retry = status in _NOT_STARTED or (idempotent and status in _GATEWAY)
         wait = response.headers.get("Retry-After", "")
+        pause = retry_after(wait)
         reason = f"{status} {problem.code}: {problem.message}" + (f" (Retry-After: {wait})" if wait else "")
-        return _FailedAttempt(Failure.SERVER_ERROR, reason, retry_after(wait) if retry else None)
+        turned_away = pause > 0 and (status == 429 or problem.code.startswith("engine_"))
+        return _FailedAttempt(Failure.SERVER_ERROR, reason, pause if retry else None, turned_away)
 
 
 def _blocking(
@@ -379,11 +388,17 @@ class Critic:
 
 
 class _FailedAttempt(NamedTuple):
-    """An attempt without an answer. `pause`: the least seconds before a retry; None if a retry can't help."""
+    """An attempt without an answer.
+
+    Attributes:
+        pause: the least seconds before a retry; None if a retry can't help.
+        turned_away: the service said when to come back, because it is full or its vLLM isn't ready.
+    """
 
     failure: Failure
     reason: str
     pause: float | None
+    turned_away: bool = False
 
 
 def retry_after(header: str) -> float:

@@ -398,6 +398,23 @@ def test_retry_after_is_waited_for(service: Any, critic: Critic, monkeypatch: py
     assert 0 < pauses[1] < 0.1
 
 
+def test_a_full_or_starting_service_is_waited_for_until_the_deadline(
+    service: Any,
+) -> None:
+    def turn_away(code: int, name: str) -> Spoil:
+        return lambda handler: handler.refuse(code, name, Retry_After="0.01")
+
+    service.spoilt = [turn_away(429, "busy"), turn_away(503, "engine_lost"), turn_away(503, "engine_starting")] * 4
+    with Critic(service.url, max_retries=0) as critic:
+        assert critic.score(*edit(60)).score == 2.0
+        service.spoilt = [turn_away(503, "unreachable")]
+        with pytest.raises(Unavailable, match="gave up at attempt 1"):
+            critic.score(*edit(60))
+    service.spoilt = [turn_away(429, "busy")] * 1000
+    with Critic(service.url, deadline=0.3) as critic, pytest.raises(Unavailable, match="gave up at"):
+        critic.score(*edit(60))
+
+
 def test_a_pause_past_the_deadline_isnt_begun(service: Any, critic: Critic) -> None:
     service.spoilt = [status(429, Retry_After="3600")]
     with pytest.raises(Unavailable, match=r"gave up at attempt 1, .*Retry-After: 3600"):
@@ -502,6 +519,45 @@ def test_others_keep_their_answers_when_a_request_fails(service: Any) -> None:
     assert verdicts[4].request_id == "r-7"
     assert [reward.status for reward in rewards] == failures
     assert [reward.value for reward in rewards] == [None] * 5 + [2.0] * 2
+
+
+def lose(places: slice, status: str = "server_error") -> Spoil:
+    """Answers as the service does whose vLLM ends before these edits of the request have their answers."""
+
+    def change(reply: Any) -> Any:
+        for verdict in reply["verdicts"][places]:
+            verdict |= {"score": None, "status": status}
+        return reply
+
+    return lambda handler: handler.answer(change)
+
+
+@pytest.mark.parametrize("status", ["unreachable", "timed_out", "server_error"])
+def test_edits_whose_answers_vllm_lost_are_sent_again(service: Any, status: str) -> None:
+    service.spoilt = [lose(slice(1, 4), status), lose(slice(1, 2), status)]
+    values = [60, 120, 180, 200, 240]
+    with Critic(service.url) as critic:
+        verdicts = critic.score_batch([edit(value) for value in values])
+    assert [verdict.score for verdict in verdicts] == [round(1 + value / 60, 4) for value in values]
+    sent = [[pair["id"] for pair in body["pairs"]] for body in service.bodies]
+    assert sent == [["0", "1", "2", "3", "4"], ["1", "2", "3"], ["2"]]
+
+
+def test_an_edit_that_is_lost_alone_keeps_its_failure(service: Any) -> None:
+    service.spoilt = [lose(slice(1, 2)), status(503)]
+    with Critic(service.url, max_retries=0) as critic:
+        verdicts = critic.score_batch([edit(60), edit(120)])
+    assert [(verdict.score, verdict.status) for verdict in verdicts] == [(2.0, "ok"), (None, "server_error")]
+
+
+def test_a_thousand_edits_keep_their_order_beside_refusals_and_losses(service: Any) -> None:
+    values = [place % 241 for place in range(1, 1001) if place % 241]
+    busy = status(429, Retry_After="0.01")
+    service.spoilt = [busy, lose(slice(1, 6)), drop, busy, status(503), lose(slice(3, None))] * 20
+    with Critic(service.url) as critic:
+        verdicts = critic.score_batch([edit(value) for value in values])
+    assert [verdict.id for verdict in verdicts] == [str(place) for place in range(len(values))]
+    assert [verdict.score for verdict in verdicts] == [round(1 + min(value, 240) / 60, 4) for value in values]
 
 
 @pytest.mark.parametrize("bad", [0, 3, 6])
