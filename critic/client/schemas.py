@@ -30,6 +30,11 @@ class Options(BaseModel, extra="forbid"):
     temperature: Annotated[float, Field(gt=0, le=2, description="Sampling temperature in mode average.")] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the samples in mode average.")] = 0
 
+    @property
+    def answers(self) -> int:
+        """Answers of the critic for one edit."""
+        return self.samples if self.mode == "average" else 1
+
 
 class Pair(BaseModel, extra="forbid"):
     """An edit to score."""

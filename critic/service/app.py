@@ -74,7 +74,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[str, str]]) -
     )
     app.include_router(routes)
     app.include_router(json_routes)
-    app.include_router(compat_routes(_score_pairs))
+    app.include_router(compat_routes(_score_all))
     if settings.study is not None:
         app.include_router(pair_routes(settings.study, settings))
     mount_page(app)
@@ -187,14 +187,21 @@ def _vllm_errors() -> Iterator[None]:
 async def _score_pairs(
     request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options
 ) -> list[schemas.Scored]:
+    if len(pairs) > (limit := request.app.state.settings.max_pairs):
+        raise Refused(413, "too_many_pairs", f"{len(pairs)} edits, the limit is {limit}: send fewer")
     return await _score(request, await _submissions(request, pairs), options)
+
+
+async def _score_all(
+    request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options
+) -> list[schemas.Scored]:
+    """Score any number of pairs, for clients that neither split their batches nor wait."""
+    return await _score(request, await _submissions(request, pairs), options, patient=True)
 
 
 async def _submissions(request: Request, pairs: Sequence[schemas.Pair]) -> list[Submission]:
     settings: Settings = request.app.state.settings
     scoring: ScoringQueue = request.app.state.scoring
-    if len(pairs) > settings.max_pairs:
-        raise Refused(413, "too_many_pairs", f"{len(pairs)} edits, the limit is {settings.max_pairs}: send fewer")
     fetched = 0
 
     async def read(text: str) -> bytes | Refused:
@@ -220,10 +227,10 @@ async def _submissions(request: Request, pairs: Sequence[schemas.Pair]) -> list[
 
 
 async def _score(
-    request: Request, submissions: Sequence[Submission], options: schemas.Options
+    request: Request, submissions: Sequence[Submission], options: schemas.Options, *, patient: bool = False
 ) -> list[schemas.Scored]:
     scoring: ScoringQueue = request.app.state.scoring
-    _check_rate(request, len(submissions) * (options.samples if options.mode == "average" else 1))
+    _check_rate(request, len(submissions) * options.answers)
     scored = [
         schemas.Scored(
             **asdict(result),
@@ -231,7 +238,7 @@ async def _score(
             notice=scoring.contract.notice,
             request_id=request.state.request_id,
         )
-        for result in await scoring(submissions, options)
+        for result in await (scoring.score_all if patient else scoring)(submissions, options)
     ]
     for result in scored:
         count(result)

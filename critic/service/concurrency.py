@@ -9,7 +9,7 @@ from critic.service.errors import Refused
 from critic.service.monitoring import PENDING
 
 _NEWEST_WEIGHT = 0.1
-"""Weight of the newest request in the running mean of seconds."""
+"""Weight of the newest request in the running mean of a round's seconds."""
 
 
 class ConcurrencyLimiter:
@@ -36,15 +36,18 @@ class ConcurrencyLimiter:
             raise Refused(429, "busy", message, retry_after=self.wait())
         self.pending += answers
         PENDING.inc(answers)
-        started = monotonic()
+        started, rounds = monotonic(), max(1.0, self._rounds())
         try:
             yield
         finally:
             self.pending -= answers
             PENDING.dec(answers)
-            self._seconds += _NEWEST_WEIGHT * (monotonic() - started - self._seconds)
+            self._seconds += _NEWEST_WEIGHT * ((monotonic() - started) / rounds - self._seconds)
 
     def wait(self) -> int:
         """Whole seconds, 1..60, after which about half of the pending answers should be done."""
-        rounds = self.pending / self._concurrency
-        return max(1, min(60, ceil(self._seconds * rounds / 2)))
+        return max(1, min(60, ceil(self._seconds * self._rounds() / 2)))
+
+    def _rounds(self) -> float:
+        """Pending answers by those that are generated at a time: a request lasts as many rounds."""
+        return self.pending / self._concurrency

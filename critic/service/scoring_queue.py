@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import anyio
 import anyio.to_thread
@@ -42,6 +43,10 @@ from critic.service.supervisor import State, Supervisor
 ADDRESS = "http://vllm"
 """The URL of vLLM behind its Unix socket; the host name has no effect."""
 _MAX_FETCHES = 8
+_LOST = (Failure.UNREACHABLE, Failure.SERVER_ERROR)
+"""Failures of the requests to a vLLM that ends."""
+_POLL, _NOTICED = 0.25, 30.0
+"""Seconds between two looks for room, and until the supervisor has noticed that vLLM ended, if it has."""
 log = logging.getLogger("critic.service")
 
 
@@ -83,9 +88,9 @@ class ScoringQueue:
         self.settings, self.version = settings, version
         self.contract = contract_of(critic)
         self.model = identify(critic)
-        at_a_time = settings.concurrency * settings.data_parallel_size
-        self.limiter = ConcurrencyLimiter(at_a_time, settings.queue)
-        self._max_pending = at_a_time + settings.queue
+        self._at_a_time = settings.concurrency * settings.data_parallel_size
+        self.limiter = ConcurrencyLimiter(self._at_a_time, settings.queue)
+        self._max_pending = self._at_a_time + settings.queue
         self._engine: _LoopEngine | None = None
         self._resources = AsyncExitStack()
         folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))
@@ -164,19 +169,62 @@ class ScoringQueue:
             Refused: 503, vLLM isn't ready; 429, too many pending answers; if none has an answer, the reason of the
                 first.
         """
+        return self._results(submissions, await self._attempt(submissions, options), options)
+
+    async def score_all(self, submissions: Sequence[Submission], options: Options) -> list[Result]:
+        """As a call, for any number of submissions. They are scored in parts, each of which waits for room.
+
+        A part also waits while vLLM is restarted. Edits whose answers vLLM lost are scored once more.
+
+        Raises:
+            Refused: as by a call; 429 and 503 after four times the timeout of an answer.
+        """
+        end = monotonic() + 4 * self.settings.timeout
+        found: dict[int, Result | Refused] = {}
+
+        async def score(places: Sequence[int], again: bool = True) -> None:
+            while True:
+                try:
+                    part = await self._attempt([submissions[place] for place in places], options)
+                    break
+                except Refused as refused:
+                    if refused.retry_after is None or monotonic() > end:
+                        raise
+                    await asyncio.sleep(_POLL)
+            found.update(zip(places, part, strict=True))
+            lost = [place for place, one in zip(places, part, strict=True) if one.status in _LOST]
+            if lost and again:
+                noticed = monotonic() + _NOTICED
+                while self.supervisor.state == "ready" and monotonic() < noticed:
+                    await asyncio.sleep(_POLL)
+                await score(lost, again=False)
+
+        size = max(1, self._at_a_time // options.answers)
+        parts = [range(len(submissions))[start : start + size] for start in range(0, len(submissions), size)]
+        await asyncio.gather(*map(score, parts))
+        return self._results(submissions, [found[place] for place in range(len(submissions))], options)
+
+    async def _attempt(self, submissions: Sequence[Submission], options: Options) -> list[Result | Refused]:
+        """Score submissions, or say why one can't be scored. Raises `Refused` if it scores none now."""
         self.check_ready()
-        answers = len(submissions) * (options.samples if options.mode == "average" else 1)
-        with self.limiter.admit(answers):
+        with self.limiter.admit(len(submissions) * options.answers):
             checked = await asyncio.gather(*map(self._check, submissions))
             edits = [edit for edit in checked if isinstance(edit, Edit)]
             if not edits:
-                raise next(refusal for refusal in checked if isinstance(refusal, Refused))
+                return [refused for refused in checked if isinstance(refused, Refused)]
             self.check_ready()
             assert self._engine is not None
             scored = iter(await self._score(self._engine, edits, options))
+        return [next(scored) if isinstance(edit, Edit) else edit for edit in checked]
+
+    def _results(
+        self, submissions: Sequence[Submission], found: Sequence[Result | Refused], options: Options
+    ) -> list[Result]:
+        if isinstance(found[0], Refused) and all(isinstance(one, Refused) for one in found):
+            raise found[0]
         results = [
-            next(scored) if isinstance(edit, Edit) else self._refused(submission, edit, options)
-            for submission, edit in zip(submissions, checked, strict=True)
+            self._refused(submission, one, options) if isinstance(one, Refused) else one
+            for submission, one in zip(submissions, found, strict=True)
         ]
         raise_if_all_failed(results)
         return results

@@ -3,9 +3,9 @@
     python fake_vllm.py --uds SOCKET [--fail CODE] [--slow SECONDS] [--engine] [--asked FILE]
 
 The answer to "make it blue; score=3.5" is 3.5. Other words: `status=500` returns this status, `answer=...`
-answers that text, `wait=FILE` waits for the file, `dies` kills the server, and `garbled` sends invalid JSON. A
-streamed answer comes word by word; `wait` and `dies` act after the first. Requests are appended to FILE, one line
-of JSON each.
+answers that text, `wait=FILE` waits for the file, `dies` kills the server, `kill=FILE` removes the file and kills
+the server, unless there is no file, and `garbled` sends invalid JSON. A streamed answer comes word by word; `wait`
+and `dies` act after the first. Requests are appended to FILE, one line of JSON each.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -81,6 +82,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def happen(text: str) -> None:
+    if kill := re.search(r"kill=([\w./-]*\w)", text):
+        with suppress(FileNotFoundError):
+            Path(kill[1]).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
     if "dies" in text:
         os.kill(os.getpid(), signal.SIGKILL)
     if wait := re.search(r"wait=([\w./-]*\w)", text):

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -193,19 +194,37 @@ def test_other_requests_are_refused_as_a_whole(unirl: UniRL, flow_factory: FlowF
 MANY = [("red", f"score={1 + place % 401 / 100}") for place in range(1000)]
 
 
-def test_batches_above_the_limits_are_refused(unirl: UniRL, flow_factory: FlowFactory) -> None:
-    for trainer in (unirl, flow_factory):
-        with pytest.raises(requests.HTTPError) as refused:
-            trainer.rewards(MANY)
-        assert code(refused.value) == (413, "too_many_pairs")
-
-
 @pytest.mark.slow
-def test_a_batch_of_a_thousand_keeps_its_order_where_the_limits_are_raised(tmp_path: Path) -> None:
-    with serve(tmp_path, max_pairs=1024, queue=1024) as roomy:
-        roomy.until_ready()
-        rewards = UniRL(f"{roomy.url}/compat/unirl/greedy").rewards(MANY)
-    assert rewards == pytest.approx([place % 401 / 400 for place in range(1000)])
+def test_a_batch_of_a_thousand_keeps_its_order_beside_another_within_the_usual_limits(
+    unirl: UniRL, flow_factory: FlowFactory
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        many = pool.submit(unirl.rewards, MANY)
+        assert flow_factory.rewards(MANY[900:]) == pytest.approx([place % 401 / 400 for place in range(900, 1000)])
+        assert many.result() == pytest.approx([place % 401 / 400 for place in range(1000)])
+
+
+def test_an_edit_that_cant_be_scored_fails_alone_in_a_part_of_its_own(tmp_path: Path) -> None:
+    with serve(tmp_path, concurrency=1, queue=1) as service:
+        service.until_ready()
+        blue, broken, white = UniRL(f"{service.url}/compat/unirl/greedy").rewards(
+            [EDITS[0], ("", "score=3"), EDITS[3]]
+        )
+    assert (blue, white) == (0.0, 0.375) and str(broken).startswith("bad_input: edited: ")
+
+
+def test_a_batch_survives_a_vllm_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edits of the part in which it ends are scored again, and those of later parts wait for its restart."""
+    monkeypatch.setattr("critic.service.scoring_queue._NOTICED", 1.0)
+    once = tmp_path / "once"
+    once.touch()
+    with serve(tmp_path, concurrency=4, queue=4) as service:
+        service.until_ready()
+        edits = [("red", f"score={1 + place / 10}") for place in range(20)]
+        edits[1] = ("red", f"score=1.1 kill={once}")
+        rewards = UniRL(f"{service.url}/compat/unirl/greedy").rewards(edits)
+    assert rewards == pytest.approx([place / 40 for place in range(20)])
+    assert not once.exists()
 
 
 def test_a_key_in_the_url_is_known_and_limited(tmp_path: Path) -> None:

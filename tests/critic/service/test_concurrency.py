@@ -46,9 +46,9 @@ def test_the_wait_grows_with_pending_answers_and_with_their_seconds(monkeypatch:
     assert limiter.wait() == 1
     with limiter.admit(40):
         assert limiter.wait() == 5  # ten rounds of a second each, half of them
-        clock = 41.0
+        clock = 410.0
     with limiter.admit(40):
-        assert limiter.wait() == 25  # now of five seconds: a tenth of the way from 1 to 41
+        assert limiter.wait() == 25  # now of five seconds: a tenth of the way from 1 to the 41 that each took
     with limiter.admit(1000):
         assert limiter.wait() == 60
 
