@@ -9,12 +9,14 @@ See docs/serve.md. `critic package` builds a Bento, and bentofile.yaml lists its
 
 import logging
 import re
+import socket
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import bentoml
+import click
 from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 from fastapi import FastAPI
@@ -73,6 +75,25 @@ def make_app(settings: Settings) -> FastAPI:
         raise BentoMLException(f"CRITIC_STUDY: {error}") from None
 
 
+def check_port() -> None:
+    """Check that `bentoml serve`, if this is its process, can listen where it is to.
+
+    Raises:
+        BentoMLException: it can't. BentoML itself would end with a traceback.
+    """
+    serve = click.get_current_context(silent=True)
+    if serve is None or serve.info_name != "serve":
+        return
+    host, port = serve.params["host"] or _HTTP["host"], serve.params["port"] or _HTTP["port"]
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        fix = "stop what listens there, or choose another port, such as BENTOML_PORT=3001"
+        raise BentoMLException(f"can't listen on {host}:{port}: {error.strerror}: {fix}") from None
+
+
 def find_critic() -> tuple[str, str]:
     """The critic of CRITIC_MODEL, otherwise the Bento's own or the newest in the store.
 
@@ -93,6 +114,8 @@ def find_critic() -> tuple[str, str]:
 
 
 logging.getLogger("critic").setLevel(logging.INFO)  # BentoML prints it: when vLLM is ready, and so on
+_HTTP: Any = {"host": "127.0.0.1", "port": 3000}
+check_port()
 built = bentoml.use_arguments(BuildArguments)
 settings = read_settings(built.model_extra or {})
 _MODEL = BentoModel(built.critic)
@@ -108,7 +131,7 @@ app = make_app(settings)
     # Seconds to the first byte of a response: mode expected sends vLLM four requests in a row. BentoML keeps about
     # 6 KB of memory for each request during this time, even after the response.
     traffic={"timeout": ceil(5 * settings.timeout)},
-    http={"host": "127.0.0.1", "port": 3000},
+    http=_HTTP,
     metrics={"enabled": True},
 )
 @bentoml.asgi_app(app)

@@ -1,13 +1,15 @@
 """`bentoml serve` checks its settings before it starts anything."""
 
+import socket
 from pathlib import Path
 
+import click
 import pytest
 from bentoml.exceptions import BentoMLException
 
 from critic.engines import load
 from critic.service import bento
-from critic.service.bento import make_app, read_settings
+from critic.service.bento import check_port, make_app, read_settings
 
 ROOT = Path(__file__).parents[3]
 TINY, CONTRACT = ROOT / "assets/tiny-base", ROOT / "critic/contracts/tiny.yaml"
@@ -31,6 +33,20 @@ def test_a_setting_that_cant_be_is_named(
     monkeypatch.setenv(variable, value)
     with pytest.raises(BentoMLException, match=said):
         make_app(read_settings({}))
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        click.Context(click.Command("serve"), info_name="serve") as serve,
+    ):
+        port = taken.getsockname()[1]
+        serve.params = {"host": None, "port": port}
+        said = f"can't listen on 127.0.0.1:{port}: Address already in use: .* such as BENTOML_PORT=3001"
+        with pytest.raises(BentoMLException, match=said):
+            check_port()
+        taken.close()
+        check_port()
 
 
 def test_a_critic_may_be_a_name_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
