@@ -86,8 +86,7 @@ def main() -> None:
 
     found = {}
     for copies in given.copies:
-        if not torch.cuda.is_available():
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(copies)))
+        give_cores(copies)
         with (
             serve(given.model, given.max_tokens, copies) as service,
             vllm_server(given.model, dtype="float32", data_parallel_size=copies) as vllm,
@@ -106,6 +105,12 @@ def main() -> None:
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.json, found)
+
+
+def give_cores(copies: int) -> None:
+    """Without a GPU, let vLLM bind each copy of the critic to a core of its own."""
+    if not torch.cuda.is_available():
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(copies)))
 
 
 def keep_off_the_workers(copies: int) -> None:
