@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -228,6 +229,30 @@ def test_requests_beyond_the_queue_get_a_retry_after(service: Service, edits: li
         assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "too_many_answers")
 
 
+@pytest.mark.nightly
+def test_batches_of_a_thousand_keep_their_order_beside_each_other(
+    service: Service, edits: list[dict[str, Any]]
+) -> None:
+    """Their 2,000 answers are six times what may wait. The client splits its batch; UniRL sends one request."""
+    order = [number % len(edits) for number in range(1000)]
+    given = [(*(image["bytes"] for image in edit["images"]), edit["instruction"]) for edit in edits]
+    turns = [
+        [{"text": one["instruction"], "image_b64": one[part]} for part in ("source", "edited")]
+        for one in map(pair, edits)
+    ]
+    batch = {"requests": [{"history": turns[number], "required_rewards": ["critic"]} for number in order]}
+    with over_http.Critic(service.address, batch_size=64) as critic, ThreadPoolExecutor(1) as pool:
+        alone = [own.value for own in critic.rewards(given, scale="unit", mode="direct")]
+        url = f"{service.address}/compat/unirl/direct/score"
+        asked = pool.submit(httpx.post, url, json=batch, timeout=600, trust_env=False)
+        together = critic.rewards([given[number] for number in order], scale="unit", mode="direct")
+        reply = asked.result()
+    expected = [alone[number] for number in order]
+    assert len({*alone}) > 2
+    assert [own.value for own in together] == expected
+    assert [result.get("critic", {}).get("critic") for result in reply.json()["results"]] == expected
+
+
 def test_trls_trainer_trains_on_the_services_scores(service: Service, tmp_path: Path) -> None:
     trainer = train_by_trl(service.address, tmp_path)
     rewards = trainer._logs["rewards"]["TRLReward"]
@@ -300,10 +325,16 @@ def test_a_rating_is_kept_of_what_was_scored(service: Service, edits: list[dict[
     assert (kept.status_code, forged.status_code) == (201, 422)
 
 
-def test_metrics_have_the_services_and_vllms(service: Service) -> None:
+def test_metrics_have_the_services_and_vllms_and_all_of_the_dashboard_and_the_alerts(
+    service: Service, edits: list[dict[str, Any]]
+) -> None:
+    with service.client() as client:
+        client.post("/score", **upload(edits[0]))
     lines = httpx.get(f"{service.address}/metrics", trust_env=False).text.splitlines()
-    names = [line.partition("{")[0] for line in lines if not line.startswith("#")]
-    assert {"critic_verdicts_total", "critic_score_bucket", "vllm:num_requests_running"} <= {*names}
+    names = [re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")]
+    files = [(ROOT / "deploy" / file).read_text() for file in ("grafana/critic.json", "prometheus/alerts.yaml")]
+    used = {*re.findall(r"\b(?:critic_|vllm:|bentoml_)\w+", "".join(files))}
+    assert {"critic_verdicts_total", "critic_score_bucket", "vllm:num_requests_running"} <= used <= {*names}
     series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
     assert len(series) == len({*series}), "a series is there twice"
 
