@@ -60,7 +60,7 @@ def main() -> None:
 
 async def check(address: str, edits: Sequence[Edit], given: argparse.Namespace) -> dict[str, tuple[int, float]]:
     """The number of edits and the seconds of each load. Raises `SystemExit` for a wrong result."""
-    files = [(*map(png, edit.pair), edit.instruction) for edit in edits]
+    files = [(png(source), png(edited), edit.instruction) for edit in edits for source, edited in [edit.pair]]
 
     async def ask(client: int) -> list[tuple[int, Scored]]:
         """A client's results, each with the number of its edit."""

@@ -28,6 +28,8 @@ from critic.results import Failure
 _VLLM_LIKE = ("vllm", "sglang")
 """Servers that can continue an assistant message, and that take sampling defaults from the checkpoint, where
 Qwen2.5-VL has a repetition penalty."""
+_BROKEN_OFF = ("abort", "error")
+"""Finish reasons of answers, sent with status 200, that vLLM breaks off because it ends or an engine fails."""
 _JPEG = "jpeg"
 """Key of Pillow's `Image.info` for the file to send."""
 
@@ -251,6 +253,10 @@ def _read(reply: _Reply, has_vllm: bool) -> Completion | Failed:
     if reply.finish_reason == "content_filter":
         return Failed(
             Failure.REFUSED, "the server's content filter withheld the answer (finish_reason content_filter)"
+        )
+    if reply.finish_reason in _BROKEN_OFF:
+        return Failed(
+            Failure.SERVER_ERROR, f"the server ended during the answer (finish_reason {reply.finish_reason})"
         )
     content = reply.message.content or ""
     reasoning = reply.message.reasoning_content or reply.message.reasoning or ""

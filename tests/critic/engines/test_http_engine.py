@@ -243,6 +243,7 @@ BROKEN: dict[str, tuple[Reply, str]] = {
     "no content": (completion(content=None), "empty"),
     "cut off": (completion("length", content="Half do"), "truncated"),
     "filtered": (completion("content_filter", content="Half do"), "refused"),
+    "broken off by vLLM's end": (completion("abort", content="</think><answer>4</answer>"), "server_error"),
     "words": (completion(content="</think><answer>good</answer>"), "not_a_number"),
 }
 
