@@ -8,7 +8,7 @@ depend on scale and hardware. A section is its shared part, updated with the act
 checks the whole file, all profiles included, so that an error is found before hours of training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -408,6 +408,7 @@ class Grpo(Training):
             (of_sapo, self.loss_type == "sapo", "loss_type: sapo"),
             (of_control, self.use_adaptive_entropy, "use_adaptive_entropy: true"),
             (("use_bias_correction_kl",), self.beta > 0, "a beta above 0"),
+            (("delta",), self.loss_type not in ("cispo", "sapo"), "a loss_type that clips; set it to null"),
         ):
             given = [key for key in keys if getattr(self, key) is not None]
             if given and not read:
@@ -623,6 +624,19 @@ def profile(file: Path | None = None) -> str:
     return str(_read(file or FILE)["profile"])
 
 
+def merged(content: Mapping[str, Any], profile: str) -> dict[str, dict[str, Any]]:
+    """The sections of a profile, by name: the shared values, updated with its own; unchecked.
+
+    Args:
+        content: of a params.yaml, perhaps an earlier one.
+    """
+    own = content["profiles"][profile]
+    names = dict.fromkeys([*content, *own])
+    for name in ("profile", "seed", "profiles"):
+        names.pop(name, None)
+    return {name: {**content.get(name, {}), **own.get(name, {})} for name in names}
+
+
 def _read(file: Path) -> dict[str, Any]:
     """The file's values, checked down to the names of sections."""
     try:
@@ -670,11 +684,12 @@ def _check(content: dict[str, Any], profile: str) -> tuple[list[Section], list[s
     """The valid sections of a profile, and an error for each wrong value of the others."""
     sections: list[Section] = []
     problems: list[str] = []
+    values = merged(content, profile)
     for section in SECTIONS:
         shared = content.get(section.name, {})
         own = content["profiles"][profile].get(section.name, {})
         try:
-            sections.append(section(**{**shared, **own}))
+            sections.append(section(**values.get(section.name, {})))
         except ValidationError as error:
             for found in error.errors():
                 place = [str(part) for part in found["loc"]]

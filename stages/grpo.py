@@ -39,8 +39,10 @@ from critic.training.setup import (
     publish,
 )
 from critic.training.shared_prompts import SharedPromptGRPO
+from critic.training.trackers import tracked
 
 
+@tracked("grpo")
 def main() -> None:
     section, model, launch = params.load(params.Grpo), params.load(params.Model), params.load(params.Launch)
     join_processes(launch)

@@ -27,8 +27,10 @@ from critic.training.setup import (
     save_weights,
 )
 from critic.training.shared_pictures import SharedPictureSFT
+from critic.training.trackers import tracked
 
 
+@tracked("sft")
 def main() -> None:
     section, model, launch = params.load(params.Sft), params.load(params.Model), params.load(params.Launch)
     join_processes(launch)

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 from dvc.api import DVCFileSystem
 
-from critic.extras import MissingExtra, needs
+from critic.extras import needs
 from critic.files import sha256
+from critic.params import merged
 from critic.release import registry
 from critic.release.git import git
 from critic.release.promotion_gate import MODEL
@@ -26,7 +27,7 @@ from critic.training.trackers import FOLDER
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 NAME = "edit-critic"
-"""Of the experiment, unless MLFLOW_EXPERIMENT_NAME is set, and of the registered model."""
+"""Of the experiment, unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID is set, and of the registered model."""
 FILES = ("params.yaml", "dvc.lock", "reports/metrics.json", "reports/provenance", "reports/cards")
 _BATCH = 100
 """The most parameters that MLflow takes at once."""
@@ -37,13 +38,13 @@ class MlflowError(RuntimeError):
 
 
 def follow(repository: Path, log: Callable[[str], None]) -> None:
-    """`mirror` if MLFLOW_TRACKING_URI is set. A failure is logged: what is in git stays valid."""
+    """`mirror` if MLFLOW_TRACKING_URI is set. Any failure is logged: what is in git stays valid."""
     if not os.environ.get(VARIABLE):
         return
     try:
         mirror(repository, log)
-    except (MissingExtra, MlflowError, PackageError) as error:
-        log(f"MLflow doesn't have this yet, run `critic releases --mlflow`: {error}")
+    except Exception as error:  # MLflow's stores raise those of requests, boto3, SQLAlchemy...
+        log(f"MLflow doesn't have this yet, run `critic releases --mlflow`: {type(error).__name__}: {error}")
 
 
 def mirror(repository: Path, log: Callable[[str], None]) -> None:
@@ -63,7 +64,9 @@ def mirror(repository: Path, log: Callable[[str], None]) -> None:
         from mlflow.exceptions import MlflowException
     try:
         client = mlflow.MlflowClient()
-        experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)).experiment_id
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        if experiment is None:
+            experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)).experiment_id
         if not client.search_registered_models(f"name='{NAME}'"):
             client.create_registered_model(NAME)
         known = client.search_model_versions(f"name='{NAME}'")
@@ -109,7 +112,9 @@ def _run(experiment: str, repository: Path, revision: str, log: Callable[[str], 
         commit = fetch(revision, MODEL, folder / "model", repository)
         name = git(repository, "log", "-1", "--format=%s", commit)
         with mlflow.start_run(run_name=name, tags={"record": record, "commit": commit}) as run:
-            params = [*_flat(_active(yaml.safe_load((folder / "params.yaml").read_text())), ".")]
+            content = yaml.safe_load((folder / "params.yaml").read_text())
+            active = {name: content[name] for name in ("profile", "seed")} | merged(content, content["profile"])
+            params = [*_flat(active, ".")]
             for start in range(0, len(params), _BATCH):
                 mlflow.log_params(dict(params[start : start + _BATCH]))
             metrics = dict(_flat(json.loads((folder / "reports/metrics.json").read_text()), "/"))
@@ -117,14 +122,6 @@ def _run(experiment: str, repository: Path, revision: str, log: Callable[[str], 
             mlflow.log_artifacts(scratch)
         log(f"MLflow: logged the record of {commit[:12]}")
         return run
-
-
-def _active(content: dict[str, Any]) -> dict[str, Any]:
-    """The sections of params.yaml, updated with those of the active profile."""
-    own = content.pop("profiles")[content["profile"]]
-    shared = {name: value for name, value in content.items() if isinstance(value, dict)}
-    merged = {name: shared.get(name, {}) | own.get(name, {}) for name in shared | own}
-    return {"profile": content["profile"], "seed": content["seed"], **merged}
 
 
 def _flat(values: dict[str, Any], separator: str, start: str = "") -> Iterator[tuple[str, Any]]:

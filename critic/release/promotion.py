@@ -106,8 +106,8 @@ def record_refusal(repository: Path, decision: Decision, log: Log = print) -> Pa
         except (CheckoutError, OutputError):
             remove_new_decisions(repository, known)
             raise
-        follow(repository, log)
-        return page
+    follow(repository, log)
+    return page
 
 
 def rollback(repository: Path, settings: Settings, to: str | None = None, log: Log = print) -> Release:
@@ -138,9 +138,9 @@ def rollback(repository: Path, settings: Settings, to: str | None = None, log: L
             registry.assign(repository, target.version, message)
             if settings.push is not None:
                 push(repository, settings.push, [], journal)
-        log(f"{target.version} is the champion: bentoml serve {bento}")
-        follow(repository, log)
-        return target
+    log(f"{target.version} is the champion: bentoml serve {bento}")
+    follow(repository, log)
+    return target
 
 
 def find_bento(repository: Path, version: str, variant: str) -> str | None:

@@ -58,12 +58,6 @@ def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:
         TrackerError, MissingExtra: as `critic.training.trackers.report_to`.
     """
     alone = "WORLD_SIZE" not in os.environ
-    trackers = report_to(run.name)
-    if "mlflow" in trackers and PartialState().is_main_process:
-        import mlflow
-
-        # It ends with the process: that of the callback ends with `train`, and `evaluate` would begin another.
-        mlflow.start_run(run_name=run.name)
     return {
         "output_dir": os.fspath(run),
         "logging_steps": 1,
@@ -73,7 +67,7 @@ def common_arguments(launch: Launch, seed: int, run: Path) -> dict[str, Any]:
         "deepspeed": None if launch.zero_stage is None else zero_config(launch.zero_stage),
         "save_strategy": "steps",
         "save_total_limit": 2,
-        "report_to": trackers or "none",
+        "report_to": report_to(run.name) or "none",
         "run_name": run.name,
         "seed": seed,
         "data_seed": seed,

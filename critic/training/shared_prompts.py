@@ -21,8 +21,6 @@ from trl.trainer import grpo_trainer
 from critic.training.packing import IGNORED, Pack, attend_to_packs, pack_rows, select_pictures, unwrapped
 
 _PICTURES = ("pixel_values", "image_grid_thw")
-_FLAT = 1e-3
-"""A group whose advantages are all nearer to 0 has rewards without spread: what is left is rounding."""
 
 
 class SharedPromptGRPO(GRPOTrainer):
@@ -51,10 +49,16 @@ class SharedPromptGRPO(GRPOTrainer):
         with patch.object(self, "processing_class", GroupProcessor(self.processing_class, self.num_generations)):
             batch = super()._generate_and_score_completions(inputs)
         batch["num_images"] = self._of_first_rows(batch["num_images"])
-        # TRL's figure is that of the whole batch with `scale_rewards: batch`, which is 0 whatever the groups are.
-        groups = self.accelerator.gather(batch["advantages"]).view(-1, self.num_generations)
-        self._metrics["train"]["frac_reward_zero_std"][-1] = (groups.abs().amax(1) < _FLAT).float().mean().item()
+        # TRL's figure is of the whole batch with `scale_rewards: batch`, and rounding hides equal rewards from it.
+        self._metrics["train"]["frac_reward_zero_std"][-1] = self._without_spread
         return batch
+
+    def _calculate_rewards(self, *given: Any) -> Tensor:
+        rewards = super()._calculate_rewards(*given)
+        groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
+        spread = groups.nan_to_num(-torch.inf).amax(1) - groups.nan_to_num(torch.inf).amin(1)
+        self._without_spread = (spread <= 0).all(-1).float().mean().item()
+        return rewards
 
     def _of_first_rows(self, num_images: list[int]) -> list[int]:
         return [0 if row % self.num_generations else count for row, count in enumerate(num_images)]

@@ -7,6 +7,8 @@ training has the same outputs, and the same hashes in dvc.lock, with trackers an
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,5 +51,22 @@ def report_to(training: str) -> list[str]:
                 raise ModuleNotFoundError(name=name)
         FOLDER.mkdir(parents=True, exist_ok=True)
         for variable, value in _SETTINGS[name].items():
-            os.environ.setdefault(variable, value.format(training=training))
+            if variable != "MLFLOW_EXPERIMENT_NAME" or "MLFLOW_EXPERIMENT_ID" not in os.environ:
+                os.environ.setdefault(variable, value.format(training=training))
     return names
+
+
+@contextmanager
+def tracked(training: str) -> Iterator[None]:
+    """Keeps MLflow's run of a training open until its end, `evaluate` included; it is FAILED if the training is.
+
+    Raises:
+        TrackerError, MissingExtra: as `report_to`.
+    """
+    if "mlflow" not in report_to(training) or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    import mlflow
+
+    with mlflow.start_run(run_name=training):
+        yield

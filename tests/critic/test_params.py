@@ -151,7 +151,12 @@ def test_the_objectives_of_the_page_load() -> None:
     section = (ROOT / "docs/grpo.md").read_text().split("## Other objectives")[1].split("\n## ")[0]
     rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][1:]
     objectives = [yaml.safe_load("\n".join(re.findall(r"`(\w+: [^`]+)`", row))) for row in rows]
-    assert {"loss_type": "sapo", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05} in objectives
+    assert {
+        "loss_type": "sapo",
+        "sapo_temperature_pos": 1.0,
+        "sapo_temperature_neg": 1.05,
+        "delta": None,
+    } in objectives
     own = params.load(params.Grpo, OWN).model_dump()
     for objective in objectives:
         params.Grpo.model_validate(own | objective)
@@ -334,7 +339,11 @@ SLIPS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"profiles\.tiny\.grpo: .*entropy_target: nothing reads it without use_adaptive_entropy: true",
     ),
     "clip of another objective": (
-        change("profiles.tiny.grpo.loss_type", "cispo"),
+        change("profiles.tiny.grpo.loss_type", "sapo"),
+        r"profiles\.tiny\.grpo: .*delta: nothing reads it without a loss_type that clips; set it to null",
+    ),
+    "largest ratio that is a distance": (
+        lambda content: content["profiles"]["tiny"]["grpo"].update(loss_type="cispo", delta=None),
         r"profiles\.tiny\.grpo: .*cispo takes epsilon_high for the largest ratio itself, so 0\.28 would shrink",
     ),
     "ratios of completions in a mean over tokens": (

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -322,18 +324,34 @@ def test_mlflow_follows_promotions_refusals_and_rollbacks(
     assert git(repository, "status", "--porcelain") == ""
 
 
-def test_an_mlflow_that_is_missing_stops_no_promotion(
-    repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+def refuse() -> None:
+    raise OSError("507 Server Error")
+
+
+REFUSING = SimpleNamespace(
+    MlflowClient=refuse, exceptions=SimpleNamespace(MlflowException=KeyError), get_tracking_uri=str
+)
+
+
+@pytest.mark.parametrize(
+    ("mlflow", "said"),
+    [
+        (None, "MissingExtra: MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'"),
+        (REFUSING, "OSError: 507 Server Error"),
+    ],
+    ids=["missing", "its store refuses a file"],
+)
+def test_an_mlflow_that_fails_stops_no_promotion(
+    repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: Any, said: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    if mlflow:
+        monkeypatch.setitem(sys.modules, "mlflow.exceptions", mlflow.exceptions)
     logged: list[str] = []
     release = promote(repository, yes(repository), SETTINGS, logged.append)
     assert registry.champion(repository) == release
-    assert logged[-1] == (
-        "MLflow doesn't have this yet, run `critic releases --mlflow`: "
-        "MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'"
-    )
+    assert logged[-1].startswith(f"MLflow doesn't have this yet, run `critic releases --mlflow`: {said}")
 
 
 def test_a_rollback_needs_no_clean_checkout_and_builds_a_lost_bento_again(repository: Path, store: Store) -> None:

@@ -245,11 +245,12 @@ def test_on_its_own_rollouts_an_objective_differs_in_its_mean_alone(
         assert largest_difference(trained(*one), trained(*other)) > 1e-2
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_groups_without_spread_are_counted_however_rewards_are_scaled(
-    processor: ProcessorMixin, tmp_path: Path
+    scale: str, processor: ProcessorMixin, tmp_path: Path
 ) -> None:
-    trainer = grpo_trainer(processor, tmp_path, scale_rewards="batch")
-    trainer.reward_funcs = [lambda completions, **kwargs: [0.3, 0.7, 0.3, 0.3, *[0.1] * 4, *[0.6] * 4]]
+    trainer = grpo_trainer(processor, tmp_path, scale_rewards=scale)
+    trainer.reward_funcs = [lambda completions, **kwargs: [0.3, 0.7, 0.3, 0.3, *[1.05] * 4, None, *[1.7] * 3]]
     trainer.model.train()
     trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     assert trainer._metrics["train"]["frac_reward_zero_std"] == [pytest.approx(2 / 3)]
