@@ -23,16 +23,19 @@ def read_sets(folder: Path) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         Tables with id, source_id, images and instruction, and one with `PAIR_COLUMNS`. All empty without sets.
 
     Raises:
-        TableError: a file is missing or malformed, a pair has an unknown edit, or no pair of a set is judged
-            overall.
+        TableError: a set wasn't pulled, a file is missing or malformed, a pair has an unknown edit, or no pair of
+            a set is judged overall.
     """
+    for path in sorted(pointer.with_suffix("") for pointer in folder.glob("[!.]*.dvc")):
+        if not path.exists():
+            raise TableError(f"{path} is missing: get it with `dvc pull {path}.dvc`, or remove {path.name}.dvc")
     edits, pairs = dict[str, pd.DataFrame](), [pd.DataFrame(columns=[*PAIR_COLUMNS])]
     for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         table = tables.read(path / EDITS, required=["id", "source_id", "images", "instruction"], optional=[])
         judged = read_preferences(path / PAIRS)
         judged = judged[judged["axis"] == OVERALL]
         if judged.empty:
-            raise TableError(f"{path / PAIRS} has no pair with the axis {OVERALL}: remove the folder")
+            raise TableError(f"{path / PAIRS} has no pair with the axis {OVERALL}: remove the folder and its .dvc file")
         if unknown := {*judged["edited_a"], *judged["edited_b"]} - {*table["id"]}:
             raise TableError(
                 f"{path / PAIRS} has the edit {min(unknown)}, which {path / EDITS} lacks: write both files again "

@@ -196,6 +196,17 @@ def test_preferences_of_unknown_edits_are_named(data: Path, tmp_path: Path) -> N
         validate(data, tmp_path / "docs", SECTION, CONTRACT)
 
 
+def test_preferences_that_were_not_pulled_are_named(data: Path, tmp_path: Path) -> None:
+    folder = write_preferences(data, [30])
+    folder.with_suffix(".dvc").touch()
+    validate(data, tmp_path / "docs", SECTION, CONTRACT)
+    (data / "preferences/other.v2.dvc").touch()
+    with pytest.raises(
+        TableError, match=r"preferences/other\.v2 is missing: get it with `dvc pull .*/other\.v2\.dvc`"
+    ):
+        validate(data, tmp_path / "docs", SECTION, CONTRACT)
+
+
 def set_cell(table: pd.DataFrame, row: int, column: str, value: Any) -> None:
     table.at[row, column] = value
 
