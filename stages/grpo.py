@@ -8,6 +8,7 @@ them. If the training is killed, the next run resumes from the last checkpoint i
 """
 
 import shutil
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,19 @@ def train_dataset(reward: params.Reward, contract: Contract, args: GRPOConfig) -
     batches = args.max_steps * args.gradient_accumulation_steps // args.steps_per_generation
     sources = [pair or names[0] for pair, names in zip(pairs, plain["images"], strict=True)]
     try:
-        return samples.select(in_pairs(sources, prompts * batches, args.seed))
+        rows = in_pairs(sources, prompts * batches, args.seed)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    many = {source for source, number in Counter(sources).items() if number > 1}
+    rated = [source in many for source, mos in zip(sources, plain["mos"], strict=True) if mos is not None]
+    if (alone := rated.count(False)) and args.process_index == 0:
+        print(f"GRPO leaves out {alone} of {len(rated)} edits with a MOS: their source image has no second one")
+    if (reward.distance or reward.axes) and not any(rated):
+        raise SystemExit(
+            f"reward.distance is {reward.distance:g} and reward.axes {reward.axes:g}, but with reward.pairs no "
+            "edit with a MOS is left, since no source image has two: set both to 0, or give two of a source image"
+        )
+    return samples.select(rows)
 
 
 def arguments(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -267,6 +268,12 @@ def test_rl_samples_need_no_axes(table: pd.DataFrame, contract: Contract) -> Non
 
 # --- preferences
 
+ARGS: Any = SimpleNamespace(
+    **{"per_device_train_batch_size": 16, "generation_batch_size": 16, "num_generations": 4, "max_steps": 8},
+    **{"gradient_accumulation_steps": 1, "steps_per_generation": 1, "seed": 7, "process_index": 0},
+)
+"""What `train_dataset` reads of TRL's arguments: 32 rows are trained on."""
+
 
 @pytest.fixture
 def preferences(project: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -298,19 +305,37 @@ def test_grpo_has_both_edits_of_a_pair_beside_each_other_or_none(
     project: Path, preferences: pd.DataFrame, contract: Contract, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main()
-    args: Any = SimpleNamespace(
-        **{"per_device_train_batch_size": 16, "generation_batch_size": 16, "num_generations": 4, "max_steps": 8},
-        **{"gradient_accumulation_steps": 1, "steps_per_generation": 1, "seed": 7, "process_index": 0},
-    )
     reward = params.load(params.Reward)
-    assert len(train_dataset(reward, contract, args)) == 12
+    assert len(train_dataset(reward, contract, ARGS)) == 12
     assert "reward.pairs is 0, so GRPO leaves out the 4 samples of preferences" in capsys.readouterr().out
-    ordered = train_dataset(reward.model_copy(update={"pairs": 1.0}), contract, args).with_format(None)
+    ordered = train_dataset(reward.model_copy(update={"pairs": 1.0}), contract, ARGS).with_format(None)
     rows = [*zip(ordered["pair"], ordered["wins"], ordered["images"], strict=True)]
     assert len(rows) == 32 and {pair for pair, *_ in rows} == {None, "0", "1"}
     for (pair, wins, images), (other, loses, others) in zip(rows[::2], rows[1::2], strict=True):
         assert (pair, images[0]) == (other, others[0])
         assert {wins, loses} == ({None} if pair is None else {0.0, 1.0})
+
+
+def test_grpo_says_which_edits_have_no_partner_and_ends_if_none_with_a_mos_has_one(
+    project: Path, preferences: pd.DataFrame, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main()
+    reward = params.load(params.Reward).model_copy(update={"pairs": 1.0})
+    train_dataset(reward, contract, ARGS)
+    assert not capsys.readouterr().out
+    file = Path("data/rl/train.parquet")
+    samples = pq.read_table(file)
+    pq.write_table(samples.take([0, 1, 6, *range(12, 16)]), file)
+    rows = train_dataset(reward, contract, ARGS).with_format(None)
+    assert {*rows["id"]} == {*samples.take([0, 1, *range(12, 16)])["id"].to_pylist()}
+    left_out = "GRPO leaves out {} edits with a MOS: their source image has no second one"
+    assert left_out.format("1 of 3") in capsys.readouterr().out
+    pq.write_table(samples.take([0, 6, *range(12, 16)]), file)
+    with pytest.raises(SystemExit, match="no edit with a MOS is left"):
+        train_dataset(reward, contract, ARGS)
+    assert left_out.format("2 of 2") in capsys.readouterr().out
+    alone = reward.model_copy(update={"distance": 0.0, "axes": 0.0})
+    assert {None} == {*train_dataset(alone, contract, ARGS).with_format(None)["mos"]}
 
 
 def test_a_teachers_critiques_of_pairs_are_learnt_with_its_own_scores(
