@@ -264,7 +264,10 @@ def beside_published(
 
 
 def training_curve(curves: Path) -> pd.DataFrame:
-    """GRPO by step: step, reward, reward_std, completion_length (tokens), and the figures of collapse."""
+    """GRPO by step: step, reward, reward_std, completion_length (tokens), and the figures of collapse.
+
+    Without edits with a MOS there is no floor_share; a step without any has none (NaN).
+    """
     names = {
         "reward": "reward",
         "reward_std": "reward_std",
@@ -275,6 +278,8 @@ def training_curve(curves: Path) -> pd.DataFrame:
         "completions_clipped_ratio": "truncated_share",
     }
     folder = curves / "plots/metrics"
+    if not (folder / "reward_accuracy.tsv").exists():
+        del names["reward_floor"]
     tables = {name: pd.read_csv(folder / f"{logged}.tsv", sep="\t") for logged, name in names.items()}
     columns = {name: table.set_index("step").iloc[:, -1] for name, table in tables.items()}
     return pd.concat(columns, axis=1).reset_index()

@@ -35,7 +35,9 @@ def read_sets(folder: Path) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         judged = read_preferences(path / PAIRS)
         judged = judged[judged["axis"] == OVERALL]
         if judged.empty:
-            raise TableError(f"{path / PAIRS} has no pair with the axis {OVERALL}: remove the folder and its .dvc file")
+            raise TableError(
+                f"{path / PAIRS} has no pair with the axis {OVERALL}: remove the folder and its .dvc file"
+            )
         if unknown := {*judged["edited_a"], *judged["edited_b"]} - {*table["id"]}:
             raise TableError(
                 f"{path / PAIRS} has the edit {min(unknown)}, which {path / EDITS} lacks: write both files again "

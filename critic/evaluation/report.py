@@ -69,8 +69,8 @@ def build_report(
             if failed), status, reasoning, response.
         edits: the validated table that was scored: id, source_id, images, instruction, mos; of generated pictures
             that of `critic.data.generated.as_edits`.
-        training: GRPO by step: step, reward, reward_std, completion_length, format_rate, floor_share,
-            score_entropy, truncated_share.
+        training: GRPO by step: step, reward, reward_std, completion_length, format_rate, floor_share
+            (not without edits with a MOS), score_entropy, truncated_share.
         validation: GRPO on the validation split: step, main_score. Empty tables draw no curve.
         meta: facts on how the figures were made, by name (profile, model, contract, params).
         generated: of `critic.evaluation.evaluate.measure_generated`, for the same models, if AGIQA-3k was scored.
@@ -305,13 +305,19 @@ def _curves(training: pd.DataFrame, validation: pd.DataFrame) -> Rows:
         (training, window, "completion_length", "Completion length", f"In tokens.{bold}"),
         (validation, 1, "main_score", "Validation main score", "Choices are made on this split."),
         (training, window, "format_rate", "Format rate", "Share of completions with both parts."),
-        (training, window, "floor_share", "Share at the floor", "Share of completions at the lowest reward."),
+        (
+            training,
+            window,
+            "floor_share",
+            "Share at the floor",
+            "Of completions of edits with a MOS, the share at the lowest reward.",
+        ),
         (training, window, "score_entropy", "Score entropy", "In bits, at most 3; near 0, all scores are alike."),
         (training, window, "truncated_share", "Truncated share", "Share of completions cut off at the limit."),
     ]
     plots = []
     for table, smooth, column, label, caption in wanted:
-        if table.empty:
+        if table.empty or column not in table:
             continue
         steps, values = table["step"].to_numpy(float), table[column].to_numpy(float)
         std = table[f"{column}_std"].to_numpy(float) if f"{column}_std" in table else None

@@ -8,6 +8,7 @@ them.
 from collections import Counter
 from collections.abc import Sequence
 from math import log2
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,14 +32,15 @@ def describe(scores: Sequence[float | None], accuracies: Sequence[float], r_min:
         r_min: the reward's floor.
 
     Returns:
-        reward/floor: share of completions at the floor or below it, 0..1.
+        reward/floor: share of the rewards of `accuracies` at the floor or below it, 0..1; none without any.
         reward/score_entropy: of the scores over `BINS`, in bits, from 0 (all in one bin) to 3.
         scores/<bin>: share of the completions with a score in the bin, for each of `BINS`.
     """
     binned = Counter(min(int(2 * (score - 1)), len(BINS) - 1) for score in scores if score is not None)
     read = sum(binned.values())
+    at_floor = [accuracy <= r_min for accuracy in accuracies]
     return {
-        "reward/floor": sum(accuracy <= r_min for accuracy in accuracies) / len(scores),
+        **({"reward/floor": fmean(at_floor)} if at_floor else {}),
         "reward/score_entropy": sum(n / read * log2(read / n) for n in binned.values()),
         **{f"scores/{low}": binned[place] / len(scores) for place, low in enumerate(BINS)},
     }

@@ -108,6 +108,27 @@ def test_a_critic_that_gives_one_score_is_found_on_the_validation_split(
     assert found.constant == 4 and found.edits == len(table)
 
 
+@pytest.mark.parametrize("rated", [[1, 2, 3], [2], []])
+def test_the_curve_of_a_training_has_the_share_at_the_floor_where_edits_have_a_mos(
+    rated: list[int], tmp_path: Path
+) -> None:
+    for name in ("reward", "reward_std", "completions_mean_length", "reward_format", "reward_score_entropy",
+                 "completions_clipped_ratio", "reward_floor", "reward_accuracy"):  # fmt: skip
+        of_mos = name in ("reward_floor", "reward_accuracy")
+        if steps := rated if of_mos else [1, 2, 3]:
+            file = tmp_path / f"plots/metrics/{name}.tsv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"step": steps, name: 0.5}).to_csv(file, sep="\t", index=False)
+    found = evaluate.training_curve(tmp_path)
+    assert [*found["step"]] == [1, 2, 3] and (found["reward"] == 0.5).all()
+    assert ("floor_share" in found) == bool(rated)
+    if rated:
+        assert [*found["step"][found["floor_share"].notna()]] == rated
+    (tmp_path / "plots/metrics/reward_format.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"reward_format\.tsv"):
+        evaluate.training_curve(tmp_path)
+
+
 def test_the_scores_are_kept_if_probing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)

@@ -165,7 +165,8 @@ def test_grpo_learns_from_preferences_alone_or_beside_ratings(
     assert (curve(folder, "grpo", "grad_norm")["grad_norm"] > 0).any()
     assert curve(folder, "grpo", "reward_pair_order")["reward_pair_order"].between(0, 1).all()
     metrics = folder / "reports/curves/grpo/plots/metrics"
-    assert (metrics / "reward_accuracy.tsv").exists() == bool(distance)
+    for name in ("accuracy", "floor"):
+        assert (metrics / f"reward_{name}.tsv").exists() == bool(distance)
     if not distance:
         assert curve(folder, "grpo", "reward")["reward"].between(0, 1).all()
 

@@ -1,6 +1,7 @@
 """The report: what a reader must find on the page, and what a dataset can't put there."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -84,7 +85,13 @@ def evaluation(predictions: dict[str, pd.DataFrame], baselines: pd.DataFrame, ed
     return compute_metrics(predictions, baselines, edits, train_mean=3, n_boot=60)
 
 
-def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame, **more: Any) -> str:
+def render(
+    evaluation: Evaluation,
+    predictions: dict[str, pd.DataFrame],
+    edits: pd.DataFrame,
+    without: Sequence[str] = (),
+    **more: Any,
+) -> str:
     steps = np.arange(1, 41)
     return build_report(
         evaluation,
@@ -101,7 +108,7 @@ def render(evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: 
                 "score_entropy": 2.0,
                 "truncated_share": 0.0,
             }
-        ),
+        ).drop(columns=[*without]),
         validation=pd.DataFrame({"step": [0, 20, 40], "main_score": [0.5, 0.6, 0.65]}),
         meta={"profile": "tiny", "params": f"grpo:\n  beta: 0.0  # {HOSTILE}"},
         **more,
@@ -227,6 +234,14 @@ def test_every_model_has_a_scatter_and_every_grouping_its_bars(page: str) -> Non
         "Score entropy by GRPO step",
         "Truncated share by GRPO step",
     ]
+
+
+def test_without_edits_with_a_mos_no_share_at_the_floor_is_drawn(
+    page: str, evaluation: Evaluation, predictions: dict[str, pd.DataFrame], edits: pd.DataFrame
+) -> None:
+    found = render(evaluation, predictions, edits, without=["floor_share"])
+    assert found.count("by GRPO step") < page.count("by GRPO step")
+    assert "Share at the floor" not in found and "Score entropy by GRPO step" in found
 
 
 def test_the_legend_leaves_out_who_has_no_bars(page: str) -> None:

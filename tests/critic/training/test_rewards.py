@@ -163,9 +163,12 @@ def test_without_a_mos_there_is_no_distance_and_the_format_counts() -> None:
     arguments = ([None] * 3, completions, [[1]] * 3)
     assert CriticReward()(*arguments, [3.0, None, None], log_metric=logged.__setitem__) == [2.0, None, None]
     assert (logged["reward/accuracy"], logged["reward/format"]) == (1.0, pytest.approx(2 / 3))
+    half = (*arguments[:1], ["Fine.</think><answer>1</answer>"] * 3, arguments[2])
+    CriticReward()(*half, [5.0, None, None], log_metric=logged.__setitem__)
+    assert logged["reward/floor"] == 1
     logged.clear()
     assert CriticReward()(*arguments, [None] * 3, log_metric=logged.__setitem__) == [None] * 3
-    assert "reward/accuracy" not in logged and logged["reward/floor"] == 0
+    assert not {"reward/accuracy", "reward/floor"} & {*logged}
     assert logged["reward/score_entropy"] == 1
 
 
