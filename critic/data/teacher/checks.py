@@ -16,9 +16,13 @@ _WORDS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _COMPARED = re.compile(
-    r"""\b(?: prefer\w* | winner | loser | both\s+(?:edits|results|versions)
-    | (?:first|second|other)\s+(?:edit|edited|result|version|one)
-    | than\s+the\s+(?:first|second|other) | compared\s+(?:to|with)\s+the\s+(?:first|second|other)
+    r"""\b(?: prefer(?:s|red|ring|ences?)? | winner | loser | people\s+(?:liked|chose|picked|favou?r(?:ed)?)
+    | (?:both|the\s+two)\s+(?:edits|edited|results|versions)
+    | (?:first|second|third|other|another|alternative)\s+(?:edits?|edited|results?|versions?)
+    | (?:second|third|other)\s+(?:pictures?|images?|photos?)
+    | (?:first|second|third|other)\s+one(?!\s+of\b)
+    | (?:edit|result|version|picture|image|photo)\s+(?:[123]|(?-i:[AB]))
+    | (?:than|unlike|compared\s+(?:to|with))\s+the\s+(?:first|second|third|other|alternative)
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )

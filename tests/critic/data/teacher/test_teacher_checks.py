@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from critic.answers import is_well_formed, parse_critique
 from critic.data.teacher.checks import Rejection, add_opening_tag, leaks_mos, review, review_pair
+from critic.data.teacher.client import PROMPT
 
 REASONING = "The star is blue, as asked. The sky behind it is a little darker than it was; no seams can be seen."
 LIMITS = {"tolerance": 0.25, "min_chars": 20, "max_chars": 200}
@@ -117,6 +118,44 @@ def test_a_pair_in_peoples_order_is_kept_with_its_own_scores(order: float, a: st
 )
 def test_a_rejection_of_a_pair_names_its_reason(response: str, reason: Rejection) -> None:
     assert review_pair(response, 1, **LIMITS) == reason
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        *(PROMPT[name] for name in ("pair_user", "first_better", "second_better", "equal")),
+        "In the third picture only the tail turns red.",
+        "That is far worse than what the second picture shows.",
+        "The third image is a little sharper, and the other photo is soft.",
+        "Unlike image 2, the tail is red.",
+        "Picture 3 keeps the sky, which edit B lost.",
+        "The cat is redder than the third.",
+        "Unlike the alternative, it keeps the tail.",
+        "People liked the alternative more.",
+        "Another edited picture does it better.",
+        "The other one is better.",
+        "It is the preferred result, by preference of most.",
+    ],
+)
+def test_a_reasoning_that_knows_of_the_other_edit_is_rejected(leak: str) -> None:
+    for reasoning in (leak, leak.upper() if "edit B" not in leak else leak):
+        response = answer_pair("4.0", "3.0", f"The tail is red. {reasoning}")
+        assert review_pair(response, 1, **LIMITS | {"max_chars": 500}) == Rejection.LEAKED_PAIR
+
+
+@pytest.mark.parametrize(
+    "fair",
+    [
+        "A preferable blue would be darker.",
+        "The left lamp is lit, but the other one of the lamps is not.",
+        "The first picture has a grey cat, and in this image a red one sits there.",
+        "Both pictures have the same sky, and the two images differ in the cat alone.",
+        "The edit asks for one red cat; a second cat and a third tree were added.",
+        "A picture of people like these would be edited with care.",
+    ],
+)
+def test_a_reasoning_about_what_is_in_the_pictures_is_kept(fair: str) -> None:
+    assert not isinstance(review_pair(answer_pair("4.0", "3.0", fair), 1, **LIMITS), Rejection)
 
 
 def test_a_tie_is_within_the_tolerance() -> None:
