@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from critic import files
 from critic.audit import manifests
 from critic.audit.cards import Facts, data_card, model_card
 from critic.evaluation.leak import SplitError, parse_split
@@ -84,6 +85,25 @@ def test_a_report_without_the_split_is_an_error_with_the_stage_to_run(facts: Fac
     for card in (model_card, data_card):
         with pytest.raises(SplitError, match="run `dvc repro validate`"):
             card(old)
+
+
+def test_the_data_card_names_the_files_of_preferences(facts: Facts, tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/edits.parquet").write_text("edits")
+    digest = files.sha256(tmp_path / "mine/edits.parquet")
+    assert "data/preferences" not in str(data_card(facts))
+    validated = facts.manifests["validate"]
+    inputs = {"inputs": validated.inputs | {"data/preferences": manifests.fingerprint(tmp_path)}}
+    learnt = replace(
+        facts,
+        manifests=facts.manifests | {"validate": validated.model_copy(update=inputs)},
+        checks=facts.checks | {"preferences": {"edits": 4, "pairs": 2, "dropped": 0}},
+    )
+    card = str(data_card(learnt))
+    assert card.endswith(
+        f"\n\n| preferences | SHA-256 |\n|---|---|\n| data/preferences/mine/edits.parquet | `{digest}` |\n"
+    )
 
 
 @pytest.mark.parametrize(
