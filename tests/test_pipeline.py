@@ -2,7 +2,7 @@
 
 The critic that it trains is poor. The tests check that each stage does its work, once, again and after a kill.
 
-    python -m pytest -m nightly tests/test_pipeline.py    # kills the other stages as it does `build`
+    python -m pytest -m nightly tests/test_pipeline.py    # kills each stage, and compares the engines
 """
 
 import json
@@ -58,6 +58,7 @@ def test_training_changes_the_weights(project: Project) -> None:
     assert weights[0] != weights[1]
 
 
+@pytest.mark.nightly
 def test_all_engines_write_the_same_alone_and_in_batches_in_order_and_shuffled(project: Project) -> None:
     """The parity gate, on what the smoke run trained; pictures are of mixed sizes."""
     command = ["parity", "-m", "models/grpo", "--pairs", "data/validated/test.parquet", "--json", "parity.json"]
@@ -101,9 +102,8 @@ def test_a_change_reruns_what_hangs_on_it(
     assert running == rerun
 
 
-@pytest.mark.parametrize(
-    "stage", [s if s == "build" else pytest.param(s, marks=pytest.mark.nightly) for s in STAGES]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_halfway_leaves_nothing_half_written_and_can_be_run_again(
     project: Project, stage: str
 ) -> None:
