@@ -45,8 +45,6 @@ _NOT_STARTED = (429, 503)
 _GATEWAY = (502, 504)
 _BAD_EDIT = (400, 413, 415, 422)
 """Statuses of a request that one of its edits may be the cause of."""
-_LOST = (Failure.UNREACHABLE, Failure.TIMED_OUT, Failure.SERVER_ERROR)
-"""Failures of single edits that another request may not meet: vLLM ended during the request."""
 
 _LOADING = Lock()
 """Two threads may not load one Pillow image, such as the source of several edits, at the same time."""
@@ -154,7 +152,8 @@ class AsyncCritic:
 
         An edit without an answer has no score, a `critic.results.Failure` as its status, and the reason in
         `detail`. A request that is refused because of its content is split in half until the bad edits are alone,
-        so that all others get their answers. Edits whose answers vLLM lost are sent again.
+        so that all others get their answers. Edits whose answers were lost as vLLM ended are sent again, within
+        the same deadline.
 
         Args:
             ids: one per edit; None is each edit's index, from 0, so that `batch_size` changes no score.
@@ -239,29 +238,33 @@ class AsyncCritic:
                 if pairs:
                     await send(pairs)
 
-        async def send(pairs: dict[int, schemas.Pair]) -> None:
+        async def send(pairs: dict[int, schemas.Pair], started: float | None = None) -> None:
+            started = started or time.monotonic()
             try:
-                results = await self._ask([*pairs.values()], options)
+                results = await self._ask([*pairs.values()], options, started)
                 rows.update(zip(pairs, results, strict=True))
-                lost = [place for place, one in zip(pairs, results, strict=True) if one.status in _LOST]
+                lost = [place for place, one in zip(pairs, results, strict=True) if one.status in schemas.LOST]
                 if 0 < len(lost) < len(pairs):
-                    await send({place: pairs[place] for place in lost})
+                    await send({place: pairs[place] for place in lost}, started)
             except CriticError as error:
                 if len(pairs) > 1 and isinstance(error, Refused) and error.status in _BAD_EDIT:
                     places = [*pairs]
                     for half in (places[: len(places) // 2], places[len(places) // 2 :]):
                         await send({place: pairs[place] for place in half})
                 else:
-                    rows.update(dict.fromkeys(pairs, error))
+                    for place in pairs:
+                        rows.setdefault(place, error)  # an edit that was sent again keeps its first result
 
         async with asyncio.TaskGroup() as group:
             for start in range(0, len(edits), self.batch_size):
                 group.create_task(encode_and_send(range(len(edits))[start : start + self.batch_size]))
         return [rows[place] for place in range(len(edits))]
 
-    async def _ask(self, pairs: list[schemas.Pair], options: dict[str, Any]) -> list[schemas.Scored]:
+    async def _ask(
+        self, pairs: list[schemas.Pair], options: dict[str, Any], started: float
+    ) -> list[schemas.Scored]:
         body = schemas.Batch(pairs=pairs, **options)
-        results = (await self._post("/score_batch", body, schemas.ScoredBatch)).verdicts
+        results = (await self._post("/score_batch", body, schemas.ScoredBatch, started=started)).verdicts
         if [result.id for result in results] != [pair.id for pair in pairs]:
             raise BadReply(f"{self.base_url}/score_batch: the results aren't one per edit, in order")
         if any((result.score is None) == (result.status == "ok") for result in results):
@@ -278,10 +281,21 @@ class AsyncCritic:
     async def _encoded(self, picture: Picture) -> str:
         return await asyncio.wrap_future(self._encoders.submit(_encode, picture))
 
-    async def _post(self, path: str, body: BaseModel, reply: type[_Reply], *, idempotent: bool = True) -> _Reply:
-        """The service's answer. A request that isn't idempotent reaches the service at most once."""
+    async def _post(
+        self,
+        path: str,
+        body: BaseModel,
+        reply: type[_Reply],
+        *,
+        idempotent: bool = True,
+        started: float | None = None,
+    ) -> _Reply:
+        """The service's answer. A request that isn't idempotent reaches the service at most once.
+
+        `started` is the monotonic time from which the deadline counts; None is now.
+        """
         content = body.model_dump_json(exclude_unset=True).encode()
-        started, tried, failed = time.monotonic(), 0, 0
+        started, tried, failed = started or time.monotonic(), 0, 0
         while isinstance(outcome := await self._attempt(path, content, idempotent, started), _FailedAttempt):
             seconds = time.monotonic() - started
             tried, failed = tried + 1, failed + (not outcome.turned_away)

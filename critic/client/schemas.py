@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat
 
-from critic.results import Mode
+from critic.results import Failure, Mode
+
+LOST = (Failure.UNREACHABLE, Failure.SERVER_ERROR)
+"""Statuses of edits whose answers were lost because vLLM ended. Another request may bring them."""
 
 EncodedPicture = Annotated[str, Field(min_length=1, description="Base64, a data URL, or an allowed https:// URL.")]
 Instruction = Annotated[

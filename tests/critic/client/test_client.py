@@ -532,7 +532,7 @@ def lose(places: slice, status: str = "server_error") -> Spoil:
     return lambda handler: handler.answer(change)
 
 
-@pytest.mark.parametrize("status", ["unreachable", "timed_out", "server_error"])
+@pytest.mark.parametrize("status", ["unreachable", "server_error"])
 def test_edits_whose_answers_vllm_lost_are_sent_again(service: Any, status: str) -> None:
     service.spoilt = [lose(slice(1, 4), status), lose(slice(1, 2), status)]
     values = [60, 120, 180, 200, 240]
@@ -543,11 +543,33 @@ def test_edits_whose_answers_vllm_lost_are_sent_again(service: Any, status: str)
     assert sent == [["0", "1", "2", "3", "4"], ["1", "2", "3"], ["2"]]
 
 
-def test_an_edit_that_is_lost_alone_keeps_its_failure(service: Any) -> None:
-    service.spoilt = [lose(slice(1, 2)), status(503)]
+def test_an_edit_that_timed_out_isnt_sent_again(service: Any) -> None:
+    service.spoilt = [lose(slice(1, 2), "timed_out")]
+    with Critic(service.url) as critic:
+        verdicts = critic.score_batch([edit(60), edit(120)])
+    assert [verdict.status for verdict in verdicts] == ["ok", "timed_out"] and len(service.bodies) == 1
+
+
+@pytest.mark.parametrize("failing", [status(503), status(403), status(422), says("[]")])
+def test_an_edit_that_is_lost_alone_keeps_its_first_result(service: Any, failing: Spoil) -> None:
+    service.spoilt = [lose(slice(1, 2), "unreachable"), failing]
     with Critic(service.url, max_retries=0) as critic:
         verdicts = critic.score_batch([edit(60), edit(120)])
-    assert [(verdict.score, verdict.status) for verdict in verdicts] == [(2.0, "ok"), (None, "server_error")]
+    assert [(verdict.score, verdict.status) for verdict in verdicts] == [(2.0, "ok"), (None, "unreachable")]
+    assert len(service.bodies) == 2
+
+
+def test_an_edit_is_sent_again_within_the_deadline_of_its_request(service: Any) -> None:
+    """Of the second there are 0.3 s gone and at least 0.75 s to wait for another attempt."""
+
+    def slow(handler: Any) -> None:
+        handler.server.over.wait(0.3)
+        lose(slice(1, 2), "unreachable")(handler)
+
+    service.spoilt = [slow, status(429, Retry_After="0.75")]
+    with Critic(service.url, deadline=1) as critic:
+        verdicts = critic.score_batch([edit(60), edit(120)])
+    assert [verdict.status for verdict in verdicts] == ["ok", "unreachable"] and len(service.bodies) == 2
 
 
 def test_a_thousand_edits_keep_their_order_beside_refusals_and_losses(service: Any) -> None:
