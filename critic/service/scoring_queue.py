@@ -22,7 +22,7 @@ import httpx
 import openai
 from PIL import Image
 
-from critic.client.schemas import Options
+from critic.client.schemas import LOST, Options
 from critic.edits import Edit
 from critic.engines.base import GREEDY, Completion, Failed, Request, Sampling
 from critic.engines.http import HttpEngine, keep_jpeg
@@ -43,8 +43,10 @@ from critic.service.supervisor import State, Supervisor
 ADDRESS = "http://vllm"
 """The URL of vLLM behind its Unix socket; the host name has no effect."""
 _MAX_FETCHES = 8
-_LOST = (Failure.UNREACHABLE, Failure.SERVER_ERROR)
-"""Failures of the requests to a vLLM that ends."""
+_TURNS = 4
+"""Parts of large batches that are scored at a time."""
+_PATIENCE = 4
+"""A large batch may take so many times the timeout of an answer, less than BentoML's limit in bento.py."""
 _POLL, _NOTICED = 0.25, 30.0
 """Seconds between two looks for room, and until the supervisor has noticed that vLLM ended, if it has."""
 log = logging.getLogger("critic.service")
@@ -91,6 +93,7 @@ class ScoringQueue:
         self._at_a_time = settings.concurrency * settings.data_parallel_size
         self.limiter = ConcurrencyLimiter(self._at_a_time, settings.queue)
         self._max_pending = self._at_a_time + settings.queue
+        self._turns = asyncio.Semaphore(min(_TURNS, self._at_a_time))
         self._engine: _LoopEngine | None = None
         self._resources = AsyncExitStack()
         folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="critic-"))
@@ -172,36 +175,53 @@ class ScoringQueue:
         return self._results(submissions, await self._attempt(submissions, options), options)
 
     async def score_all(self, submissions: Sequence[Submission], options: Options) -> list[Result]:
-        """As a call, for any number of submissions. They are scored in parts, each of which waits for room.
+        """As a call, for any number of submissions, which are scored in parts.
 
-        A part also waits while vLLM is restarted. Edits whose answers vLLM lost are scored once more.
+        Batches take turns by part. Parts of all batches together are about as many answers as vLLM generates at a
+        time, so that other requests find room in the queue. A part waits for room, and while vLLM is restarted.
+        Edits whose answers vLLM lost are scored once more.
 
         Raises:
             Refused: as by a call; 429 and 503 after four times the timeout of an answer.
         """
-        end = monotonic() + 4 * self.settings.timeout
         found: dict[int, Result | Refused] = {}
+        size = max(1, self._at_a_time // (_TURNS * options.answers))
+        parts = iter([range(len(submissions))[start : start + size] for start in range(0, len(submissions), size)])
 
-        async def score(places: Sequence[int], again: bool = True) -> None:
+        async def attempt(places: Sequence[int]) -> list[int]:
+            """Score a part as soon as there is room. Returns the places of those whose answers vLLM lost."""
             while True:
                 try:
-                    part = await self._attempt([submissions[place] for place in places], options)
+                    # A part that vLLM has is pending to its end, also if the batch is refused meanwhile.
+                    part = await asyncio.shield(self._attempt([submissions[place] for place in places], options))
                     break
                 except Refused as refused:
-                    if refused.retry_after is None or monotonic() > end:
+                    if refused.retry_after is None:
                         raise
                     await asyncio.sleep(_POLL)
             found.update(zip(places, part, strict=True))
-            lost = [place for place, one in zip(places, part, strict=True) if one.status in _LOST]
-            if lost and again:
-                noticed = monotonic() + _NOTICED
-                while self.supervisor.state == "ready" and monotonic() < noticed:
-                    await asyncio.sleep(_POLL)
-                await score(lost, again=False)
+            return [place for place, one in zip(places, part, strict=True) if one.status in LOST]
 
-        size = max(1, self._at_a_time // options.answers)
-        parts = [range(len(submissions))[start : start + size] for start in range(0, len(submissions), size)]
-        await asyncio.gather(*map(score, parts))
+        async def score_parts() -> None:
+            for places in parts:
+                async with self._turns:
+                    if lost := await attempt(places):
+                        noticed = monotonic() + _NOTICED
+                        while self.supervisor.state == "ready" and monotonic() < noticed:
+                            await asyncio.sleep(_POLL)
+                        await attempt(lost)
+
+        seconds = _PATIENCE * self.settings.timeout
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for _ in range(_TURNS):
+                    group.create_task(score_parts())
+        except TimeoutError:
+            self.check_ready()
+            message = f"{len(found)} of {len(submissions)} edits were scored in {seconds:g} s: send fewer"
+            raise Refused(429, "busy", message, retry_after=self.limiter.wait()) from None
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return self._results(submissions, [found[place] for place in range(len(submissions))], options)
 
     async def _attempt(self, submissions: Sequence[Submission], options: Options) -> list[Result | Refused]:

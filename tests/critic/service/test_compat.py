@@ -191,17 +191,64 @@ def test_other_requests_are_refused_as_a_whole(unirl: UniRL, flow_factory: FlowF
         assert code(refused.value) == (422, expected)
 
 
-MANY = [("red", f"score={1 + place % 401 / 100}") for place in range(1000)]
+MANY = [("red", f"score={1 + place % 401 / 100}") for place in range(400)]
+"""More than the service has room for: 64 answers and a queue of 256."""
 
 
 @pytest.mark.slow
-def test_a_batch_of_a_thousand_keeps_its_order_beside_another_within_the_usual_limits(
-    unirl: UniRL, flow_factory: FlowFactory
+def test_a_large_batch_keeps_its_order_and_lets_another_have_its_turns(
+    service: Service, unirl: UniRL, flow_factory: FlowFactory
 ) -> None:
+    before = len(service.asked())
     with ThreadPoolExecutor(1) as pool:
         many = pool.submit(unirl.rewards, MANY)
-        assert flow_factory.rewards(MANY[900:]) == pytest.approx([place % 401 / 400 for place in range(900, 1000)])
-        assert many.result() == pytest.approx([place % 401 / 400 for place in range(1000)])
+        until(lambda: len(service.asked()) > before)
+        assert flow_factory.rewards(MANY[350:]) == pytest.approx([place / 400 for place in range(350, 400)])
+        assert not many.done()
+        assert many.result() == pytest.approx([place / 400 for place in range(400)])
+
+
+def test_large_batches_leave_the_queue_to_others(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with serve(tmp_path, concurrency=4, queue=4) as service, ThreadPoolExecutor(2) as pool:
+        service.until_ready()
+        unirl = UniRL(f"{service.url}/compat/unirl/greedy")
+        before = len(service.asked())
+        batches = [pool.submit(unirl.rewards, [("red", f"score=4 wait={go}")] * 20) for _ in range(2)]
+        try:
+            until(lambda: len(service.asked()) == before + 4)
+            with service.client() as client:
+                edit = {"source": encoded("black", "PNG"), "edited": encoded("red", "PNG")}
+                pairs = [edit | {"instruction": "score=2"}] * 4
+                answer = client.post("/score_batch", json={"pairs": pairs})
+            assert len(service.asked()) == before + 8
+        finally:
+            go.touch()
+        assert [one["score"] for one in answer.raise_for_status().json()["verdicts"]] == [2.0] * 4
+        assert [batch.result() for batch in batches] == [[0.75] * 20] * 2
+
+
+def test_a_batch_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM has of it is pending until it is done, and the rest isn't sent."""
+    monkeypatch.setattr("critic.service.scoring_queue._PATIENCE", 0.05)
+    go = tmp_path / "go"
+    with serve(tmp_path, concurrency=4, queue=4, timeout=20) as service:
+        service.until_ready()
+        before = len(service.asked())
+        unirl = UniRL(f"{service.url}/compat/unirl/greedy")
+        try:
+            with pytest.raises(requests.HTTPError) as refused:
+                unirl.rewards([("red", f"score=4 wait={go}")] * 40)
+            assert code(refused.value) == (429, "busy")
+            message = refused.value.response.json()["error"]["message"]
+            assert message.startswith("0 of 40 edits were scored in 1 s")
+            pair = {"source": encoded("black", "PNG"), "edited": encoded("red", "PNG"), "instruction": "score=2"}
+            with service.client() as client:
+                assert client.post("/score_batch", json={"pairs": [pair] * 5}).status_code == 429
+        finally:
+            go.touch()
+        until(lambda: unirl.rewards(EDITS[:1]) == [0.0])
+        assert len(service.asked()) == before + 5
 
 
 def test_an_edit_that_cant_be_scored_fails_alone_in_a_part_of_its_own(tmp_path: Path) -> None:
