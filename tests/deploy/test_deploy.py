@@ -66,10 +66,20 @@ def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def container() -> dict[str, Any]:
+def pod() -> dict[str, Any]:
     (deployment,) = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment"]
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(deployment["spec"]["template"]["spec"])
+
+
+@pytest.fixture(scope="module")
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod["containers"]
     return dict(container)
+
+
+def test_a_pod_that_ends_finishes_its_longest_request(pod: dict[str, Any]) -> None:
+    """Five times the timeout is BentoML's limit in critic/service/bento.py."""
+    assert pod["terminationGracePeriodSeconds"] > 5 * Settings.model_fields["timeout"].default
 
 
 def test_the_settings_of_the_pod_are_the_services(container: dict[str, Any]) -> None:
