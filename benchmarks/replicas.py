@@ -5,8 +5,12 @@
 
 One client scores all edits first. Then all clients send their batches at once, each with edits in an order of its
 own, by `critic.client`. They do it again, and one copy is killed meanwhile, which ends vLLM: the service restarts
-it. Each result must be what the first client got for this edit. Prints the edits per second; ends with an error if
-a result is missing or another one, or if the service doesn't recover.
+it. The first client must get answers, most of them with a score, and each other result must be what it got for
+this edit. Prints the edits per second; ends with an error if a result is missing or another one, or if the service
+doesn't recover.
+
+Answers are compared by their text. On a GPU the other requests in a batch can change a text: set
+VLLM_BATCH_INVARIANT=1 there.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from critic.client.schemas import Scored
 from critic.edits import Edit
 from critic.files import write_json
 from critic.pictures import png
-from critic.results import MODES
+from critic.results import MODES, Failure
 from critic.scoring.inputs import read_pairs
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -90,7 +94,7 @@ async def check(address: str, edits: Sequence[Edit], given: argparse.Namespace) 
 
     found: dict[str, tuple[int, float]] = {}
     known: dict[int, tuple[str, str]] = {}
-    known |= {number: (result.status, result.raw) for number, result in await load("one client", [0])}
+    known |= expected(await load("one client", [0]))
     print(f"{len({*known.values()})} different answers to {len(edits)} edits")
     clients, name = range(1, given.clients + 1), f"{given.clients} clients"
     await load(name, clients)
@@ -106,6 +110,21 @@ async def check(address: str, edits: Sequence[Edit], given: argparse.Namespace) 
         raise SystemExit("vLLM wasn't lost exactly once, see the log")
     await load("one client, afterwards", [0])
     return found
+
+
+def expected(answers: Sequence[tuple[int, Scored]]) -> dict[int, tuple[str, str]]:
+    """The status and the text of each edit, by its number.
+
+    Raises:
+        SystemExit: an edit has no answer, or half of the answers or more have no score.
+    """
+    failed = [f"edit {number}: {one.status} {one.detail}" for number, one in answers if one.status in {*Failure}]
+    if failed:
+        raise SystemExit(f"one client: {len(failed)} edits have no answer:\n" + "\n".join(failed[:20]))
+    scored = sum(one.status == "ok" for _, one in answers)
+    if 2 * scored <= len(answers):
+        raise SystemExit(f"one client: {scored} of {len(answers)} answers have a score, too few to compare")
+    return {number: (one.status, one.raw) for number, one in answers}
 
 
 async def losses(address: str) -> float:

@@ -7,10 +7,32 @@ from pathlib import Path
 import pytest
 
 from benchmarks import replicas
+from critic.client.schemas import Scored
 from critic.data.minibench import make_table
 from critic.edits import normalise
 
 CRITIC = Path(__file__).parents[2] / "assets/tiny-critic"
+
+
+def answers(*statuses: str) -> list[tuple[int, Scored]]:
+    given = {"mode": "greedy", "latency": 1, "model": "m", "contract": "c", "version": "v", "request_id": "r"}
+    return [
+        (number, Scored.model_validate(given | {"id": "a", "score": None, "status": status, "raw": f"{number}"}))
+        for number, status in enumerate(statuses)
+    ]
+
+
+def test_other_clients_are_compared_with_answers_of_the_critic_not_with_failures() -> None:
+    assert replicas.expected(answers("ok", "no_answer", "ok")) == {
+        0: ("ok", "0"),
+        1: ("no_answer", "1"),
+        2: ("ok", "2"),
+    }
+    for failure in ("timed_out", "server_error", "unreachable", "bad_input"):
+        with pytest.raises(SystemExit, match=f"1 edits have no answer:\nedit 2: {failure}"):
+            replicas.expected(answers("ok", "ok", failure))
+    with pytest.raises(SystemExit, match="1 of 2 answers have a score"):
+        replicas.expected(answers("ok", "truncated"))
 
 
 @pytest.mark.nightly
