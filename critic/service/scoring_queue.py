@@ -189,27 +189,31 @@ class ScoringQueue:
         parts = iter([range(len(submissions))[start : start + size] for start in range(0, len(submissions), size)])
 
         async def attempt(places: Sequence[int]) -> list[int]:
-            """Score a part as soon as there is room. Returns the places of those whose answers vLLM lost."""
-            while True:
-                try:
-                    # A part that vLLM has is pending to its end, also if the batch is refused meanwhile.
-                    part = await asyncio.shield(self._attempt([submissions[place] for place in places], options))
-                    break
-                except Refused as refused:
-                    if refused.retry_after is None:
-                        raise
-                    await asyncio.sleep(_POLL)
+            """Score a part in its turn. Returns the places of those whose answers vLLM lost."""
+            async with self._turns:
+                while True:
+                    try:
+                        given = [submissions[place] for place in places]
+                        # What vLLM has is pending to its end, also if the batch is refused meanwhile.
+                        part = await asyncio.shield(self._attempt(given, options))
+                        break
+                    except Refused as refused:
+                        if refused.retry_after is None:
+                            raise
+                        await asyncio.sleep(_POLL)
             found.update(zip(places, part, strict=True))
             return [place for place, one in zip(places, part, strict=True) if one.status in LOST]
 
         async def score_parts() -> None:
             for places in parts:
-                async with self._turns:
-                    if lost := await attempt(places):
-                        noticed = monotonic() + _NOTICED
-                        while self.supervisor.state == "ready" and monotonic() < noticed:
-                            await asyncio.sleep(_POLL)
-                        await attempt(lost)
+                if lost := await attempt(places):
+                    group.create_task(score_again(lost))
+
+        async def score_again(lost: Sequence[int]) -> None:
+            noticed = monotonic() + _NOTICED
+            while self.supervisor.state == "ready" and monotonic() < noticed:
+                await asyncio.sleep(_POLL)
+            await attempt(lost)
 
         seconds = _PATIENCE * self.settings.timeout
         try:

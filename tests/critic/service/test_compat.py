@@ -257,7 +257,22 @@ def test_an_edit_that_cant_be_scored_fails_alone_in_a_part_of_its_own(tmp_path: 
         blue, broken, white = UniRL(f"{service.url}/compat/unirl/greedy").rewards(
             [EDITS[0], ("", "score=3"), EDITS[3]]
         )
+        with pytest.raises(requests.HTTPError) as refused:
+            UniRL(f"{service.url}/compat/unirl/average").rewards(EDITS)
     assert (blue, white) == (0.0, 0.375) and str(broken).startswith("bad_input: edited: ")
+    assert code(refused.value) == (413, "too_many_answers")
+
+
+def test_edits_that_may_be_lost_dont_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for again after 30 s in which vLLM hasn't ended: all others must have been asked by then."""
+    monkeypatch.setattr("critic.service.scoring_queue._NOTICED", 0.5)
+    with serve(tmp_path, concurrency=1, queue=1) as service:
+        service.until_ready()
+        before = len(service.asked())
+        rewards = UniRL(f"{service.url}/compat/unirl/greedy").rewards([("red", "status=500")] * 3 + EDITS[:1])
+        asked = [json.dumps(one["messages"]) for one in service.asked()[before:]]
+    assert [str(reward).partition(":")[0] for reward in rewards] == ["server_error"] * 3 + ["0.0"]
+    assert ["status=500" in one for one in asked] == [True] * 3 + [False] + [True] * 3
 
 
 def test_a_batch_survives_a_vllm_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
