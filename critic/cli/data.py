@@ -68,7 +68,8 @@ def preferences(benchmark: str, source: Path | None, revision: str | None, folde
     left_out = "".join(f"; left out: {n:,} with {reason}" for reason, n in found["left_out"].items())
     click.echo(f"{folder}: {found['pairs']:,} pairs of {found['edits']:,} edits from {name}{left_out}")
     click.echo(
-        f"Score {folder / 'edits.parquet'}, then: critic eval SCORES --preferences {folder / 'pairs.jsonl'}"
+        f"Score {folder / 'edits.parquet'}, then: critic eval SCORES --preferences {folder / 'pairs.jsonl'}\n"
+        "Or train on them: docs/data.md#preferences"
     )
 
 

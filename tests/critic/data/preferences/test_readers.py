@@ -227,10 +227,10 @@ HEAD = "source,instruction,edited_a,edited_b,winner"
 
 def test_a_table_of_ones_own(pictures: Path) -> None:
     file = pictures / "pairs.csv"
-    rows = [f"cat.png,add a hat,elm.png,oak.png,{winner},add" for winner in ("oak.png", "elm.png", "tie")]
+    rows = [f"cat.png,add a hat,elm.png,oak.png,{winner},add" for winner in ("oak.png", "elm.png", "tie", "a")]
     file.write_text("\n".join([f"{HEAD},subtask", *rows]))
     assert judgements(read("table", file)) == [
-        (f"{number:05}", winner, "overall", "add") for number, winner in enumerate(("b", "a", "tie"))
+        (f"{number:05}", winner, "overall", "add") for number, winner in enumerate(("b", "a", "tie", "a"))
     ]
 
 
@@ -239,9 +239,10 @@ def test_a_table_of_ones_own(pictures: Path) -> None:
     [
         (
             "cat.png,add a hat,elm.png,oak.png,cat.png",
-            "line 2: column winner has 'cat.png', not one of oak.png, elm",
+            "line 2: column winner has 'cat.png', not one of a, b, oak.png, elm",
         ),
         ("cat.png,,elm.png,oak.png,tie", "line 2 has no instruction"),
+        ("cat.png,add a hat,elm.png,elm.png,a", "line 2: edited_a and edited_b are the same picture: make"),
         ("cat.png,add a hat,elm.png,no.png,tie", "line 2, column edited_b: the image no.png can't be read"),
     ],
 )
