@@ -52,6 +52,23 @@ class Rollout:
     finished: bool
 
 
+@contextmanager
+def shared_memory() -> Iterator[None]:
+    """A block in which a tensor-parallel vLLM on CPUs creates shared memory that no other training has.
+
+    vLLM 0.31 names it by the ranks alone. A killed training leaves it, and the next one could not create it.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as memory
+
+    named = memory.make_group_name
+
+    def of_this_launch(communicator: Any) -> str:
+        return f"{named(communicator)}-{os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+
+    with patch.object(memory, "make_group_name", staticmethod(of_this_launch)):
+        yield
+
+
 class PictureVllm(VLLMGeneration):
     """TRL's vLLM with pictures in their places, the trainer's dtype and seed, and on a CPU too.
 
@@ -83,7 +100,7 @@ class PictureVllm(VLLMGeneration):
             # A prompt is read whole, so it must fit in a batch of vLLM, to which TRL gives 4,096 tokens.
             given: int | None = self.max_model_length  # type: ignore[has-type]
             self.max_model_length = min(4096, given or context_length(self.model.config))
-        with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
+        with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)), shared_memory():
             super()._init_vllm()
         if self.mode == "colocate":
             self.llm.generate = partial(self._generate_seeded, self.llm.generate)

@@ -50,7 +50,8 @@ class SharedPromptGRPO(GRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
         batch["num_images"] = self._of_first_rows(batch["num_images"])
         # TRL's figure is of the whole batch with `scale_rewards: batch`, and rounding hides equal rewards from it.
-        self._metrics["train"]["frac_reward_zero_std"][-1] = self._without_spread
+        logged = self._metrics["train" if self.model.training else "eval"]
+        logged["frac_reward_zero_std"][-1] = self._without_spread
         return batch
 
     def _calculate_rewards(self, *given: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from critic.training import best_checkpoint, rollout_check
 from critic.training.best_checkpoint import Validation, main_score
 from critic.training.rewards import CriticReward
 from critic.training.rollout_check import RolloutMismatch
-from critic.training.rollouts import Rollout, greedy, roll_out
+from critic.training.rollouts import Rollout, greedy, roll_out, shared_memory
 from critic.training.setup import load_trainable
 from stages.build import rl_samples
 from stages.grpo import arguments
@@ -35,6 +36,19 @@ BASE = ROOT / "assets/tiny-base"
 MODEL = Model(base=str(BASE), revision=None, attn_implementation="sdpa", dtype="float32")
 LIMITS = params.load(params.Grpo, ROOT / "params.yaml").rollout_check
 STRICT = params.RolloutCheck(prompts=4, mean_logprob_gap=0.001, max_logprob_gap=0.01)
+
+
+def test_each_launch_has_shared_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    monkeypatch.setenv("VLLM_DIST_IDENT", "//")
+    names = set()
+    for launch in ("killed", "next"):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
+        with shared_memory():
+            group = SimpleNamespace(unique_name="tp:0", ranks=[0, 1])
+            names.add(_CPUSHMDistributed.make_group_name(group))
+    assert len(names) == 2
 
 
 @pytest.fixture(scope="module")
