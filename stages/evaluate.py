@@ -51,9 +51,9 @@ from critic.files import replacing_folder, write_json, write_text
 from critic.prompts import Contract, stage_contract
 from critic.scoring.inputs import table_pairs
 from critic.scoring.judges.image_metrics import baseline_scores
-from critic.scoring.probes import probe
+from critic.scoring.probes import PROBES, probe
 from critic.scoring.scorer import Scorer, predict
-from critic.tables import read_parquet
+from critic.tables import TableError, read_parquet
 
 REPORTS = Path("reports")
 CURVES = REPORTS / "curves/grpo"
@@ -185,11 +185,21 @@ def score(critic: Engine, title: str | None, items: Iterable[Edit], total: int) 
 
 
 def probe_critic(section: params.Evaluate) -> Probing:
-    """Whether the scores of models/grpo move as they must when edits of the validation split are changed."""
+    """Whether the scores of models/grpo move as they must when edits of the validation split are changed.
+
+    A split whose edits have no other source image, or no other instruction, isn't probed with other edits; the log
+    says so.
+    """
     table = read_parquet(VALIDATION)
     pairs = replace(table_pairs(table), resize=used_contract().resize)
     sources = [*table["source_id"]]
-    probed = probe(pairs, [*table["mos"]], sources, edits=section.probe_edits, seed=params.seed())
+    chosen = partial(probe, pairs, [*table["mos"]], sources, edits=section.probe_edits, seed=params.seed())
+    try:
+        probed = chosen()
+    except TableError as error:
+        alone = [name for name, one in PROBES.items() if not one.needs_other]
+        print(f"The critic is probed by {', '.join(alone)} alone: {error}")
+        probed = chosen(names=alone)
     items = (edit for number in range(len(probed)) if isinstance(edit := probed[number], Edit))
     with closing(engine("models/grpo", "grpo")) as critic:
         found = score(critic, "probing grpo", items, len(probed))

@@ -85,7 +85,8 @@ def command(
     kept = (of_edits >= found.score - SAME_SCORE).nonzero()[0]
     copy_rows(pairs, out, kept, keep=(scores, rated, rated_scores))
     if json_file:
-        write_json(json_file, jsonable(found) | how | {"edits": len(of_edits), "edits_kept": len(kept)})
+        asked = {"least_mos": least_mos, "asked_precision": precision, "confidence": confidence}
+        write_json(json_file, jsonable(found) | asked | {"edits": len(of_edits), "edits_kept": len(kept)})
     rows = [
         ("threshold", f"{found.score:.1f}"),
         (f"precision, MOS {least_mos:g} and more", cell(found.precision)),

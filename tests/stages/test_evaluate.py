@@ -22,7 +22,7 @@ from critic.evaluation.probing import Probing
 from critic.evaluation.sub_scores import SubScores
 from critic.prompts import load_contract
 from critic.scoring.judges.image_metrics import BASELINES
-from critic.tables import TableError, write_parquet
+from critic.tables import write_parquet
 from stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,20 @@ def test_a_critic_that_gives_one_score_is_found_on_the_validation_split(
     assert found.constant == 4 and found.edits == len(table)
 
 
+def test_a_split_of_one_source_image_is_probed_without_other_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    table = normalise(make_table("validation", sources=1, side=56, seed=7), "validation")
+    write_parquet(table.assign(mos=5.0), evaluate.VALIDATION, TYPES)
+    monkeypatch.setattr(evaluate, "engine", lambda checkpoint, name: Yes())
+    monkeypatch.setattr(evaluate, "used_contract", lambda: load_contract("tiny"))
+    found = {one.probe for one in evaluate.probe_critic(params.load(params.Evaluate)).probes}
+    assert "black" in found and not found & {"swapped", "other_edit"}
+    assert "alone: " in (said := capsys.readouterr().out) and "no edit of another source image" in said
+
+
 @pytest.mark.parametrize("rated", [[1, 2, 3], [2], []])
 def test_the_curve_of_a_training_has_the_share_at_the_floor_where_edits_have_a_mos(
     rated: list[int], tmp_path: Path
@@ -134,8 +148,7 @@ def test_the_scores_are_kept_if_probing_fails(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     table = normalise(make_table("test", sources=2, side=56, seed=7), "test")
     for split in ("train", "test", "validation"):
-        rows = table.assign(source_id="one", mos=5.0) if split == "validation" else table
-        write_parquet(rows, f"data/validated/{split}.parquet", TYPES)
+        write_parquet(table, f"data/validated/{split}.parquet", TYPES)
     scores = pd.DataFrame({"id": table["id"], "score": 4.0})
     monkeypatch.setattr(evaluate, "read_split", lambda: Split("given", len(table)))
     monkeypatch.setattr(evaluate, "read_seeds", lambda file: None)
@@ -143,8 +156,12 @@ def test_the_scores_are_kept_if_probing_fails(tmp_path: Path, monkeypatch: pytes
     measures = ("baseline_scores", "compute_metrics", "measure_sub_scores", "validation_curve", "beside_published")
     for name in measures:
         monkeypatch.setattr(evaluate, name, lambda *given, **how: None)
-    monkeypatch.setattr(evaluate, "used_contract", lambda: load_contract("tiny"))
-    with pytest.raises(TableError, match="no edit of another source image"):
+
+    def fail(section: params.Evaluate) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(evaluate, "probe_critic", fail)
+    with pytest.raises(OSError, match="no space left"):
         evaluate.main()
     assert len(pd.read_parquet("reports/predictions/grpo.parquet")) == len(table)
 

@@ -167,6 +167,7 @@ def test_a_filter_keeps_what_its_threshold_promises(edits: Path, tmp_path: Path)
     kept = read_parquet(out)
     assert [*kept["id"]] == [id for id, score in scores.items() if score is not None and score >= figures["score"]]
     assert figures["at_least"] >= 0.6 and figures["edits_kept"] == figures["kept"] == len(kept)
+    assert figures["precision"]["value"] == pytest.approx((kept["mos"] >= 3).mean()) != figures["asked_precision"]
     assert "1 have no score" in result.output
     impossible = critic(*asked[:-4], "--precision", 0.999, "--out", tmp_path / "none.parquet")
     assert impossible.exit_code == 1 and "no threshold has a precision of 0.999" in impossible.output
