@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="Runs of each command (default: 5).")
     parser.add_argument("--json", type=Path, help="Write all figures to this file.")
     given = parser.parse_args()
+    if subprocess.run([str(BIN / "dvc"), "status", "--quiet"], cwd=ROOT).returncode:
+        raise SystemExit("dvc.lock is out of date, so `dvc repro` would train. Run `dvc repro` first.")
     seconds = measure(COMMANDS, given.rounds)
     print("| | s | ratio |\n|---|---:|---:|")
     for name, took in seconds.items():

@@ -54,6 +54,12 @@ def main() -> None:
     if given.way:
         print(json.dumps(measure(trainings[0], given.way, given.steps)))
         return
+    needed = [
+        "data/validated/train.parquet",
+        *(["data/rl/train.parquet", "models/sft"] if "grpo" in trainings else []),
+    ]
+    if missing := [path for path in needed if not Path(path).exists()]:
+        raise SystemExit(f"There is no {' and no '.join(missing)} here. Run `dvc repro sft` first.")
     runs = [(training, way) for training in trainings for way in WAYS[training]]
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for training, way in tqdm(runs, desc="ways"):
