@@ -104,9 +104,9 @@ OVERRIDES = (
     Override("grpo.vllm_max_model_length", 4096, "likewise", ("qwen3-vl-8b",)),
     Override("evaluate.max_model_len", 4096, "likewise", ("qwen3-vl-8b",)),
     Override("evaluate.max_tokens", 48, "the tiny base reads 4,096 tokens in all"),
-    Override("evaluate.tensor_parallel_size", 1, "one process", ("paper",)),
     Override("evaluate.data_parallel_size", 2, "two cores instead of eight GPUs", ("full", "qwen3-vl-8b")),
-    Override("evaluate.data_parallel_size", 1, "one process", ("paper",)),
+    Override("evaluate.tensor_parallel_size", 1, "likewise; `paper` has two", ("full", "qwen3-vl-8b")),
+    Override("evaluate.data_parallel_size", 1, "two cores, for the two processes of one engine", ("paper",)),
     Override("release.variant", "cpu", "the container of this machine"),
 )
 
