@@ -20,14 +20,6 @@ def read(origin: Snapshot) -> Iterator[Pair]:
         edited = row.pictures("output_images")
         if len(edited) != 2:
             raise TableError(f"{row.where}: column output_images has {len(edited)} pictures, not two: correct it")
-        yield Pair(
-            row.where,
-            f"{number:05}",
-            row.picture("input_image"),
-            edited[0],
-            edited[1],
-            row.text("instruction"),
-            "a",
-            row.text("dimension", AXES),
-            row.text("task_type"),
-        )
+        source, (a, b), instruction = row.picture("input_image"), edited, row.text("instruction")
+        axis, subtask = row.text("dimension", AXES), row.text("task_type")
+        yield Pair(row.where, f"{number:05}", source, a, b, instruction, "a", axis, subtask)
