@@ -6,9 +6,8 @@ be looked up, so it is read from the file alone. Paths are relative to the file'
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
-from critic.data.preferences.pairs import Pair, file_row
+from critic.data.preferences.pairs import Pair, Winner, file_row
 from critic.data.readers.hub import Snapshot
 from critic.tables import place
 from critic.tables import read as read_table
@@ -23,6 +22,6 @@ def read(origin: Snapshot) -> Iterator[Pair]:
     for number, cells in enumerate(table.to_dict("records")):
         row = file_row(place(table, number), cells, origin.folder.parent)
         source, winner, loser = map(row.picture, ("source_image", "winner", "loser"))
-        better: Literal["a", "tie"] = "tie" if row.text("label", ("preference", "tie")) == "tie" else "a"
+        better: Winner = "tie" if row.text("label", ("preference", "tie")) == "tie" else "a"
         instruction, axis = row.text("prompt"), row.text("dimension", AXES)
         yield Pair(row.where, f"{number:05}", source, winner, loser, instruction, better, axis)

@@ -8,9 +8,8 @@ the id before the first "_", or its first ten characters.
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
 
-from critic.data.preferences.pairs import Pair, hub_rows
+from critic.data.preferences.pairs import Pair, Winner, hub_rows
 from critic.data.readers.hub import Snapshot
 from critic.tables import TableError
 
@@ -39,7 +38,7 @@ def read(origin: Snapshot) -> Iterator[Pair]:
         groups[kind, group] += 1
         source, first_picture, second_picture = map(row.picture, PICTURES)
         better = {">": ranking[1], "<": ranking[3], "=": None}[ranking[2]]
-        winner: Literal["a", "b", "tie"] = "tie" if better is None else "a" if better == compared[1] else "b"
+        winner: Winner = "tie" if better is None else "a" if better == compared[1] else "b"
         instruction, name = row.text("instruction"), f"{kind}-{group}"
         yield Pair(row.where, name, source, first_picture, second_picture, instruction, winner)
     for (kind, group), pairs in groups.items():

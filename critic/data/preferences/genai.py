@@ -5,12 +5,11 @@ The columns are those of its card; the votes those of inference.py in github.com
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
-from critic.data.preferences.pairs import Pair, hub_rows
+from critic.data.preferences.pairs import Pair, Winner, hub_rows
 from critic.data.readers.hub import Snapshot
 
-VOTES: dict[str, Literal["a", "b", "tie"]] = {
+VOTES: dict[str, Winner] = {
     "leftvote": "a",
     "rightvote": "b",
     "tievote": "tie",

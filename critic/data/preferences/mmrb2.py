@@ -7,12 +7,11 @@ response, is left out. 822 of the 1,000 pairs have one image each (benchmark/edi
 
 import re
 from collections.abc import Iterator
-from typing import Literal
 
-from critic.data.preferences.pairs import LeftOut, Pair, hub_rows
+from critic.data.preferences.pairs import LeftOut, Pair, Winner, hub_rows
 from critic.data.readers.hub import Snapshot
 
-CHOSEN: dict[str, Literal["a", "b"]] = {"A": "a", "B": "b"}
+CHOSEN: dict[str, Winner] = {"A": "a", "B": "b"}
 _PLACEHOLDER = re.compile(r"\s*<image_\d+>\s*")
 
 

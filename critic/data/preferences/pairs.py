@@ -27,6 +27,7 @@ from critic.tables import StoredPicture, TableError, require_columns, write_parq
 
 _ID = 24
 """Digits of an id; those of `critic.edits.edit_key` are 64."""
+Winner = Literal["a", "b", "tie"]
 TWIN = "-twin"
 """At the end of the id of the second of two identical files, which people have compared all the same."""
 
@@ -49,7 +50,7 @@ class Pair:
     a: Mapping[str, Any]
     b: Mapping[str, Any]
     instruction: str
-    winner: Literal["a", "b", "tie"]
+    winner: Winner
     axis: str = OVERALL
     subtask: str | None = None
 

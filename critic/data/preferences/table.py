@@ -8,10 +8,9 @@ subtask are optional.
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 from critic.data.preferences import OVERALL
-from critic.data.preferences.pairs import Pair, file_row
+from critic.data.preferences.pairs import Pair, Winner, file_row
 from critic.data.readers.hub import Snapshot
 from critic.tables import TableError, filled, place
 from critic.tables import read as read_table
@@ -31,7 +30,7 @@ def read(origin: Snapshot) -> Iterator[Pair]:
     filled(table, [*table.columns])
     for number, cells in enumerate(table.to_dict("records")):
         row = file_row(place(table, number), cells, origin.folder.parent)
-        names: dict[str, Literal["a", "b", "tie"]]
+        names: dict[str, Winner]
         names = {"a": "a", "b": "b", row.text("edited_b"): "b", row.text("edited_a"): "a", "tie": "tie"}
         winner = names[row.text("winner", names)]
         source, a, b = map(row.picture, ("source", "edited_a", "edited_b"))
