@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
 from tqdm import tqdm
 
 from critic.edits import Edit
@@ -31,7 +30,6 @@ MIN_SAME_TEXT, MIN_SAME_SCORE = 0.99, 0.995
 """The shares of edits that must get the same text, and the same score, from two engines."""
 
 Outcome = Completion | Failed
-_Way = Callable[[Engine, Sequence[Request], int], list[Outcome]]
 _SHARE = 0.4
 """The share of a GPU's memory for each vLLM; the model in transformers needs the rest."""
 _PARTIAL_WORD = re.compile(r" ?[^\W\d_]*\Z")
@@ -99,50 +97,6 @@ def mixed_sizes(edits: Sequence[Edit], least: int) -> Iterator[Edit]:
             yield edit
 
 
-def in_batches(engine: Engine, requests: Sequence[Request], size: int) -> list[Outcome]:
-    return [
-        outcome
-        for start in range(0, len(requests), size)
-        for outcome in engine.complete(requests[start : start + size])
-    ]
-
-
-def shuffled(engine: Engine, requests: Sequence[Request], size: int) -> list[Outcome]:
-    """Complete requests in a random order, `size` at a time; outcomes have the order of `requests`."""
-    order = random.Random(0).sample(range(len(requests)), len(requests))
-    outcomes = in_batches(engine, [requests[number] for number in order], size)
-    placed = dict(zip(order, outcomes, strict=True))
-    return [placed[number] for number in range(len(requests))]
-
-
-def compare_outcomes(
-    name: str,
-    ids: Sequence[str],
-    requests: Sequence[Request],
-    reference: Sequence[Outcome],
-    others: Sequence[Outcome],
-    engine: Engine,
-    contract: Contract,
-) -> Parity:
-    """Compare two engines' outcomes of the same requests.
-
-    Args:
-        reference: the outcomes of `engine`, which must give log-probabilities.
-    """
-    differences = [
-        Difference(
-            id,
-            _text(one),
-            _text(other),
-            (_score(one, contract), _score(other, contract)),
-            _gap(engine, asked, one, other),
-        )
-        for id, asked, one, other in zip(ids, requests, reference, others, strict=True)
-        if _text(one) != _text(other)
-    ]
-    return Parity(name, len(ids), differences)
-
-
 def _text(outcome: Outcome) -> str:
     if isinstance(outcome, Failed):
         return f"[{outcome.status}: {outcome.detail}]"
@@ -185,7 +139,6 @@ def compare_engines(
     whole = [pair for pair in islice(table, limit) if isinstance(pair, Edit)]
     if not whole:
         raise TableError(f"{pairs} has no edit that can be read: see its rows with `critic score`")
-    ids = [edit.id for edit in whole]
     edits = tqdm(mixed_sizes(whole, contract.pixel_unit), desc="reading pictures", unit=" edits", total=len(whole))
     requests = [request(contract, edit) for edit in edits]
 
@@ -195,28 +148,47 @@ def compare_engines(
         max_tokens=max_tokens,
         dtype=dtype,
         batch_size=batch_size,
-        gpu_memory_utilization=_SHARE if torch.cuda.is_available() else None,
+        gpu_memory_utilization=_SHARE,
     )
     local = opened("transformers", model)
 
-    def run(title: str, engine: Engine, size: int = batch_size, way: _Way = in_batches) -> list[Outcome]:
+    in_order = range(len(requests))
+    shuffled = random.Random(0).sample(in_order, len(requests))
+
+    def run(title: str, engine: Engine, size: int = batch_size, order: Sequence[int] = in_order) -> list[Outcome]:
+        """The outcomes of the requests, which the engine gets in `order`, `size` at a time."""
         log(f"{title} ...")
-        return way(engine, requests, size)
+        outcomes: dict[int, Outcome] = {}
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            outcomes |= zip(numbers, engine.complete([requests[number] for number in numbers]), strict=True)
+        return [outcomes[number] for number in in_order]
 
     def against(name: str, reference: list[Outcome], others: list[Outcome]) -> Parity:
-        return compare_outcomes(name, ids, requests, reference, others, local, contract)
+        differences = [
+            Difference(
+                edit.id,
+                _text(one),
+                _text(other),
+                (_score(one, contract), _score(other, contract)),
+                _gap(local, asked, one, other),
+            )
+            for edit, asked, one, other in zip(whole, requests, reference, others, strict=True)
+            if _text(one) != _text(other)
+        ]
+        return Parity(name, len(whole), differences)
 
     by_local = run("transformers", local)
     results = [
         against("transformers, one at a time", by_local, run("one at a time", local, 1)),
-        against("transformers, shuffled", by_local, run("shuffled", local, way=shuffled)),
+        against("transformers, shuffled", by_local, run("shuffled", local, order=shuffled)),
     ]
     vllm = cast(VllmEngine, opened("vllm", model))
     by_vllm = run("vLLM", vllm)
     results += [
         against("vLLM against transformers", by_local, by_vllm),
         against("vLLM, one at a time", by_vllm, run("one at a time", vllm, 1)),
-        against("vLLM, shuffled", by_vllm, run("shuffled", vllm, way=shuffled)),
+        against("vLLM, shuffled", by_vllm, run("shuffled", vllm, order=shuffled)),
     ]
     vllm.close()  # frees its memory for the server
     with vllm_server(
