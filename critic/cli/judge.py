@@ -54,32 +54,26 @@ def _command(name: str, kind: Kind) -> click.Command:
         help="The .jsonl file to which scores are appended.",
     )
     @bulk_options
-    def judge(pairs: Path, out: Path, retry_failed: bool, limit: int | None, **options: Any) -> None:
-        columns = {name: options.pop(name) for name in COLUMNS}
-        _score(kind, options, pairs, columns, out, retry_failed=retry_failed, limit=limit)
+    def score(pairs: Path, out: Path, retry_failed: bool, limit: int | None, **options: Any) -> None:
+        from critic.scoring.inputs import read_pairs  # slow imports, after the checks of the options
+        from critic.scoring.resumable import score_to_file
 
-    judge.params[2:2] = kind.options
-    return judge
-
-
-def _score(
-    kind: Kind, options: dict[str, Any], pairs: Path, columns: dict[str, str | None], out: Path, **how: Any
-) -> None:
-    from critic.scoring.inputs import read_pairs  # slow imports, after the checks of the options
-    from critic.scoring.resumable import score_to_file
-
-    table = read_pairs(pairs, **columns)
-    if table.generated:
-        raise click.ClickException(
-            f"{pairs} holds pictures that were made from text: these judges score edits only"
+        table = read_pairs(pairs, **{name: options.pop(name) for name in COLUMNS})
+        if table.generated:
+            raise click.ClickException(
+                f"{pairs} holds pictures that were made from text: these judges score edits only"
+            )
+        judge = kind.open(**options)
+        tally = score_to_file(
+            replace(table, resize=judge.resize),
+            lambda: judge,
+            out,
+            {"judge": judge.name, **judge.settings},
+            batch_size=judge.batch_size,
+            retry_failed=retry_failed,
+            limit=limit,
         )
-    judge = kind.open(**options)
-    tally = score_to_file(
-        replace(table, resize=judge.resize),
-        lambda: judge,
-        out,
-        {"judge": judge.name, **judge.settings},
-        batch_size=judge.batch_size,
-        **how,
-    )
-    finish(tally, out)
+        finish(tally, out)
+
+    score.params[2:2] = kind.options
+    return score
