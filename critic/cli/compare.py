@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from critic.cli import options
-from critic.cli.tables import VALUE, cell, console, p_value, show_table
+from critic.cli.tables import VALUE, cell, console, outcome, p_value, show_table
 from critic.evaluation.leak import Split, split_of, unknown_leak
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
 from critic.files import write_json, write_text
@@ -164,12 +164,13 @@ def show(found: dict[str, Any], split: Split | None, out: Console) -> None:
     show_table(out, "Each critic", ["", "coverage", *metrics.values()], rows, note, split)
     names = [f"{pair['a']} - {pair['b']}" for pair in pairs]
     for metric, label in metrics.items():
-        gains = [(pair["differences"][metric], _outcome(pair, metric)) for pair in pairs]
+        direction = SHOWN[metric].direction
         rows = [
-            (name, cell(gain, signed=True), p_value(gain.p), outcome)
-            for name, (gain, outcome) in zip(names, gains, strict=True)
+            (name, cell(gain, signed=True), p_value(gain.p), outcome(gain, pair["a"], pair["b"], direction))
+            for name, pair in zip(names, pairs, strict=True)
+            for gain in [pair["differences"][metric]]
         ]
-        lower = " (lower is better)" if SHOWN[metric].direction < 0 else ""
+        lower = " (lower is better)" if direction < 0 else ""
         show_table(out, f"Difference in {label}{lower}", ["", VALUE, "p", ""], rows, split=split)
     tests = [(f"{pair['n']:,}", _test(pair["williams"]), _test(pair["steiger"])) for pair in pairs]
     rows = [(name, *cells) for name, cells in zip(names, tests, strict=True)]
@@ -182,19 +183,6 @@ def show(found: dict[str, Any], split: Split | None, out: Console) -> None:
     closer |= {(p["b"], p["a"]): p["closer"]["b"] for p in pairs}
     rows = [(name, *(f"{closer[name, o]:.1%}" if o != name else "" for o in critics)) for name in critics]
     show_table(out, "Closer to the MOS", ["", *critics], rows, _CLOSER, split)
-
-
-def _outcome(pair: dict[str, Any], metric: str) -> str:
-    from critic.evaluation.bootstrap import SMALLEST_GROUP
-
-    gain, direction = pair["differences"][metric], SHOWN[metric].direction
-    if not isfinite(gain.p):
-        return f"fewer than {SMALLEST_GROUP} source images"
-    if gain.p >= 0.05:
-        return "not significant"
-    if not direction:
-        return "different"
-    return f"{pair['a'] if gain.value * direction > 0 else pair['b']} is better"
 
 
 def _test(found: "Significance") -> str:

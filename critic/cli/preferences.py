@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from critic.cli.evaluate import show_published
-from critic.cli.tables import VALUE, cell, console, p_value, show_table
+from critic.cli.tables import VALUE, cell, console, outcome, p_value, show_table
 from critic.data.preferences import OVERALL
 from critic.evaluation.metrics import FailurePolicy
 from critic.files import write_json
@@ -116,7 +115,6 @@ def show(found: dict[str, Any], name: str, out: Console) -> None:
 
 def show_comparison(found: dict[str, Any], out: Console) -> None:
     """Print the figures of `critic.evaluation.preferences.compare_preferences`."""
-    from critic.evaluation.bootstrap import SMALLEST_GROUP
     from critic.evaluation.preferences import PROTOCOLS
 
     label = PROTOCOLS[found["own"]].label
@@ -127,14 +125,9 @@ def show_comparison(found: dict[str, Any], out: Console) -> None:
     show_table(out, f"Accuracy: {label}", ["", "axis", "n", "coverage", VALUE], rows)
     gains = []
     for row in found["differences"]:
-        gain = row["accuracy"]
-        outcome = f"{row['a'] if gain.value > 0 else row['b']} is better"
-        if not isfinite(gain.p):
-            outcome = f"fewer than {SMALLEST_GROUP} source images"
-        elif gain.p >= 0.05:
-            outcome = "not significant"
-        pair = f"{row['a']} - {row['b']}"
-        gains.append((pair, row["axis"], f"{row['n']:,}", cell(gain, signed=True), p_value(gain.p), outcome))
+        gain, pair = row["accuracy"], f"{row['a']} - {row['b']}"
+        figures = f"{row['n']:,}", cell(gain, signed=True), p_value(gain.p)
+        gains.append((pair, row["axis"], *figures, outcome(gain, row["a"], row["b"])))
     show_table(out, "Difference", ["", "axis", "n", VALUE, "p", ""], gains)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from critic.evaluation.bootstrap import Estimate
+    from critic.evaluation.bootstrap import Difference, Estimate
     from critic.evaluation.leak import Split
 
 VALUE = "value (95 % interval)"
@@ -49,6 +49,17 @@ def cell(estimate: "Estimate | None", digits: int = 3, *, signed: bool = False) 
     if not isfinite(estimate.low):
         return f"{estimate.value:{shape}}"
     return f"{estimate.value:{shape}} ({estimate.low:{shape}} to {estimate.high:{shape}})"
+
+
+def outcome(gain: "Difference", a: str, b: str, direction: int = 1) -> str:
+    """What a difference, a minus b, says of the two; `direction` as in `critic.evaluation.metrics.Metric`."""
+    from critic.evaluation.bootstrap import SMALLEST_GROUP  # imports numpy, which is slow
+
+    if not isfinite(gain.p):
+        return f"fewer than {SMALLEST_GROUP} source images"
+    if gain.p >= 0.05:
+        return "not significant"
+    return f"{a if gain.value * direction > 0 else b} is better" if direction else "different"
 
 
 def p_value(p: float) -> str:
