@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from critic.cli import options
-from critic.cli.tables import VALUE, cell, console, outcome, p_value, show_table
+from critic.cli.tables import INTERVALS, VALUE, cell, console, outcome, p_value, show_table
 from critic.evaluation.leak import Split, split_of, unknown_leak
 from critic.evaluation.metrics import FAILURE_POLICIES, SHOWN
 from critic.files import write_json, write_text
@@ -16,7 +16,6 @@ from critic.files import write_json, write_text
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
     from critic.evaluation.correlation_tests import Significance
 
-_INTERVALS = "Lines: 95 % intervals, from resampling source images."
 _CLOSER = "Share of the edits on which the row's critic is closer than the column's; the rest are ties."
 COMPARED = [metric for metric in SHOWN if metric != "coverage"]
 
@@ -141,10 +140,10 @@ def draw(found: dict[str, Any], about: str) -> str:
         label = SHOWN[metric].label
         scores = {name: one[metric] for name, one in critics.items()}
         svg = figures.intervals(scores, xlabel=label, title=f"{label} of each critic")
-        charts.append(Chart(f"Each critic: {label}", svg, _INTERVALS))
+        charts.append(Chart(f"Each critic: {label}", svg, INTERVALS))
         gains = {f"{pair['a']} - {pair['b']}": pair["differences"][metric] for pair in pairs}
         svg = figures.intervals(gains, xlabel=f"difference in {label}", title=f"Differences in {label}", zero=True)
-        charts.append(Chart(f"Differences: {label}", svg, f"{_INTERVALS} One that holds 0 isn't significant."))
+        charts.append(Chart(f"Differences: {label}", svg, f"{INTERVALS} One that holds 0 isn't significant."))
     if found["in_points"]:
         shares = pd.DataFrame(index=[*critics], columns=[*critics], dtype=float)
         for pair in pairs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from critic.cli import options
-from critic.cli.tables import cell, console, p_value, show_table
+from critic.cli.tables import INTERVALS, cell, console, p_value, show_table
 from critic.files import write_json, write_text
 
 if TYPE_CHECKING:  # pandas and SciPy are slow to import, and --help doesn't need them
@@ -79,27 +79,19 @@ def draw(found: "Ranking", by: str, about: str) -> str:
     from critic.evaluation import figures
     from critic.evaluation.chart_page import Chart, chart_page
 
-    names = [group.group for group in found.groups]
     means = {group.group: group.mean for group in found.groups}
     leads = {f"{lead.better} over {lead.worse}": lead.difference for lead in found.leads if lead.sources}
-    wins = pd.DataFrame(index=names, columns=names, dtype=float)
+    wins = pd.DataFrame(index=[*means], columns=[*means], dtype=float)
     for lead in found.leads:
         wins.loc[lead.better, lead.worse], wins.loc[lead.worse, lead.better] = lead.wins, lead.losses
-    intervals = "Lines: 95 % intervals, from resampling source images."
+    of_means = figures.intervals(means, xlabel="mean score", title="Mean scores")
+    of_leads = figures.intervals(leads, xlabel="points", title="Leads", zero=True)
+    adjusted = "They aren't adjusted for the number of comparisons; the table's p is."
+    share = f"Share of the pictures that both edited on which the row's {by} scores higher; the rest are ties."
     charts = [
-        Chart(
-            f"Mean score by {by}", figures.intervals(means, xlabel="mean score", title="Mean scores"), intervals
-        ),
-        Chart(
-            "Leads on the pictures that both have edited",
-            figures.intervals(leads, xlabel="points", title="Leads", zero=True),
-            f"{intervals} They aren't adjusted for the number of comparisons; the table's p is.",
-        ),
-        Chart(
-            "Wins",
-            figures.win_matrix(wins, title="Wins"),
-            f"Share of the pictures that both edited on which the row's {by} scores higher; the rest are ties.",
-        ),
+        Chart(f"Mean score by {by}", of_means, INTERVALS),
+        Chart("Leads on the pictures that both have edited", of_leads, f"{INTERVALS} {adjusted}"),
+        Chart("Wins", figures.win_matrix(wins, title="Wins"), share),
     ]
     return chart_page(f"Which {by} is better, by a critic's scores", about, charts)
 

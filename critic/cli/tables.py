@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from critic.evaluation.leak import Split
 
 VALUE = "value (95 % interval)"
+INTERVALS = "Lines: 95 % intervals, from resampling source images."
 
 
 def console() -> Console:
