@@ -1,19 +1,17 @@
 """Which stages run again when a key of params.yaml changes, and which modules read it.
 
-In a copy of dvc.yaml and params.yaml, each value is the name of its key, and DVC says which values a stage reads.
-Modules that read the key are found in their syntax trees.
+The `params` of a stage in dvc.yaml name the keys and sections that it reads. Modules that read the key are found in
+their syntax trees.
 """
 
 import ast
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from dvc.repo import Repo
 
-from critic.audit.records import flatten
+from critic.audit.records import flatten, is_within
 
 
 @dataclass(frozen=True)
@@ -53,26 +51,24 @@ def param_coverage(folder: Path, profile: str | None = None) -> list[ParamCovera
     Raises a `KeyError` if there is no such profile.
     """
     values = yaml.safe_load((folder / "params.yaml").read_text())
-    if profile is not None:
-        values["profile"] = profile
-    active = values["profile"]
-    scaled = {f"profiles.{active}.{key}" for key in flatten(values["profiles"][active])}
-    keys = [key for key in flatten({k: v for k, v in values.items() if k != "profiles"}) if key != "profile"]
+    active = values["profile"] if profile is None else profile
+    scaled = sorted(f"profiles.{active}.{key}" for key in flatten(values["profiles"][active]))
+    shared = flatten({name: value for name, value in values.items() if name not in ("profile", "profiles")})
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     readers = _readers_by_name(folder)
-    other = next((name for name in values["profiles"] if name != active), active)
-    with tempfile.TemporaryDirectory(prefix="critic-") as scratch:
-        copy = Path(scratch)
-        (copy / "dvc.yaml").write_text((folder / "dvc.yaml").read_text())
-        (copy / ".dvc").mkdir()
-        (copy / ".dvc/config").write_text("[core]\nno_scm = true\n")
-        named = _named(values)
-        read = _keys_of_stages(copy, named | {"profile": active})
-        switched = _keys_of_stages(copy, named | {"profile": other})
     coverage = []
-    for key in [*keys, *sorted(scaled), "profile"]:
-        stages = (s for s in read if key in read[s] or (key == "profile" and read[s] != switched[s]))
+    for key in [*shared, *scaled, "profile"]:
+        stages = (stage for stage, declared in pipeline.items() if _runs_again(declared, key, active))
         coverage.append(ParamCoverage(key, tuple(stages), _readers(key, readers)))
     return coverage
+
+
+def _runs_again(declared: dict[str, Any], key: str, profile: str) -> bool:
+    """Whether a stage reads a key or a section that has it; another profile is another section."""
+    names = declared.get("params", [])
+    if key == "profile" and any("${profile}" in name for name in names):
+        return True
+    return any(is_within(key, name.replace("${profile}", profile), ".") for name in names)
 
 
 def constants(folder: Path) -> list[Constant]:
@@ -102,30 +98,6 @@ def _has_number(node: ast.expr) -> bool:
         isinstance(part, ast.Constant) and isinstance(part.value, int | float) and not isinstance(part.value, bool)
         for part in ast.walk(node)
     )
-
-
-def _keys_of_stages(folder: Path, values: dict[str, Any]) -> dict[str, set[Any]]:
-    """The values that each stage reads, according to DVC, with these in params.yaml."""
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    with Repo(str(folder)) as repo:
-        return {
-            stage.name: {
-                value
-                for dep in stage.params
-                for part in dep.read_params().values()
-                for value in flatten(part).values()
-            }
-            for stage in repo.index.stages
-            if stage.cmd
-        }
-
-
-def _named(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same keys, each with its dotted name for a value."""
-    return {
-        name: _named(value, f"{prefix}{name}.") if isinstance(value, dict) and value else f"{prefix}{name}"
-        for name, value in values.items()
-    }
 
 
 def _readers_by_name(folder: Path) -> dict[str, set[str]]:

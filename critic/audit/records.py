@@ -161,9 +161,9 @@ class Record:
         return content
 
 
-def is_within(path: str, folder: str) -> bool:
-    """Whether a path is this file or folder, or in this folder."""
-    return path == folder or path.startswith(f"{folder}/")
+def is_within(path: str, folder: str, separator: str = "/") -> bool:
+    """Whether a path is this file or folder, or in this folder; with ".", whether a key is in this section."""
+    return path == folder or path.startswith(f"{folder}{separator}")
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
