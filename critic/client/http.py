@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from functools import wraps
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
 import httpx
 from PIL import Image
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from critic import loopback, pictures
 from critic.client import schemas
 from critic.client.errors import BadInput, BadReply, CriticError, Refused, Unavailable
+from critic.client.schemas import Scale
 from critic.results import Failure, Mode
 
 Picture: TypeAlias = pictures.Given
@@ -30,9 +31,6 @@ Arrays and tensors are sent as PNG, pixel by pixel; Pillow images are too, after
 
 Edited: TypeAlias = tuple[Picture, Picture, str]
 """An edit: the source, the edited picture, and the instruction."""
-
-Scale = Literal["mos", "unit"]
-"""The scale of rewards: the score from 1 to 5, or (score - 1) / 4, from 0 to 1."""
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -64,6 +62,13 @@ class Reward(NamedTuple):
     status: str
     detail: str
     version: str
+
+    @classmethod
+    def of(cls, result: schemas.Scored, scale: Scale) -> Self:
+        """The reward of a result."""
+        low, width = {"mos": (0.0, 1.0), "unit": (1.0, 4.0)}[scale]
+        value = None if result.score is None else (result.score - low) / width
+        return cls(value, result.status, result.detail, result.version)
 
 
 class AsyncCritic:
@@ -175,12 +180,7 @@ class AsyncCritic:
         self, /, edits: Sequence[Edited], *, scale: Scale = "mos", ids: Sequence[str] | None = None, **options: Any
     ) -> list[Reward]:
         """Score edits as `score_batch` does, for a trainer: one reward per edit, in order."""
-        results = await self.score_batch(edits, ids=ids, **options)
-        low, width = {"mos": (0.0, 1.0), "unit": (1.0, 4.0)}[scale]
-        return [
-            Reward(None if one.score is None else (one.score - low) / width, one.status, one.detail, one.version)
-            for one in results
-        ]
+        return [Reward.of(result, scale) for result in await self.score_batch(edits, ids=ids, **options)]
 
     async def compare(
         self,

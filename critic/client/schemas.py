@@ -11,6 +11,9 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from critic.results import Failure, Mode
 
+Scale = Literal["mos", "unit"]
+"""The scale of rewards: the score from 1 to 5, or (score - 1) / 4, from 0 to 1."""
+
 LOST = (Failure.UNREACHABLE, Failure.SERVER_ERROR)
 """Statuses of edits whose answers were lost because vLLM ended. Another request may bring them."""
 
@@ -57,9 +60,7 @@ class Batch(Options):
 class Rewards(Batch):
     """Edits to reward, with options."""
 
-    scale: Literal["mos", "unit"] = Field(
-        "mos", description="mos: the score, from 1 to 5. unit: (score - 1) / 4, from 0 to 1."
-    )
+    scale: Scale = Field("mos", description="mos: the score, from 1 to 5. unit: (score - 1) / 4, from 0 to 1.")
 
 
 class Candidate(BaseModel, extra="forbid"):

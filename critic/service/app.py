@@ -21,7 +21,7 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from critic.client import schemas
+from critic.client import Reward, schemas
 from critic.pictures import file_format
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Receipt, Receipts
@@ -74,7 +74,7 @@ def create_app(settings: Settings, find_critic: Callable[[], tuple[str, str]]) -
     )
     app.include_router(routes)
     app.include_router(json_routes)
-    app.include_router(compat_routes(_score_all))
+    app.include_router(compat_routes(partial(_score_pairs, patient=True)))
     if settings.study is not None:
         app.include_router(pair_routes(settings.study, settings))
     mount_page(app)
@@ -107,10 +107,8 @@ async def compare(request: Request, comparison: schemas.Comparison) -> schemas.R
     ]
     results = await _score_pairs(request, pairs, comparison)
     scores = [result.score for result in results if result.score is not None]
-    ranked = []
-    for result in results:
-        rank = None if result.score is None else 1 + sum(other > result.score for other in scores)
-        ranked.append(schemas.Ranked(**dict(result), rank=rank))
+    ranks = [None if one.score is None else 1 + sum(other > one.score for other in scores) for one in results]
+    ranked = [schemas.Ranked(**dict(one), rank=rank) for one, rank in zip(results, ranks, strict=True)]
     ranked.sort(key=lambda result: result.rank or len(results) + 1)
     return schemas.Ranking(request_id=request.state.request_id, ranking=ranked)
 
@@ -119,10 +117,9 @@ async def compare(request: Request, comparison: schemas.Comparison) -> schemas.R
 async def rewards(request: Request, batch: schemas.Rewards) -> schemas.Rewarded:
     """The reward of an edit without a score is null: leave such a sample out of training."""
     results = await _score_pairs(request, batch.pairs, batch)
-    low, width = (0.0, 1.0) if batch.scale == "mos" else (1.0, 4.0)
     return schemas.Rewarded(
         request_id=request.state.request_id,
-        rewards=[None if result.score is None else (result.score - low) / width for result in results],
+        rewards=[Reward.of(result, batch.scale).value for result in results],
         statuses=[result.status for result in results],
         details=[result.detail for result in results],
         version=results[0].version,
@@ -185,18 +182,12 @@ def _vllm_errors() -> Iterator[None]:
 
 
 async def _score_pairs(
-    request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options
+    request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options, *, patient: bool = False
 ) -> list[schemas.Scored]:
-    if len(pairs) > (limit := request.app.state.settings.max_pairs):
+    """`patient`: score any number of pairs, for clients that neither split their batches nor wait."""
+    if not patient and len(pairs) > (limit := request.app.state.settings.max_pairs):
         raise Refused(413, "too_many_pairs", f"{len(pairs)} edits, the limit is {limit}: send fewer")
-    return await _score(request, await _submissions(request, pairs), options)
-
-
-async def _score_all(
-    request: Request, pairs: Sequence[schemas.Pair], options: schemas.Options
-) -> list[schemas.Scored]:
-    """Score any number of pairs, for clients that neither split their batches nor wait."""
-    return await _score(request, await _submissions(request, pairs), options, patient=True)
+    return await _score(request, await _submissions(request, pairs), options, patient=patient)
 
 
 async def _submissions(request: Request, pairs: Sequence[schemas.Pair]) -> list[Submission]:

@@ -75,13 +75,16 @@ def compat_routes(score_pairs: ScorePairs) -> APIRouter:
     """The routes, which score by `score_pairs`. `mode` in their paths is that of `schemas.Options`."""
     router = APIRouter(prefix="/compat", responses=REFUSALS, route_class=CheckedJsonRoute)
 
+    async def score(request: Request, mode: Mode, pairs: Sequence[schemas.Pair]) -> list[Reward]:
+        return [Reward.of(one, "unit") for one in await score_pairs(request, pairs, schemas.Options(mode=mode))]
+
     @router.post("/unirl/{mode}/score", summary="Reward many edits, for UniRL")
     async def unirl_score(request: Request, mode: Mode, batch: UniRLBatch) -> UniRLRewards:
         pairs = [
             schemas.Pair(source=source.image_b64, edited=edited.image_b64, instruction=source.text)
             for source, edited in (one.history for one in batch.requests)
         ]
-        rewards = [_reward(one) for one in await score_pairs(request, pairs, schemas.Options(mode=mode))]
+        rewards = await score(request, mode, pairs)
         return UniRLRewards(
             results=[{} if one.value is None else {"critic": {"critic": one.value}} for one in rewards],
             errors=[{"critic": f"{one.status}: {one.detail}"} if one.value is None else {} for one in rewards],
@@ -110,7 +113,7 @@ def compat_routes(score_pairs: ScorePairs) -> APIRouter:
             schemas.Pair(source=source, edited=edited, instruction=prompt)
             for prompt, edited, (source,) in zip(batch.prompt, batch.image, batch.condition_images, strict=True)
         ]
-        rewards = [_reward(one) for one in await score_pairs(request, pairs, schemas.Options(mode=mode))]
+        rewards = await score(request, mode, pairs)
         values = [one.value for one in rewards if one.value is not None]
         if len(values) < len(rewards):
             return FlowFactoryRewards(error=str(NoReward(rewards)))
@@ -122,8 +125,3 @@ def compat_routes(score_pairs: ScorePairs) -> APIRouter:
         return {"status": "ok"}
 
     return router
-
-
-def _reward(scored: schemas.Scored) -> Reward:
-    value = None if scored.score is None else (scored.score - 1) / 4
-    return Reward(value, scored.status, scored.detail, scored.version)
