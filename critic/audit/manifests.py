@@ -18,7 +18,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -30,7 +29,7 @@ from dvc.output import Output
 from dvc.repo import Repo
 from pydantic import Field, ValidationError, model_validator
 
-from critic import files
+from critic import files, params
 from critic.audit.environment import Closed, Environment, describe
 
 FOLDER = Path("reports/provenance")
@@ -194,7 +193,7 @@ def begin(stage: str, folder: Path) -> StageRun:
     with Repo(str(folder)) as repo:
         declared = repo.stage.load_one(str(folder.resolve() / "dvc.yaml"), stage)
         makers = {path_in(folder, out): made.name for made in repo.index.stages for out in made.outs if made.cmd}
-    params = {key: value for dep in declared.params for key, value in dep.read_params(flatten=False).items()}
+    read = {key: value for dep in declared.params for key, value in dep.read_params(flatten=False).items()}
     paths = sorted({path_in(folder, dep) for dep in declared.deps} - {"params.yaml"})
     outputs = sorted({path_in(folder, out) for out in declared.outs} - {str(path_of(stage))})
     code, inputs = {PARAMS_MODULE: files.sha256(folder / PARAMS_MODULE)}, {}
@@ -211,15 +210,15 @@ def begin(stage: str, folder: Path) -> StageRun:
         stage=stage,
         command=str(declared.cmd),
         profile=values["profile"],
-        params=json.loads(json.dumps(params, sort_keys=True)),  # plain dictionaries, instead of DVC's own kinds
-        contract=_contract(values, params, folder),
+        params=json.loads(json.dumps(read, sort_keys=True)),  # plain dictionaries, instead of DVC's own kinds
+        contract=_contract(values, read, folder),
         revisions={},
         code=code,
         inputs=inputs,
         outputs={},
         environment=describe(folder),
     )
-    return StageRun(folder, manifest, tuple(outputs), _base(values, params, paths, folder), started)
+    return StageRun(folder, manifest, tuple(outputs), _base(values, read, paths, folder), started)
 
 
 def fingerprint(path: Path) -> Material:
@@ -254,15 +253,10 @@ def _with_maker(found: Material, stage: str | None, folder: Path) -> Material:
     return found.model_copy(update={"files": {}, "stage": stage, "manifest": files.sha256(path)})
 
 
-def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A section of params.yaml: shared values, and over them those of the profile."""
-    return {**values.get(name, {}), **values["profiles"][values["profile"]].get(name, {})}
-
-
 def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Contract | None:
     if "prompt" not in read.get("profiles", {}).get(values["profile"], {}):
         return None
-    name = _section(values, "prompt")["contract"]
+    name = params.merged(values, values["profile"])["prompt"]["contract"]
     if name == "learnt":  # `download` makes it, and each later stage has a copy among its inputs
         inputs = ("data/raw", "data/validated", "data/sft", "models/sft")
         paths = [folder / path / "contract.yaml" for path in inputs]
@@ -273,9 +267,9 @@ def _contract(values: dict[str, Any], read: dict[str, Any], folder: Path) -> Con
 
 def _base(values: dict[str, Any], read: dict[str, Any], deps: list[str], folder: Path) -> tuple[str, str] | None:
     """The base model and its revision, if the stage reads one from the hub."""
-    model = _section(values, "model")
     if "model" not in read.get("profiles", {}).get(values["profile"], {}):
         return None
+    model = params.merged(values, values["profile"])["model"]
     if (folder / model["base"]).exists():
         if BASE in deps and model["base"] not in deps:
             raise ManifestError(

@@ -19,7 +19,7 @@ from typing import Literal
 
 from dvc.repo import Repo
 
-from critic import process_tree
+from critic import params, process_tree
 from critic.audit.environment import VARIABLES, Environment
 from critic.audit.manifests import PARAMS_MODULE, UNKNOWN, Manifest, path_of
 from critic.audit.records import Record, RecordError, differing, flatten
@@ -189,10 +189,8 @@ def compare_records(then: Record, now: Record, stages: list[str], tolerance: flo
 
 def tolerance_of(record: Record) -> float:
     """`audit.tolerance` in a record's params.yaml; its other keys may have names of an older version."""
-    values = record.params
     try:
-        own = values["profiles"][values["profile"]].get("audit", {})
-        return float({**values.get("audit", {}), **own}["tolerance"])
+        return float(params.merged(record.params, record.params["profile"])["audit"]["tolerance"])
     except (KeyError, TypeError, ValueError):
         raise RecordError(f"params.yaml of {record.name} has no audit.tolerance for its profile") from None
 
