@@ -139,10 +139,15 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
         files = DVCFileSystem(str(repository), rev=revision)
         with files.open(PREDICTIONS) as file:
             predictions = read_parquet(PREDICTIONS, file=file)
-        split = _read_split(files, predictions, is_release=revision is not None)
+        report = json.loads(files.cat_file(str(VALIDATION)))
+        if revision is not None and "split" not in report:  # older: `validate` refused any leak
+            split = Split("given", len(predictions))
+        else:
+            split = parse_split(report)
+        probes = json.loads(files.cat_file(PROBING))["probes"] if revision is None else ()
         model, test = (files.info(path)["dvc_info"] for path in (MODEL, TEST))
         sizes = str(model["md5"]), str(test["md5"]), int(model["size"])
-        return TestResult(label, *sizes, predictions, split, _read_probes(files) if revision is None else ())
+        return TestResult(label, *sizes, predictions, split, probes)
     except SplitError as error:
         raise GateError(f"the test split of {label}: {error}") from None
     except (DvcException, DataIndexDirError, OSError, KeyError, TableError) as error:
@@ -150,21 +155,6 @@ def read_test_result(repository: Path, revision: str | None = None) -> TestResul
             f"the predictions of {label} can't be read ({error}): run `dvc repro` for the checkout's, or "
             "`dvc push` where the release was made"
         ) from error
-
-
-def _read_probes(files: DVCFileSystem) -> Sequence[Mapping[str, Any]]:
-    with files.open(PROBING) as file:
-        found: Sequence[Mapping[str, Any]] = json.load(file)["probes"]
-    return found
-
-
-def _read_split(files: DVCFileSystem, predictions: pd.DataFrame, is_release: bool) -> Split:
-    """How the test split was made. A release from before this was recorded has no leak: `validate` refused any."""
-    with files.open(str(VALIDATION)) as file:
-        report = json.load(file)
-    if is_release and "split" not in report:
-        return Split("given", len(predictions))
-    return parse_split(report)
 
 
 def run_gate(repository: Path) -> Decision:

@@ -9,7 +9,6 @@ tell, but their pixels as PNG files. Which edit is on the left is drawn for each
 import asyncio
 import logging
 import secrets
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +19,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from critic.client import schemas
-from critic.pictures import decode, file_format, png
+from critic.engines.http import data_url
+from critic.pictures import decode, file_format
 from critic.ratings.pair_study import Pair, PairStudy, Picture
 from critic.ratings.picture_store import PictureStore
 from critic.ratings.receipts import Ballot, Ballots, ForgedReceipt
@@ -106,9 +106,9 @@ def _show(pair: Pair, rater: str, ballots: Ballots) -> schemas.ShownPair:
     return schemas.ShownPair(
         receipt=ballots.sign(ballot),
         instruction=pair.instruction,
-        source=_data_url(pair.source),
-        left=_data_url(left.picture),
-        right=_data_url(right.picture),
+        source=data_url(decode(_read(pair.source))),
+        left=data_url(decode(_read(left.picture))),
+        right=data_url(decode(_read(right.picture))),
     )
 
 
@@ -137,10 +137,6 @@ def _keep(pair: Pair, pictures: PictureStore) -> None:
     for picture in (pair.source, *(edit.picture for edit in pair.edits)):
         file = _read(picture)
         pictures.add(file, file_format(file))
-
-
-def _data_url(picture: Picture) -> str:
-    return f"data:image/png;base64,{b64encode(png(decode(_read(picture)))).decode()}"
 
 
 def _read(picture: Picture) -> bytes:
