@@ -104,12 +104,10 @@ class Manifest(Closed):
     environment: Environment
 
     def text(self) -> str:
-        """The content of the manifest's file."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the manifest's file."""
         return sha256(self.text().encode()).hexdigest()
 
     def output_sha256(self, path: str) -> str | None:
@@ -163,7 +161,6 @@ def path_of(stage: str) -> Path:
 
 
 def read(folder: Path, stage: str) -> Manifest:
-    """A stage's manifest in a checkout."""
     path = folder / path_of(stage)
     try:
         return parse(path.read_bytes(), str(path))

@@ -57,7 +57,6 @@ class Record:
 
     @property
     def name(self) -> str:
-        """A name for messages."""
         return "this checkout" if self.commit is None else f"commit {self.commit[:12]}"
 
     def read(self, path: str) -> bytes:
@@ -94,11 +93,9 @@ class Record:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The content of params.yaml."""
         return self._yaml("params.yaml")
 
     def manifest(self, stage: str) -> Manifest:
-        """The manifest of a stage."""
         path = str(manifests.path_of(stage))
         try:
             return manifests.parse(self.read(path), path)

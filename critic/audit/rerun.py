@@ -50,7 +50,6 @@ class OutputComparison:
 
     @property
     def is_same(self) -> bool:
-        """Whether the two are identical."""
         return self.then == self.now
 
     @property
@@ -83,7 +82,6 @@ class RerunReport:
     leak: str = ""
 
     def markdown(self) -> str:
-        """The report as a page."""
         rows = [
             f"| {output.stage} | {output.path} | {'identical' if output.exact else 'within tolerance'} | "
             f"{'identical' if output.is_same else f'**different**: {output.changed}'} |"

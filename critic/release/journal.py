@@ -54,7 +54,6 @@ class Journal:
         write_json(self.path, {"version": self.version, "head": self.head, "steps": self.steps})
 
     def find(self, step: str) -> dict[str, Any] | None:
-        """A recorded step, None if there is none."""
         return next((done for done in self.steps if done["step"] == step), None)
 
     def close(self) -> None:

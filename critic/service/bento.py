@@ -1,11 +1,4 @@
-"""The BentoML service.
-
-    make serve                                                           # models/grpo, on 127.0.0.1:3000
-    CRITIC_MODEL=models/sft bentoml serve critic.service.bento:Critic    # a folder, or a name on the hub
-    bentoml serve edit_critic:latest                                     # a Bento, which has a critic in it
-
-See docs/serve.md. `critic package` builds a Bento, and bentofile.yaml lists its files.
-"""
+"""The BentoML service, see docs/serve.md. `critic package` builds a Bento of it; bentofile.yaml lists its files."""
 
 import logging
 import re

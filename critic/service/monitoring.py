@@ -27,7 +27,6 @@ VOTES = Counter("critic_votes", "Stored votes by people on pairs of edits.")
 
 
 def count(scored: Scored) -> None:
-    """Count one result."""
     VERDICTS.labels(scored.mode, scored.status).inc()
     TOKENS.labels("read").inc(scored.prompt_tokens)
     TOKENS.labels("written").inc(scored.tokens)
