@@ -1,7 +1,6 @@
 """A subject's lineage as text: a tree for terminals, Mermaid for documents, HTML for browsers."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
@@ -75,8 +74,7 @@ def training_tables(subject: Subject) -> dict[str, str]:
     """The SHA-256 of each table of training rows in a subject's lineage, by path."""
     found: dict[str, str] = {}
     for step in subject.record.lineage(subject.path):
-        made = step.maker.outputs.get(step.path) if step.maker else None
-        found |= {f"{step.path}/{name}": digest for name, digest in (made.files if made else {}).items()}
+        found |= {f"{step.path}/{name}": digest for name, digest in step.files.items()}
     return {path: found[path] for path in sorted(TRAINING_TABLES) if path in found}
 
 
@@ -99,19 +97,8 @@ def as_mermaid(record: Record, path: str) -> str:
 def as_html(subject: Subject) -> str:
     """The lineage as a page without scripts; each stage can be expanded."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    steps: list[dict[str, Any]] = [
-        {
-            "path": step.path,
-            "sha256": step.material.sha256,
-            "size": decimal(step.material.bytes),
-            "files": (step.maker.outputs.get(step.path, step.material) if step.maker else step.material).files,
-            "maker": step.maker,
-            "description": describe(step.maker) if step.maker else [],
-            "params": flatten(step.maker.params) if step.maker else {},
-        }
-        for step in subject.record.lineage(subject.path)
-    ]
-    tables = training_tables(subject)
+    environment.globals.update(decimal=decimal, describe=describe, flatten=flatten)
+    steps, tables = subject.record.lineage(subject.path), training_tables(subject)
     return environment.get_template("trace.html").render(subject=subject, steps=steps, tables=tables)
 
 
