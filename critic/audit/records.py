@@ -123,8 +123,7 @@ class Record:
     def lineage(self, path: str) -> Iterator[Step]:
         """An output and everything that it was made of, each once, inputs after outputs.
 
-        Raises:
-            RecordError: also if the hash of an input differs from the one in the manifest of its stage.
+        Raises a `RecordError` also if the hash of an input differs from the one in the manifest of its stage.
         """
         maker = self.maker(path)
         if maker is None:

@@ -75,8 +75,7 @@ def deciles(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, .
 def served_scores(metrics: str, mode: str = "greedy") -> Counts:
     """The histogram of the service's scores since its start, from the text of its `/metrics`.
 
-    Raises:
-        ValueError: the text isn't in Prometheus' format, or the service uses other bins.
+    Raises a `ValueError` if the text isn't in Prometheus' format, or the service uses other bins.
     """
     upto = {
         float(sample.labels["le"]): sample.value

@@ -65,8 +65,7 @@ class Journal:
 def all_or_nothing(repository: Path, version: str, log: Log) -> Iterator[Journal]:
     """A journal for the steps in the block, which are undone if the block raises before the release is complete.
 
-    Raises:
-        PromotionError: a step failed, or nobody can tell whether the remote accepted the push.
+    Raises a `PromotionError` if a step failed, or if nobody can tell whether the remote accepted the push.
     """
     journal = Journal(repository / JOURNAL, version, git(repository, "rev-parse", "HEAD"), [])
     try:

@@ -129,8 +129,7 @@ class Decision:
 def read_test_result(repository: Path, revision: str | None = None) -> TestResult:
     """The predictions that `evaluate` wrote in a checkout, or in a git revision (from DVC's cache or remote).
 
-    Raises:
-        GateError: they are missing, can't be read, or the checkout's dvc.lock is out of date.
+    Raises a `GateError` if they are missing or can't be read, or if the checkout's dvc.lock is out of date.
     """
     label = THE_CHECKOUT if revision is None else revision
     try:
@@ -185,10 +184,8 @@ def _withdrawn(repository: Path, model: str) -> str | None:
 def decide(champion: TestResult | None, challenger: TestResult, gate: params.Gate, seed: int) -> Decision:
     """Compare a challenger with the champion; without one, only the rules that need none apply.
 
-    If the test split leaks, the last reason says so, and so does the fact "leak".
-
-    Raises:
-        GateError: predictions have no rows, or an id twice.
+    If the test split leaks, the last reason says so, and so does the fact "leak". Raises a `GateError` if
+    predictions have no rows, or an id twice.
     """
     decision = _decide(champion, challenger, gate, seed)
     if not (leak := challenger.split.leak):

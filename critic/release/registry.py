@@ -48,10 +48,7 @@ def champion(repository: Path) -> Release | None:
 def champions(repository: Path) -> list[Release]:
     """The release in service, last, after the earlier ones that rollbacks lead to.
 
-    A rollback removes all that came after its target.
-
-    Raises:
-        CheckoutError: a champion's commit has no version.
+    A rollback removes all that came after its target. Raises a `CheckoutError` if a champion has no version.
     """
     by_commit = {release.commit: release for release in releases(repository)}
     stack: list[Release] = []

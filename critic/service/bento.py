@@ -38,9 +38,7 @@ class BuildArguments(BaseModel, extra="allow"):
 def read_settings(carried: Mapping[str, Any]) -> Settings:
     """Read the settings: the environment's, then those that the Bento carries.
 
-    Raises:
-        BentoMLException: a setting is invalid. At this point it ends `bentoml serve`; when the service starts,
-            BentoML would restart it again and again.
+    A `BentoMLException` for an invalid one ends `bentoml serve` here; later BentoML would restart it for ever.
     """
     try:
         settings = Settings.model_validate(
@@ -69,11 +67,7 @@ def make_app(settings: Settings) -> FastAPI:
 
 
 def check_port() -> None:
-    """Check that `bentoml serve`, if this is its process, can listen where it is to.
-
-    Raises:
-        BentoMLException: it can't. BentoML itself would end with a traceback.
-    """
+    """Raise a `BentoMLException`, not BentoML's traceback, if this `bentoml serve` can't listen on its address."""
     serve = click.get_current_context(silent=True)
     if serve is None or serve.info_name != "serve":
         return

@@ -24,8 +24,7 @@ class ConcurrencyLimiter:
     def admit(self, answers: int) -> Iterator[None]:
         """Count a request's answers as pending during a `with` block.
 
-        Raises:
-            Refused: 429, no room now, with the seconds until there should be; 413, more answers than the limit.
+        Raises `Refused`: 429, no room now, with the seconds until there should be; 413, more than the limit.
         """
         limit = f"the limit is {self._limit}"
         if answers > self._limit:

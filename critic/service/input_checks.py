@@ -77,8 +77,7 @@ def picture_bytes(text: str, settings: Settings) -> bytes | str:
 def check_instruction(text: str, settings: Settings) -> str:
     """Return the instruction unchanged: the contract, not this check, escapes its special tokens and tags.
 
-    Raises:
-        Refused: 422, it is blank or too long, or has a control character or a lone surrogate.
+    Raises `Refused`, 422: it is blank or too long, or has a control character or a lone surrogate.
     """
     if not text.strip():
         raise Refused(422, "empty_instruction", "the instruction is empty: say what the editor was asked to do")

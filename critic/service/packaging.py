@@ -48,8 +48,7 @@ def version_of(revision: str) -> str | None:
 def fetch(revision: str, path: str, out: Path, repository: Path = ROOT) -> str:
     """Copy a folder, in the version of a git revision's dvc.lock, from DVC to a new folder; returns the commit.
 
-    Raises:
-        PackageError: the folder's files can't be found, or they aren't those of the dvc.lock.
+    Raises a `PackageError` if the files can't be found or aren't those of the dvc.lock.
     """
     try:
         files = DVCFileSystem(str(repository), rev=revision)

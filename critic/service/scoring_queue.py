@@ -84,8 +84,7 @@ class ScoringQueue:
     def __init__(self, settings: Settings, critic: str, version: str):
         """Start nothing. `critic` is a folder or a name on the hub, and `version` is its release.
 
-        Raises:
-            CheckpointError, ContractError: it isn't a critic.
+        Raises a `CheckpointError` or a `ContractError` if it isn't a critic.
         """
         self.settings, self.version = settings, version
         self.contract = contract_of(critic)
