@@ -1,7 +1,7 @@
 """Which stages run again when a key of params.yaml changes, and which modules read it.
 
-The `params` of a stage in dvc.yaml name the keys and sections that it reads. Modules that read the key are found in
-their syntax trees.
+The `params` of a stage in dvc.yaml name the keys and sections that it reads. Modules that read the key are found
+in their syntax trees.
 """
 
 import ast
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from critic.audit.manifests import CODE
 from critic.audit.records import flatten, is_within
 
 
@@ -79,7 +80,7 @@ def constants(folder: Path) -> list[Constant]:
         for dep in declared.get("deps", []):
             path = folder / dep
             for module in [path] if path.suffix == ".py" else sorted(path.rglob("*.py")):
-                if dep.startswith(("critic/", "stages/")):
+                if dep.startswith(CODE):
                     by_module.setdefault(module, []).append(stage)
     found = []
     for module, stages in sorted(by_module.items()):

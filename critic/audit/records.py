@@ -36,7 +36,7 @@ class Step:
 
     @property
     def files(self) -> dict[str, str]:
-        """The SHA-256 of each file in a folder, by path; the manifests of stages that read it don't repeat them."""
+        """The SHA-256 of each file in a folder, by path; the manifests of its readers don't repeat them."""
         made = self.maker.outputs.get(self.path) if self.maker else None
         return (made or self.material).files
 

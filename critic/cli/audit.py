@@ -123,9 +123,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--statement", type=FILE, help="Check this signed statement, too; needs --key.")
-@click.option(
-    "--key", type=click.Path(path_type=Path, exists=True), help="The public key of the statement's signer."
-)
+@click.option("--key", type=FILE, help="The public key of the statement's signer.")
 def verify(as_json: bool, statement: Path | None, key: Path | None) -> None:
     """Compare the record of this checkout and of its releases with the files; no stage is run.
 
@@ -265,9 +263,7 @@ Examples:
   critic audit export v1.2.0 --key ~/.ssh/id_ed25519 --out critic.intoto.json""",
 )
 @click.argument("subject")
-@click.option(
-    "--key", type=click.Path(path_type=Path, exists=True), help="Sign the statement with this private Ed25519 key."
-)
+@click.option("--key", type=FILE, help="Sign the statement with this private Ed25519 key.")
 @click.option("--out", type=OUT, help="Write to this file instead of standard output.")
 def export(subject: str, key: Path | None, out: Path | None) -> None:
     """Write the record as an in-toto statement, signed if you give a key.

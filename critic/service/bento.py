@@ -1,4 +1,4 @@
-"""The BentoML service, see docs/serve.md. `critic package` builds a Bento of it; bentofile.yaml lists its files."""
+"""The BentoML service, see docs/serve.md. `critic package` builds a Bento; bentofile.yaml lists its files."""
 
 import logging
 import re
