@@ -19,17 +19,7 @@ from critic.answers import AXES
 from critic.edits import TYPES
 from critic.files import OutputError, replacing_folder, write_json, write_text
 from critic.ratings.importers import VOTE_COLUMNS, RatingBatch, benchmark
-from critic.ratings.increments import (
-    EDITS,
-    FOLDER,
-    PAGE,
-    PATTERN,
-    RATINGS,
-    REPORT,
-    VOTES,
-    latest,
-    read_increments,
-)
+from critic.ratings.increments import EDITS, FOLDER, PAGE, PATTERN, RATINGS, REPORT, VOTES, latest, read_increments
 from critic.ratings.pair_pooling import PairResults, pool_votes
 from critic.ratings.pooling import NOTHING, Study, check, pool
 from critic.tables import write_parquet
@@ -173,17 +163,12 @@ def _render_pairs(pairs: Mapping[str, Any]) -> list[str]:
         )
     if pairs["without editor"]:
         said += f" {pairs['without editor']} votes aren't in the table of editors: an edit's editor isn't known."
-    return [
-        "",
-        f"{pairs['votes']} votes on {pairs['pairs']} pairs so far. {said}",
-        *_table(("rater", "votes", "status", "agreement", "left", "seconds", "reason"), pairs["raters"]),
-        *(["", "Strengths can be compared within a group:"] if pairs["editors"] else []),
-        *(
-            _table(("editor", "group", "votes", "strength", "low", "high"), pairs["editors"])
-            if pairs["editors"]
-            else []
-        ),
-    ]
+    lines = ["", f"{pairs['votes']} votes on {pairs['pairs']} pairs so far. {said}"]
+    lines += _table(("rater", "votes", "status", "agreement", "left", "seconds", "reason"), pairs["raters"])
+    if pairs["editors"]:
+        lines += ["", "Strengths can be compared within a group:"]
+        lines += _table(("editor", "group", "votes", "strength", "low", "high"), pairs["editors"])
+    return lines
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -249,10 +234,7 @@ def _report(
         },
         "statuses": dict(sorted(Counter(study.raters["status"]).items())),
         "agreement": {name: _rounded(value) for name, value in study.agreement.items()},
-        "raters": [
-            row | {name: _rounded(row[name]) for name in ("correlation", "bias", "noise")}
-            for row in study.raters.reset_index().to_dict("records")
-        ],
+        "raters": _rows(study.raters),
         "pairs": None if pairs is None else _pairs_report(pairs),
         "changed": changed,
         "contradictions": contradictions,
@@ -262,19 +244,13 @@ def _report(
 
 
 def _pairs_report(pairs: PairResults) -> dict[str, Any]:
-    def rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
-        return [
-            {name: _rounded(cell) if isinstance(cell, float) else cell for name, cell in row.items()}
-            for row in table.reset_index().to_dict("records")
-        ]
-
     return {
         "votes": int(pairs.raters["votes"].sum()),
         "pairs": pairs.pairs,
-        "raters": rows(pairs.raters),
-        "editors": rows(pairs.editors.rename_axis("editor")),
+        "raters": _rows(pairs.raters),
+        "editors": _rows(pairs.editors.rename_axis("editor")),
         "without editor": pairs.without_editor,
-        "scale": {name: _rounded(v) if isinstance(v, float) else v for name, v in vars(pairs.scale).items()},
+        "scale": _plain(vars(pairs.scale)),
         "edits with a MOS": int(pairs.edits["mos"].notna().sum()),
     }
 
@@ -298,6 +274,14 @@ def _mos(
         **{f"mos_{axis}": _rounded(axes[axis]) for axis in AXES},
         "ratings": pooled["ratings_given"],
     }
+
+
+def _rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    return [_plain(row) for row in table.reset_index().to_dict("records")]
+
+
+def _plain(cells: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: _rounded(cell) if isinstance(cell, float) else cell for name, cell in cells.items()}
 
 
 def _rounded(value: Any) -> float | None:

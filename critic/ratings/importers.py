@@ -86,9 +86,8 @@ def read_store(store: str, repository: Path, pictures: Path | None) -> RatingBat
     edits = {_item(row): ((row.source_sha256, row.edited_sha256), row.instruction) for row in rows}
     editors = dict[str, str]()
     for vote in votes:
-        for item, digest, editor in zip(
-            _sides(vote), (vote.left_sha256, vote.right_sha256), (vote.left_editor, vote.right_editor), strict=True
-        ):
+        digests, named = (vote.left_sha256, vote.right_sha256), (vote.left_editor, vote.right_editor)
+        for item, digest, editor in zip(_sides(vote), digests, named, strict=True):
             edits[item] = (vote.source_sha256, digest), vote.instruction
             if editor is not None:
                 editors[item] = editor
@@ -284,7 +283,5 @@ def _item(row: Rating) -> str:
 
 def _sides(vote: Vote) -> tuple[str, str]:
     """The ids of the left and the right edit."""
-    left, right = vote.left_sha256, vote.right_sha256
-    return edit_id(vote.source_sha256, left, vote.instruction), edit_id(
-        vote.source_sha256, right, vote.instruction
-    )
+    of_pair = partial(edit_id, vote.source_sha256, instruction=vote.instruction)
+    return of_pair(vote.left_sha256), of_pair(vote.right_sha256)

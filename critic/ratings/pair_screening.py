@@ -10,6 +10,7 @@ Ties, and pairs without a majority, aren't part of the tests. All tests are exac
 E. Pearson, Biometrika 26, 1934). Chance is one half.
 """
 
+from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -43,10 +44,7 @@ def screen_votes(votes: pd.DataFrame, rules: Ratings) -> pd.DataFrame:
     sides = votes["choice"].map(CHOICES)
     preferred = sides.where(votes["left"] == votes["first"], -sides)  # 1: the first edit
     table = votes.assign(side=sides, preferred=preferred)
-    wide = {
-        name: table.pivot(index="pair", columns="rater", values=name).sort_index(axis=1)
-        for name in ("side", "preferred")
-    }
+    wide = table.pivot(index="pair", columns="rater", values=["side", "preferred"]).sort_index(axis=1)
     raters = [*wide["side"].columns]
     side, preference = (wide[name].to_numpy(float) for name in ("side", "preferred"))
     seconds = {name: rows.dropna() for name, rows in table.groupby("rater")["seconds"]}
@@ -56,13 +54,7 @@ def screen_votes(votes: pd.DataFrame, rules: Ratings) -> pd.DataFrame:
         for rater, name in enumerate(raters)
     ]
     trusted = [rater for rater in everybody if faults[rater] is None]
-    found = compare(
-        everybody,
-        trusted,
-        lambda rater, panel: _agree(preference, rater, panel, rules),
-        1,
-        _CHANCE,
-    )
+    found = compare(everybody, trusted, partial(_agree, preference, rules), 1, _CHANCE)
     rows = [faults[rater] or _status(found[rater], rules) for rater in everybody]
     return pd.DataFrame(
         {
@@ -99,10 +91,8 @@ def _one_sided(sides: Array, preferences: Array, rater: int, rules: Ratings) -> 
     if binomtest(often, count, max(expected, _CHANCE), "greater").pvalue >= 1 - rules.confidence:
         return None
     where = "left" if usual == 1 else "right"
-    return (
-        "one_sided",
-        f"chose the {where} edit in {often} of {count} votes; the others in {expected:.0%} of these",
-    )
+    shares = f"chose the {where} edit in {often} of {count} votes; the others in {expected:.0%} of these"
+    return "one_sided", shares
 
 
 def _status(found: Agreement, rules: Ratings) -> tuple[Status, str]:
@@ -117,7 +107,7 @@ def _status(found: Agreement, rules: Ratings) -> tuple[Status, str]:
     return "low_agreement", f"{figures}, not significantly more than by chance: votes carelessly or at random"
 
 
-def _agree(preferred: Array, rater: int, panel: list[int], rules: Ratings) -> Agreement:
+def _agree(preferred: Array, rules: Ratings, rater: int, panel: list[int]) -> Agreement:
     """The share of pairs on which a rater votes as the majority of the rest of a panel, and its lower bound."""
     majority = np.sign(np.nansum(preferred[:, [other for other in panel if other != rater]], axis=1))
     own = preferred[:, rater]

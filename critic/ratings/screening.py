@@ -16,6 +16,7 @@ are kept, and count as soon as there are enough.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Literal
 
@@ -52,13 +53,8 @@ def screen(scores: Array, rules: Ratings) -> pd.DataFrame:
         correlation (with the mean of the counted others, -1..1).
     """
     everybody = [*range(scores.shape[1])]
-    found = compare(
-        everybody,
-        everybody,
-        lambda rater, panel: _agree(scores, rater, panel, rules),
-        rules.min_ratings,
-        rules.min_correlation,
-    )
+    agree = partial(_agree, scores, rules)
+    found = compare(everybody, everybody, agree, rules.min_ratings, rules.min_correlation)
     rows = [_status(found[rater], rules) for rater in everybody]
     counted = [rater for rater, (status, _) in enumerate(rows) if status == "counted"]
     given = np.isfinite(scores).sum(axis=0)
@@ -147,7 +143,7 @@ def _status(found: Agreement, rules: Ratings) -> tuple[Status, str]:
     return "low_agreement", f"{numbers}: rates carelessly or at random"
 
 
-def _agree(scores: Array, rater: int, panel: list[int], rules: Ratings) -> Agreement:
+def _agree(scores: Array, rules: Ratings, rater: int, panel: list[int]) -> Agreement:
     """A rater's agreement with the rest of a panel; constant ratings have correlation 0."""
     others = scores[:, [other for other in panel if other != rater]]
     shared = np.isfinite(scores[:, rater]) & np.isfinite(others).any(axis=1)
