@@ -14,6 +14,7 @@ READY := $(VENV)/.ready-$(LOCK)
 
 export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export VLLM_NO_USAGE_STATS := 1
 export BENTOML_DO_NOT_TRACK := True
