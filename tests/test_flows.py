@@ -88,6 +88,7 @@ class Flows:
             "PREFECT_API_URL": url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",  # instead of 10, between looks for new runs
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # of 60: looks for schedules
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",  # of 5: stores events
             "BENTOML_HOME": str(folder / "bentoml"),
             "CRITIC_FEEDBACK_URL": self.store,
             "CRITIC_KEEP_IMAGES": str(self.kept),
@@ -359,14 +360,14 @@ def test_a_cancelled_stage_ends_with_its_children(flows: Flows) -> None:
 
 def test_a_run_in_a_checkout_in_use_fails_and_the_channel_is_notified(flows: Flows) -> None:
     with listening() as (address, heard):
-        block = (
-            "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; "
-            f"Block(name='x', url='{address}', json_data={{'text': '{{{{subject}}}}: {{{{body}}}}'}}).save('ops')"
+        message = {"text": "{{subject}}: {{body}}"}
+        register = (
+            "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; import runpy; "
+            f"Block(name='x', url='{address}', json_data={message}).save('ops'); "
+            "runpy.run_module('flows.register', run_name='__main__')"
         )
-        subprocess.run([sys.executable, "-c", block], cwd=flows.folder, env=flows.environment, check=True)
         given = {**flows.environment, "CRITIC_NOTIFY": "custom-webhook/ops"}
-        subprocess.run([sys.executable, "-m", "flows.register"], cwd=flows.folder, env=given, check=True)
-        time.sleep(5)  # the server reads its automations now and then
+        subprocess.run([sys.executable, "-c", register], cwd=flows.folder, env=given, check=True)
         with hold_lock(flows.folder, "somebody's critic promote"):
             state = flows.run("promote")
         assert state["type"] == "FAILED" and "somebody's critic promote (process" in state["message"]

@@ -105,6 +105,7 @@ def critic(make: Callable[..., Path]) -> Callable[[str], Path]:
     @cache
     def trained(family: str) -> Path:
         sft = {"num_train_epochs": 60.0, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+        sft["save_steps"] = 1000  # no checkpoint: nothing resumes from one
         project = make(family, BF16.get(family, "float32"), sft=sft)
         teach_format(project, contract_of(family).name)
         train(project, "sft")
