@@ -103,8 +103,7 @@ def check_lock(record: Record, stage: str) -> Iterator[Finding]:
             what = f"only one of dvc.yaml and dvc.lock has it among the {part} of {stage}"
             means = f"dvc.yaml was changed after {stage} ran, or dvc.lock was edited by hand"
             yield Finding(check, f"dvc.lock, {stage}: {name}", what, means)
-    old = flatten(then)
-    new = {k: v for k, v in flatten(record.params).items() if any(is_within(k, key, ".") for key in then)}
+    old, new = flatten(then), flatten({key: _at(record.params, key) for key in then})
     for key in differing(old, new):
         what = f"it is {_show(new, key)}, but {stage} ran with {_show(old, key)} according to dvc.lock"
         means = "params.yaml or dvc.lock was changed: the outputs weren't made with params.yaml"
@@ -382,6 +381,13 @@ def _md5_by_path(folder: Path) -> dict[str, str]:
         except OSError as error:
             raise RecordError(f"{path} can't be hashed ({error}): check it for broken links") from None
     return found
+
+
+def _at(values: Any, key: str) -> Any:
+    """The part of nested params at a dotted key; None if it is missing."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _show(values: dict[str, Any], key: str) -> str:
