@@ -4,11 +4,13 @@ BentoML's store on this machine may lack a release; then only its tags and its c
 """
 
 import json
+import marshal
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import md5, sha256
+from importlib.util import MAGIC_NUMBER, source_from_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -142,12 +144,24 @@ def _check_bento(release: Release, bento: bentoml.Bento, committed: Mapping[str,
             "bento", tag, f"it serves {bento.info.service}, not {SERVICE}", "other code answers requests"
         )
     source = Path(bento.path) / "src"
-    found = {p.relative_to(source).as_posix(): files.sha256(p) for p in source.rglob("*") if p.is_file()}
+    paths = [path for path in source.rglob("*") if path.is_file() and not _is_compiled(path)]
+    found = {path.relative_to(source).as_posix(): files.sha256(path) for path in paths}
     wanted = {name: digest for name, digest in committed.items() if name in found or name.startswith("critic/")}
     for name in differing(found, wanted):
         if name != REWRITTEN:
             what = "its code isn't that of the release's commit"
             yield Finding("bento", f"{tag} {name}", what, "its scores may differ from the measured ones")
+
+
+def _is_compiled(path: Path) -> bool:
+    """Whether a file is bytecode that this Python makes of the module beside it when a Bento is served."""
+    try:
+        module = Path(source_from_cache(str(path)))
+        magic, code = path.read_bytes()[:4], path.read_bytes()[16:]
+        made = compile(module.read_bytes(), str(module), "exec", dont_inherit=True)
+        return magic == MAGIC_NUMBER and bool(marshal.loads(code) == made)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError):
+        return False
 
 
 def _check_champions(repository: Path) -> Iterator[Finding]:

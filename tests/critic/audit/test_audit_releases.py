@@ -1,5 +1,6 @@
 """`critic audit verify` compares a release with its tags, commit, critic in BentoML's store and Bentos."""
 
+import py_compile
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,17 @@ def test_tampering_is_named(kind: str, released: Path) -> None:
     tamper(released)
     found = problems(released)
     assert any(what in problem for problem in found), found
+
+
+def test_bytecode_is_accepted_if_it_is_that_of_the_module(released: Path) -> None:
+    """Python writes it when a Bento is served from the store."""
+    module = next((released / "bentoml").glob("bentos/edit_critic/*/src")) / "critic/answers.py"
+    bytecode = Path(py_compile.compile(str(module), doraise=True))
+    assert problems(released) == []
+    other = released / "other.py"
+    other.write_text(module.read_text().replace("5", "6"))
+    py_compile.compile(str(other), cfile=str(bytecode), dfile=str(module), doraise=True)
+    assert any("answers.cpython-311.pyc: its code" in problem for problem in problems(released))
 
 
 def test_a_store_without_the_critic_is_a_note(released: Path) -> None:
