@@ -25,7 +25,7 @@ from prefect.states import Completed
 from critic import params
 from critic.ratings import importers
 from critic.release.git import require_clean, unfinished
-from critic.release.lock import JOURNAL, hold_lock
+from critic.release.lock import JOURNAL, hold_lock, require_no_dvc
 from critic.service.settings import Settings
 from flows import events, started
 from flows.pipeline import Pipeline, run_pipeline
@@ -114,6 +114,7 @@ def _alone() -> Iterator[tuple[Path, int]]:
     """Lock the checkout and undo a killed promotion; gives the checkout and the lock's file descriptor."""
     repository = Path.cwd()
     with hold_lock(repository, f"{flow_run.flow_name} {flow_run.name}") as lock:
+        require_no_dvc(repository)
         if (repository / JOURNAL).exists():
             from critic.release.journal import recover
 

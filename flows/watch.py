@@ -103,7 +103,7 @@ def look_for_drift(repository: Path, service: str | None, store: str) -> "list[D
     tested = drift.histogram(lengths, edges)
     found = [drift.measure_drift("length of instructions", tested=tested, served=served)]
     if service is not None:
-        key = os.environ.get("CRITIC_API_KEY")
+        service, key = service.rstrip("/"), os.environ.get("CRITIC_API_KEY")
         try:
             with httpx.Client(mounts=loopback.MOUNTS) as http:
                 reply = http.get(f"{service}/metrics", headers={"Authorization": f"Bearer {key}"} if key else None)
