@@ -24,6 +24,9 @@ def test_each_part_has_its_ratio(
         training, way = command[2], command[command.index("--way") + 1]
         return subprocess.CompletedProcess(command, 0, "a log line\n" + json.dumps(SECONDS[training, way]) + "\n")
 
+    for path in ("data/validated/train.parquet", "data/rl/train.parquet", "models/sft"):
+        (tmp_path / path).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(sys, "argv", ["training_steps.py", "--json", str(tmp_path / "new/steps.json")])
     training_steps.main()
@@ -36,3 +39,12 @@ def test_each_part_has_its_ratio(
         "| grpo, step | 21.00 s | 5.00 s | 4.2 |",
     ]
     assert json.loads((tmp_path / "new/steps.json").read_text())["grpo"]["shared"]["update"] == 2.0
+
+
+def test_what_is_missing_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["training_steps.py", "sft"])
+    with pytest.raises(SystemExit, match="There is no data/validated"):
+        training_steps.main()

@@ -401,7 +401,7 @@ def test_the_examples_and_those_of_the_docs_can_be_parsed(name: str, folder: Pat
         for file in filter(lambda argument: Path(argument).suffix in (".jsonl", ".csv", ".parquet"), arguments):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
-        command.make_context(name, arguments)
+        command.make_context(name, arguments, parent=click.Context(main, **main.context_settings))
 
 
 def test_every_option_is_in_the_docs() -> None:

@@ -31,7 +31,7 @@ def commands(page: str) -> list[str]:
 
 def take(words: list[str]) -> None:
     """Read a command as `critic` does, without doing it; files need not be there."""
-    command, context = main, click.Context(main)
+    command, context = main, click.Context(main, **main.context_settings)
     while isinstance(command, click.Group):
         name, *words = words
         inner = command.get_command(context, name)
