@@ -64,8 +64,9 @@ def vllm_server(
         pixels=pixels,
     )
     command = process_tree.command(command, grace=_GRACE)
+    environment = vllm_environment(data_parallel_size)
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=vllm_environment(), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             started = time.monotonic()
             while not _answers(port):
@@ -132,9 +133,22 @@ def _option(name: str, value: Any) -> list[str]:
     return [f"--{words}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def vllm_environment() -> dict[str, str]:
-    """The environment for vLLM's server: this process' variables win over the defaults."""
-    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **loopback.environment()}
+def vllm_environment(processes: int = 1) -> dict[str, str]:
+    """The environment for vLLM's server: this process' variables win over the defaults.
+
+    Without a GPU, vLLM runs even one model in a worker process that is bound to some cores. Worker and engine wait
+    for each other in busy loops, which take the other cores from the rest of the server. So here the engine runs a
+    single model itself, as on a GPU, and leaves one core to the rest, unless you name cores for a worker.
+
+    Args:
+        processes: copies of the model, times the GPUs of each.
+    """
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"} | loopback.environment()
+    bound = environment.get("VLLM_CPU_OMP_THREADS_BIND", "nobind") != "nobind"
+    if processes == 1 and not bound and not torch.cuda.is_available():
+        cores = str(max(1, torch.get_num_threads() - 1))
+        environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": cores} | environment
+    return environment
 
 
 def _answers(port: int) -> bool:

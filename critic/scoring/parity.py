@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
 from tqdm import tqdm
 
 from critic.edits import Edit
@@ -148,7 +149,7 @@ def compare_engines(
         max_tokens=max_tokens,
         dtype=dtype,
         batch_size=batch_size,
-        gpu_memory_utilization=_SHARE,
+        gpu_memory_utilization=_SHARE if torch.cuda.is_available() else None,
     )
     local = opened("transformers", model)
 

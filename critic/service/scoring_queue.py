@@ -109,7 +109,7 @@ class ScoringQueue:
         )
         self.supervisor = Supervisor(
             [*command, "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"],
-            _environment(),
+            _environment(settings.tensor_parallel_size * settings.data_parallel_size),
             self._socket,
             self._probe,
             start_timeout=settings.start_timeout,
@@ -320,14 +320,14 @@ def example() -> Edit:
     return Edit(first["id"], source, edited, first["instruction"])
 
 
-def _environment() -> dict[str, str]:
+def _environment(processes: int) -> dict[str, str]:
     """The environment for vLLM: errors alone, no metrics in BentoML's folder, idle connections kept for an hour.
 
     With vLLM's default of 5 s it would close some connections at the moment that a request is sent.
     """
     warnings = "ignore::DeprecationWarning,ignore::FutureWarning"  # of vLLM's own code
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": warnings}
-    environment = {**quiet, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment()}
+    environment = {**quiet, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600", **vllm_environment(processes)}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     return environment
 
