@@ -7,9 +7,8 @@ Three routes, in turns: vLLM's /v1/chat/completions, the service's (the same byt
 which also decodes, checks and resizes the pictures. Prints the median latency of single requests, and the rate of
 concurrent ones. With `--copies 1 2`, both servers are measured with one copy of the critic, and then with two.
 
-Without a GPU, vLLM binds its workers to some cores: here each copy's to one of its own. The benchmark keeps all
-other processes off these, if any core is left. Otherwise the rate on two cores varies from 30 to 90 per second,
-for each of the three.
+Without a GPU, vLLM binds the workers of several copies to cores: here each copy's to one of its own. The benchmark
+keeps all other processes off these, if any core is left.
 """
 
 import argparse
@@ -98,7 +97,7 @@ def main() -> None:
                 "service /v1": chat(service, "critic"),
                 "service /score": score(service),
             }
-            if not torch.cuda.is_available():
+            if copies > 1 and not torch.cuda.is_available():
                 keep_off_the_workers(copies)
             found[copies] = asyncio.run(measure(routes, len(edits), given))
     show(found)
@@ -108,8 +107,9 @@ def main() -> None:
 
 
 def give_cores(copies: int) -> None:
-    """Without a GPU, let vLLM bind each copy of the critic to a core of its own."""
-    if not torch.cuda.is_available():
+    """Without a GPU, let vLLM bind each of several copies of the critic to a core of its own."""
+    os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
+    if copies > 1 and not torch.cuda.is_available():
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(copies)))
 
 
