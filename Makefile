@@ -104,7 +104,7 @@ test: $(READY)  ## run the tests, including the pipeline at a small size
 	$(PYTEST)
 
 nightly: $(READY)  ## run what takes too long for each change: more tests, more examples, coverage
-	$(PYTEST) -m "nightly or not e2e" --hypothesis-profile nightly --cov
+	$(PYTEST) -m "nightly or not e2e" --hypothesis-profile nightly --cov --cov-fail-under 90
 
 rehearse: $(READY)  ## run profiles full, single-gpu and paper on a CPU, small, with kills: 30 minutes
 	$(BIN)/python tests/rehearse.py
