@@ -157,9 +157,9 @@ def _is_compiled(path: Path) -> bool:
     """Whether a file is bytecode that this Python makes of the module beside it when a Bento is served."""
     try:
         module = Path(source_from_cache(str(path)))
-        magic, code = path.read_bytes()[:4], path.read_bytes()[16:]
+        found = path.read_bytes()
         made = compile(module.read_bytes(), str(module), "exec", dont_inherit=True)
-        return magic == MAGIC_NUMBER and bool(marshal.loads(code) == made)
+        return found[:4] == MAGIC_NUMBER and bool(marshal.loads(found[16:]) == made)
     except (OSError, ValueError, EOFError, TypeError, SyntaxError):
         return False
 

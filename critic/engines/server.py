@@ -133,7 +133,7 @@ def _option(name: str, value: Any) -> list[str]:
     return [f"--{words}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def vllm_environment(processes: int = 1) -> dict[str, str]:
+def vllm_environment(processes: int) -> dict[str, str]:
     """The environment for vLLM's server: this process' variables win over the defaults.
 
     Without a GPU, vLLM runs even one model in a worker process that is bound to some cores. Worker and engine wait

@@ -8,12 +8,11 @@ MLFLOW_TRACKING_URI is set; what MLflow missed is made up for the next time.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 import yaml
 from dvc.api import DVCFileSystem
 
@@ -115,16 +114,20 @@ def _run(experiment: str, repository: Path, revision: str, log: Callable[[str], 
         with mlflow.start_run(run_name=name, tags={"record": record, "commit": commit}) as run:
             content = yaml.safe_load((folder / "params.yaml").read_text())
             active = {name: content[name] for name in ("profile", "seed")} | merged(content, content["profile"])
-            params = [*_flat(active, ".").items()]
+            params = [*_flat(active, ".")]
             for start in range(0, len(params), _BATCH):
                 mlflow.log_params(dict(params[start : start + _BATCH]))
-            metrics = _flat(json.loads((folder / "reports/metrics.json").read_text()), "/")
+            metrics = dict(_flat(json.loads((folder / "reports/metrics.json").read_text()), "/"))
             mlflow.log_metrics({name: value for name, value in metrics.items() if isinstance(value, int | float)})
             mlflow.log_artifacts(scratch)
         log(f"MLflow: logged the record of {commit[:12]}")
         return run
 
 
-def _flat(values: dict[str, Any], separator: str) -> dict[Any, Any]:
-    """The leaves of nested mappings, by the names on the way to each."""
-    return pd.json_normalize(values, sep=separator).to_dict("records")[0]
+def _flat(values: dict[str, Any], separator: str, start: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, each with the names on the way to it."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, separator, f"{start}{name}{separator}")
+        else:
+            yield f"{start}{name}", value

@@ -39,10 +39,13 @@ def test_a_later_edit_of_params_py_is_reproduced(checkout: Path, audited: Path) 
     assert compare_records(Record.of(checkout), Record.of(audited), ["build"], 0.05).outcome == "reproduced"
 
 
-def test_a_rerun_finds_a_consistent_forgery_and_reproduces_every_byte_of_the_true_record(
-    checkout: Path, audited: Path, tmp_path: Path
-) -> None:
-    """Weights, manifest, dvc.lock, cache and commit agree, so only a rerun shows it."""
+def test_a_rerun_reproduces_every_byte(audited: Path, tmp_path: Path) -> None:
+    report = rerun(audited, "HEAD", tmp_path / "again", here=True)
+    assert report.outcome == "reproduced" and report.first is None and not report.environment
+
+
+def test_a_rerun_finds_a_consistent_forgery(checkout: Path, tmp_path: Path) -> None:
+    """Weights, manifest, dvc.lock and commit agree, so only a rerun shows it."""
     (checkout / "models/sft/model.safetensors").write_text("better weights")
     path = checkout / manifests.path_of("sft")
     content = json.loads(path.read_text())
@@ -50,9 +53,6 @@ def test_a_rerun_finds_a_consistent_forgery_and_reproduces_every_byte_of_the_tru
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     dvc(checkout, "commit", "--force", "sft")
     commit(checkout, "Nothing to see here")
-    again, stages = tmp_path / "again", [*Record.of(audited).stages]
-    report = rerun(checkout, "HEAD", again, until=stages[-1], here=True)
+    report = rerun(checkout, "HEAD", tmp_path / "again", until="sft", here=True)
     assert report.outcome == "not reproduced"
     assert report.first == "sft: models/sft/model.safetensors"
-    report = compare_records(Record.of(audited), Record.of(again), stages, 0.05)
-    assert report.outcome == "reproduced" and report.first is None and not report.environment

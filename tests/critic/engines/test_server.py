@@ -17,7 +17,7 @@ def four_cores_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_engine_of_one_model_needs_no_worker_and_leaves_a_core() -> None:
-    environment = vllm_environment()
+    environment = vllm_environment(1)
     assert environment[ALONE] == "0" and environment["OMP_NUM_THREADS"] == "3"
 
 
@@ -28,18 +28,18 @@ def test_several_processes_are_left_to_vllm(processes: int) -> None:
 
 def test_cores_that_are_named_for_workers_need_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-3")
-    assert ALONE not in vllm_environment()
+    assert ALONE not in vllm_environment(1)
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    assert vllm_environment()[ALONE] == "0"
+    assert vllm_environment(1)[ALONE] == "0"
 
 
 def test_a_gpu_needs_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert not {ALONE, "OMP_NUM_THREADS"} & {*vllm_environment()}
+    assert not {ALONE, "OMP_NUM_THREADS"} & {*vllm_environment(1)}
 
 
 def test_variables_of_this_process_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv(ALONE, "1")
-    environment = vllm_environment()
+    environment = vllm_environment(1)
     assert environment["OMP_NUM_THREADS"] == "2" and environment[ALONE] == "1"
