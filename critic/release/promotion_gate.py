@@ -274,18 +274,20 @@ def _floors(new: pd.DataFrame, old: pd.DataFrame | None, gate: params.Gate) -> t
 def _looks(challenger: TestResult, gate: params.Gate) -> list[Check]:
     """A rule for each of the wanted probes.
 
-    One that isn't measured fails, unless generated pictures can't be probed so, or it has too few source images.
+    One that isn't measured fails, unless it has too few source images, or it needs a source and the others of good
+    edits were measured: generated pictures can't be probed so.
     """
     if unknown := {*gate.probes} - {*PROBES}:
         raise GateError(
             f"gate.probes in params.yaml has {', '.join(sorted(unknown))}: choose of {', '.join(PROBES)}"
         )
     rates = {found["probe"]: found["rate"] for found in challenger.probes}
+    alone = {name for name, one in PROBES.items() if not (one.of_poor or one.needs_source or one.needs_other)}
     rule, checks = f"not significantly below {LEAST_RATE:g}", []
     for name in gate.probes:
         passed, value, why = True, None, ""
         if name not in rates:
-            passed = PROBES[name].needs_source and bool(rates)
+            passed = PROBES[name].needs_source and not alone.isdisjoint(rates)
             why = f", in {PROBING}" + ("; generated pictures have no source" if passed else "")
         elif rates[name]["high"] is None:
             why = "; there are too few source images"

@@ -117,6 +117,8 @@ def test_a_probe_that_was_not_measured_is_said_and_fails_unless_it_cannot_be() -
     page = decision.markdown()
     assert "| not measured | not significantly below 0.5; there are too few source images | yes |" in page
     assert "generated pictures have no source | yes |" in page
+    no_good_edits = replace(good, probes=probes(mirrored=1, paraphrased=1))
+    assert missed(None, no_good_edits, rules) == [f"rate of probe {name}" for name in rules.probes]
 
 
 def test_the_champion_itself_is_refused() -> None:
