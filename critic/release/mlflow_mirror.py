@@ -28,7 +28,8 @@ from critic.training.trackers import FOLDER
 VARIABLE = "MLFLOW_TRACKING_URI"
 NAME = "edit-critic"
 """Of the experiment, unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID is set, and of the registered model."""
-FILES = ("params.yaml", "dvc.lock", "reports/metrics.json", "reports/provenance", "reports/cards")
+NEEDED = ("params.yaml", "dvc.lock", "reports/metrics.json")
+FILES = (*NEEDED, "reports/provenance", "reports/cards")
 _BATCH = 100
 """The most parameters that MLflow takes at once."""
 
@@ -50,11 +51,12 @@ def follow(repository: Path, log: Callable[[str], None]) -> None:
 def mirror(repository: Path, log: Callable[[str], None]) -> None:
     """Log and register all releases, move the alias `champion`, and log the record of HEAD.
 
-    An earlier release whose files are lost is left out, and the log says so.
+    An earlier release whose files are lost or incomplete is left out, and the log says so.
 
     Raises:
         MissingExtra: mlflow isn't installed.
-        MlflowError: no MLFLOW_TRACKING_URI, MLflow can't be reached, or the champion's files are lost.
+        MlflowError: no MLFLOW_TRACKING_URI, MLflow can't be reached, or the files of the champion or of HEAD are
+            lost or incomplete.
         PackageError: the critic of HEAD is neither in DVC's cache nor in its remote.
     """
     if not os.environ.get(VARIABLE):
@@ -76,7 +78,7 @@ def mirror(repository: Path, log: Callable[[str], None]) -> None:
                 continue
             try:
                 run = _run(experiment, repository, release.commit, log)
-            except PackageError as error:
+            except (PackageError, MlflowError) as error:
                 log(f"MLflow: {release.version} is left out: {error}")
                 continue
             tags = {"release": release.version, "commit": release.commit}
@@ -103,6 +105,8 @@ def _run(experiment: str, repository: Path, revision: str, log: Callable[[str], 
         for path in FILES:
             if files.exists(path):
                 files.get(path, str(folder / path), recursive=True)
+        if missing := [path for path in NEEDED if not (folder / path).exists()]:
+            raise MlflowError(f"{revision} has no {', '.join(missing)}")
         record = sha256(folder / "dvc.lock")
         found = mlflow.MlflowClient().search_runs(
             [experiment], f"tags.record = '{record}' and attributes.status = 'FINISHED'"

@@ -328,6 +328,21 @@ def refuse() -> None:
     raise OSError("507 Server Error")
 
 
+class Empty:
+    """An MLflow without runs and versions."""
+
+    def search_registered_models(self, filter_string: str) -> list[str]:
+        return ["edit-critic"]
+
+    def search_model_versions(self, filter_string: str) -> list[Any]:
+        return []
+
+
+EMPTY = SimpleNamespace(
+    MlflowClient=Empty,
+    set_experiment=lambda name: SimpleNamespace(experiment_id="0"),
+    exceptions=SimpleNamespace(MlflowException=KeyError),
+)
 REFUSING = SimpleNamespace(
     MlflowClient=refuse, exceptions=SimpleNamespace(MlflowException=KeyError), get_tracking_uri=str
 )
@@ -338,8 +353,9 @@ REFUSING = SimpleNamespace(
     [
         (None, "MissingExtra: MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'"),
         (REFUSING, "OSError: 507 Server Error"),
+        (EMPTY, "MlflowError: edit-critic has no v1.0.0, the champion: see why it is left out"),
     ],
-    ids=["missing", "its store refuses a file"],
+    ids=["missing", "its store refuses a file", "the release has no params.yaml"],
 )
 def test_an_mlflow_that_fails_stops_no_promotion(
     repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: Any, said: str
