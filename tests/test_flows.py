@@ -297,12 +297,12 @@ def test_without_news_retrain_does_nothing(flows: Flows) -> None:
 
 @contextmanager
 def listening(page: bytes = b"") -> Iterator[tuple[str, list[str]]]:
-    """A web server on this machine with this page; gives its address and the bodies posted to it."""
+    """A web server on this machine with this page at /metrics; gives its address and the bodies posted to it."""
     heard: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(200 if self.path == "/metrics" else 404)
             self.end_headers()
             self.wfile.write(page)
 
@@ -329,7 +329,7 @@ def test_scores_that_drift_start_a_retraining_once_a_day(flows: Flows) -> None:
     for _ in range(500):
         scores.labels("greedy").observe(1.1)
     with listening(generate_latest(served)) as (address, _):
-        state = flows.run("watch", service=address)
+        state = flows.run("watch", service=f"{address}/")
         assert state["name"] == "Started" and "scores: population stability index" in state["message"], state
         (run,) = [run["id"] for run in flows.runs("retrain") if DRIFTED in run["tags"]]
         assert flows.ended(run)["name"] == "Nothing new"

@@ -1,7 +1,12 @@
 """When `watch` starts no retraining although there is a reason."""
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import State
@@ -15,6 +20,7 @@ from flows.retrain import retrain
 from flows.watch import _held_back
 
 pytestmark = pytest.mark.usefixtures("prefect")
+InUse = Callable[[Path], AbstractContextManager[Any]]
 
 
 class Retrainings:
@@ -64,12 +70,25 @@ def test_drift_starts_one_a_day(retrainings: Retrainings) -> None:
     assert _held_back(drift_alone=False) is None
 
 
+@contextmanager
+def dvc_writes(repository: Path) -> Iterator[None]:
+    """As DVC says it, for this process."""
+    locks = repository / ".dvc/tmp/rwlock"
+    locks.parent.mkdir(parents=True)
+    locks.write_text(json.dumps({"write": {"models/sft": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    yield
+
+
+@pytest.mark.parametrize(
+    ("in_use", "by"),
+    [(partial(hold_lock, holder="ann's critic rate"), "ann's critic rate (process"), (dvc_writes, "DVC (process")],
+)
 def test_a_failure_because_of_a_checkout_in_use_does_not_hold_back(
-    retrainings: Retrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retrainings: Retrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: InUse, by: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with hold_lock(tmp_path, "ann's critic rate"):
+    with in_use(tmp_path):
         state = retrain(return_state=True)
-    assert state.is_failed() and "ann's critic rate (process" in str(state.message)
+    assert state.is_failed() and f"is in use by {by}" in str(state.message)
     retrainings.add(Running(), state)
     assert _held_back(drift_alone=False) is None
