@@ -224,7 +224,8 @@ def test_closing_frees_the_engine(engine: Painter, tmp_path: Path) -> None:
     assert engine.closed
 
 
-def test_a_model_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"there is no folder models/grpo: run `make repro`"):
         Critic.load("models/grpo")
 
