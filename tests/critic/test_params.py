@@ -4,6 +4,8 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,17 +28,24 @@ PROFILES = (
 )
 
 
+@cache
+def own_content() -> dict[str, Any]:
+    return yaml.safe_load(OWN.read_text())
+
+
 @pytest.fixture
 def content() -> dict[str, Any]:
     """What the project's own params.yaml holds, to be changed."""
-    return yaml.safe_load(OWN.read_text())
+    return deepcopy(own_content())
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
     """Writes the params.yaml of the current folder."""
     monkeypatch.chdir(tmp_path)
-    return lambda content: Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return lambda content: Path("params.yaml").write_text(
+        yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False)
+    )
 
 
 # --- the project's own
@@ -585,14 +594,13 @@ EDITS: list[tuple[str, str, dict[str, set[str]]]] = [
 ]
 
 
-def read_by_dvc(folder: Path) -> dict[str, dict[str, Any]]:
-    """The params of each stage, as DVC reads them."""
-    with Repo(str(folder)) as repo:
-        stages = [stage for stage in repo.index.stages if stage.cmd]
-        return {
-            stage.name: {key: value for dep in stage.params for key, value in dep.read_params().items()}
-            for stage in stages
-        }
+def read_by_dvc(repo: Repo) -> dict[str, dict[str, Any]]:
+    """The params of each stage, as DVC reads them from the file as it is now."""
+    stages = [stage for stage in repo.index.stages if stage.cmd]
+    return {
+        stage.name: {key: value for dep in stage.params for key, value in dep.read_params().items()}
+        for stage in stages
+    }
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -603,12 +611,13 @@ def test_a_changed_value_runs_the_stages_that_read_it_in_each_profile(profile: s
     own = OWN.read_text().replace("profile: tiny", f"profile: {profile}")
     file = tmp_path / "params.yaml"
     file.write_text(own)
-    before = read_by_dvc(tmp_path)
-    for old, new, stages in EDITS:
-        assert own.count(old) == 1
-        file.write_text(own.replace(old, new))
-        after = read_by_dvc(tmp_path)
-        assert {stage for stage in before if before[stage] != after[stage]} == stages.get(profile, set()), new
+    with Repo(str(tmp_path)) as repo:
+        before = read_by_dvc(repo)
+        for old, new, stages in EDITS:
+            assert own.count(old) == 1
+            file.write_text(own.replace(old, new))
+            after = read_by_dvc(repo)
+            assert {stage for stage in before if before[stage] != after[stage]} == stages.get(profile, set()), new
 
 
 def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
