@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from hypothesis import settings
+from jinja2 import FileSystemBytecodeCache
 from local_hub import Hub, serve
 from PIL import Image
 from smoke import Project
@@ -34,6 +36,18 @@ GROUPS = {
 """Files and folders whose tests share a fixture of the session. Other files are groups of their own."""
 FIRST = [TRAINED, "tests/stages/test_trainings.py", AUDITED, "tests/critic/training/test_setup.py"]
 """The longest groups, which begin first: two workers of pytest-xdist then end at about the same time."""
+LAST = [
+    PREFECT,
+    "tests/critic/service/test_app.py",
+    "tests/critic/ratings/test_screening.py",
+    "tests/critic/evaluation/test_ranking.py",
+    "tests/critic/evaluation/test_report.py",
+]
+"""Prefect's tests, and those that the other worker runs meanwhile.
+
+The threads of Prefect's server fail in processes that are forked later, and it remains a child of the worker. So
+only tests that start no process come after it.
+"""
 
 
 def group_of(nodeid: str) -> str:
@@ -53,14 +67,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest groups, and end with Prefect's; mark what needs the audited checkout as slow.
-
-    The threads of Prefect's server fail in processes forked later, and it remains a child of the worker.
-    """
+    """Begin and end with the groups of `FIRST` and `LAST`; mark what needs the audited checkout as slow."""
     for item in items:
         if "audited" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
-    order = {name: place for place, name in enumerate(FIRST)} | {PREFECT: len(items)}
+    order = {name: place for place, name in enumerate([*FIRST, "", *LAST])}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
 
 
@@ -90,6 +101,17 @@ def trackers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no package index")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Great Expectations makes a Jinja environment for each page of its data docs: compile its templates once."""
+    from great_expectations.render.view import view
+
+    cache = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view, "Environment", partial(view.Environment, bytecode_cache=cache))
+        yield
 
 
 @pytest.fixture

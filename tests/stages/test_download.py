@@ -23,6 +23,7 @@ from critic.tables import read_parquet
 from stages import build, validate
 from stages.download import download, main
 
+pytestmark = pytest.mark.usefixtures("compiled_templates")
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MINIBENCH = {"train_sources": 2, "validation_sources": 1, "test_sources": 1, "side": 56}

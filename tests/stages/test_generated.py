@@ -21,6 +21,7 @@ from critic.service.smoke import SmokeError, smoke_edits
 from critic.tables import read_parquet
 from stages import build, download, evaluate, validate
 
+pytestmark = pytest.mark.usefixtures("compiled_templates")
 ROOT = Path(__file__).parents[2]
 CONTRACT = str(ROOT / "assets/tiny-generated.yaml")
 HEAD = "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align"

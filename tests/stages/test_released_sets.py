@@ -20,6 +20,7 @@ from critic.prompts import load_contract
 from critic.tables import read_parquet
 from stages import build, download, validate
 
+pytestmark = pytest.mark.usefixtures("compiled_templates")
 ROOT = Path(__file__).parents[2]
 SETS = released.make(sources=8)
 NUMBERS = {split: len(columns["images"]) for split, columns in SETS.splits.items()}

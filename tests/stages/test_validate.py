@@ -19,6 +19,7 @@ from critic.prompts import load_contract
 from critic.tables import TableError, read_parquet, write_parquet
 from stages.validate import InvalidBenchmark, main, validate
 
+pytestmark = pytest.mark.usefixtures("compiled_templates")
 SECTION = params.Validate(phash_distance=24, min_side=56, max_instruction_chars=100, validation_fraction=0.25)
 CONTRACT = load_contract("tiny")
 EDITS = 8

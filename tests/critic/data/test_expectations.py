@@ -12,6 +12,7 @@ from PIL import Image
 from critic.data.expectations import Failure, SplitName, Validation, describe, validate_tables
 from critic.prompts import load_contract
 
+pytestmark = pytest.mark.usefixtures("compiled_templates")
 EDITS = 6
 LIMITS: Any = {
     "resize": load_contract("tiny").resize,
