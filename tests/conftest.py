@@ -71,8 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "audited" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
-    order = {name: place for place, name in enumerate([*FIRST, "", *LAST])}
-    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
+    order = {name: place for place, name in enumerate([*FIRST, "all others", *LAST])}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), order["all others"]))
 
 
 @pytest.fixture(scope="session")
