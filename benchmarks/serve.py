@@ -8,7 +8,7 @@ which also decodes, checks and resizes the pictures. Prints the median latency o
 concurrent ones. With `--copies 1 2`, both servers are measured with one copy of the critic, and then with two.
 
 Without a GPU, vLLM binds the workers of several copies to cores: here each copy's to one of its own. The benchmark
-keeps all other processes off these, if any core is left.
+keeps all other processes off these, and so needs one core more.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="Write all figures to this file.")
     given = parser.parse_args()
+    if 1 < max(given.copies) >= (cores := os.cpu_count() or 1) and not torch.cuda.is_available():
+        parser.error(f"{max(given.copies)} copies take a CPU core each and others need one: there are {cores}")
     contract = contract_of(given.model)
     edits = [edit for edit in read_pairs(given.pairs) if isinstance(edit, Edit)]
     chats = [
@@ -116,8 +118,6 @@ def give_cores(copies: int) -> None:
 def keep_off_the_workers(copies: int) -> None:
     """Move this process and its children, except vLLM's workers, to the cores that no worker is bound to."""
     free = set(range(copies, os.cpu_count() or 1))
-    if not free:
-        return
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         if "VLLM::Worker" not in " ".join(process.cmdline()):
             for thread in process.threads():
