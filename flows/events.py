@@ -76,7 +76,7 @@ def send(event: str, about: str, **payload: str) -> None:
 
 
 def register_automations() -> list[str]:
-    """Create the automations, or update those of an earlier release; return their names."""
+    """Create the automations, or update those that differ; return their names."""
     ours = automations(os.environ.get(SETTING))
     for automation in ours:
         try:
@@ -86,7 +86,8 @@ def register_automations() -> list[str]:
         else:
             assert isinstance(known, Automation)
             automation.id = known.id
-            automation.update()
+            if automation != known:
+                automation.update()
     return [automation.name for automation in ours]
 
 

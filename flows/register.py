@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from critic import loopback
 from flows.events import TAG, NotifyError, register_automations
@@ -82,7 +82,7 @@ def register(url: str, *, take_over: bool = False) -> None:
     """Register everything on the server at `url`.
 
     Raises:
-        ServerError: it has the deployments of another checkout, and not `take_over`.
+        ServerError: it has the deployments of another checkout, and not `take_over`; or it stopped answering.
         NotifyError: see `register_automations`.
     """
     with get_client(sync_client=True) as client:
@@ -98,7 +98,15 @@ def register(url: str, *, take_over: bool = False) -> None:
     environment = {**os.environ, "PWD": str(Path.cwd())}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     subprocess.run(command, env=environment, check=True)
-    print(f"Automations: {', '.join(register_automations())}")
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            print(f"Automations: {', '.join(register_automations())}")
+    except httpx.TimeoutException:
+        raise ServerError(
+            f"The Prefect server at {url} no longer answers: with SQLite, saving an automation can block Prefect "
+            "3.7.7 (https://github.com/PrefectHQ/prefect/issues/23055). Kill the server and start it again; "
+            "`make flows` kills its own."
+        ) from None
 
 
 def _require_this_checkout(folders: set[str], url: str) -> None:

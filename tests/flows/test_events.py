@@ -2,15 +2,17 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.automations import Automation
 from prefect.logging import disable_run_logger
 from prefect.server.events.schemas.automations import EventTrigger
 
 from critic.release import promotion
 from critic.release.promotion_gate import Decision
 from flows import events
-from flows.events import NOTIFICATIONS, REFUSED, automations
+from flows.events import NOTIFICATIONS, REFUSED, automations, register_automations
 from flows.retrain import conclude
 
 
@@ -38,6 +40,30 @@ def test_a_channel_gets_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (str(refused.block_document_id), refused.subject) == (block, "A new critic was refused")
     assert refused.body == "{{ event.payload.why }}"
     assert all(action.type == "do-nothing" for action in [each.actions[0] for each in automations(None)][:-1])
+
+
+def test_only_new_and_changed_automations_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: dict[str, Automation] = {}
+    saves: list[str] = []
+
+    def read(name: str) -> Automation:
+        if name not in saved:
+            raise ValueError(name)
+        return Automation.model_validate_json(saved[name].model_dump_json())
+
+    def save(automation: Automation) -> None:
+        saved[automation.name] = automation.model_copy(update={"id": automation.id or uuid4()})
+        saves.append(automation.name)
+
+    monkeypatch.setattr(Automation, "read", read)
+    monkeypatch.setattr(Automation, "create", save)
+    monkeypatch.setattr(Automation, "update", save)
+    names = register_automations()
+    assert saves == names
+    assert register_automations() == saves, "nothing was saved again"
+    saved[names[3]].enabled = False
+    register_automations()
+    assert saves == [*names, names[3]] and saved[names[3]].enabled
 
 
 def test_a_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import get_current_settings
 from prefect.states import Running
 
 from critic.release.lock import hold_lock
@@ -146,6 +148,7 @@ def test_the_deployments_of_another_checkout_are_not_replaced(
     monkeypatch.setattr(
         subprocess, "run", lambda command, **options: calls.append([*command, options["env"]["PWD"]])
     )
+    monkeypatch.setattr("flows.register.register_automations", list)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -171,3 +174,14 @@ def test_the_deployments_of_another_checkout_are_not_replaced(
         finally:
             client.delete_deployment(made)
     assert [call[-1] for call in calls] == [str(second), str(second), str(tmp_path / "moved")]
+
+
+def test_a_server_that_stops_answering_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def block() -> list[str]:
+        assert get_current_settings().client.max_retries == 0, "a minute for each of them"
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr("flows.register.register_automations", block)
+    with pytest.raises(ServerError, match=r"at http://127.0.0.1:4200/api no longer answers.*issues/23055"):
+        register("http://127.0.0.1:4200/api")
