@@ -19,13 +19,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, get_current_settings, temporary_settings
 
 from critic import loopback
 from flows.events import TAG, NotifyError, register_automations
 from flows.pipeline import GPU
 
 POOL = "critic"
+PATIENCE = 20
+"""Seconds within which a server must answer when an automation is saved. Prefect's client asks six times."""
 
 
 class ServerError(RuntimeError):
@@ -99,7 +101,7 @@ def register(url: str, *, take_over: bool = False) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     subprocess.run(command, env=environment, check=True)
     try:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: PATIENCE}):
             print(f"Automations: {', '.join(register_automations())}")
     except httpx.TimeoutException:
         raise ServerError(
