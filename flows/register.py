@@ -19,19 +19,24 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from critic import loopback
 from flows.events import TAG, NotifyError, register_automations
 from flows.pipeline import GPU
 
 POOL = "critic"
-PATIENCE = 20
-"""Seconds within which a server must answer when an automation is saved. Prefect's client asks six times."""
+HEALTH = 5.0
+"""Seconds within which a server must say that it is there."""
+BLOCKED = (
+    "If it is Prefect with SQLite, it may be blocked (https://github.com/PrefectHQ/prefect/issues/23055): "
+    "kill the server and start it again."
+)
+"""What to do about a server that stopped answering, as Prefect 3.7.7 can when an automation is saved."""
 
 
 class ServerError(RuntimeError):
-    """There is no Prefect server, or it isn't this checkout's."""
+    """There is no Prefect server, it doesn't answer or ended, or it isn't this checkout's."""
 
 
 def main() -> None:
@@ -64,13 +69,15 @@ def api_url() -> str:
 def answers(url: str) -> bool:
     """Whether a Prefect server answers; raises a `ServerError` if something else does."""
     try:
-        with httpx.Client(mounts=loopback.MOUNTS, timeout=5) as http:
+        with httpx.Client(mounts=loopback.MOUNTS, timeout=HEALTH) as http:
             reply = http.get(f"{url}/health")
         if reply.is_success and reply.json() is True:
             return True
         what = f"status {reply.status_code}"
     except httpx.ConnectError:
         return False
+    except httpx.TimeoutException:
+        raise ServerError(f"There is no answer at {url} within {HEALTH:g} s. {BLOCKED}") from None
     except (httpx.HTTPError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
     port = (urlsplit(url).port or 4200) + 1
@@ -84,9 +91,19 @@ def register(url: str, *, take_over: bool = False) -> None:
     """Register everything on the server at `url`.
 
     Raises:
-        ServerError: it has the deployments of another checkout, and not `take_over`; or it stopped answering.
+        ServerError: it has the deployments of another checkout, and not `take_over`; or it fails.
         NotifyError: see `register_automations`.
     """
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}):  # a minute for each
+            _register(url, take_over)
+    except httpx.TimeoutException:
+        raise ServerError(f"The Prefect server at {url} does not answer any more. {BLOCKED}") from None
+    except (httpx.HTTPError, subprocess.CalledProcessError) as error:
+        raise ServerError(f"The Prefect server at {url} took only a part: {error}. Register again.") from error
+
+
+def _register(url: str, take_over: bool) -> None:
     with get_client(sync_client=True) as client:
         ours = DeploymentFilter.model_validate({"tags": {"all_": [TAG]}})
         deployed = client.read_deployments(deployment_filter=ours)
@@ -100,15 +117,7 @@ def register(url: str, *, take_over: bool = False) -> None:
     environment = {**os.environ, "PWD": str(Path.cwd())}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     subprocess.run(command, env=environment, check=True)
-    try:
-        with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: PATIENCE}):
-            print(f"Automations: {', '.join(register_automations())}")
-    except httpx.TimeoutException:
-        raise ServerError(
-            f"The Prefect server at {url} no longer answers: with SQLite, saving an automation can block Prefect "
-            "3.7.7 (https://github.com/PrefectHQ/prefect/issues/23055). Kill the server and start it again; "
-            "`make flows` kills its own."
-        ) from None
+    print(f"Automations: {', '.join(register_automations())}")
 
 
 def _require_this_checkout(folders: set[str], url: str) -> None:

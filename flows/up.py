@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
@@ -56,13 +57,16 @@ def end_dead_runs(checkout: Path, home: Path) -> None:
     After a power cut they would hold the GPU and the place of the next runs for ever. Does nothing while another
     process works in the checkout. Runs of other checkouts and machines are left to their heartbeats. The slots of
     the GPU that they may hold expire within minutes. `home` is the server's own folder (prefect.toml).
+
+    A run that has not noted itself yet (PENDING) is of this machine unless its worker's host is another.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter.model_validate({"tags": {"all_": [TAG]}, "state": {"type": {"any_": states}}})
     with suppress(CheckoutError), hold_lock(checkout, "flows.up"), get_client(sync_client=True) as client:
-        ours, elsewhere = started.noted(checkout), 0
+        noted, elsewhere = started.noted(checkout), 0
         for run in client.read_flow_runs(flow_run_filter=of_ours):
-            if run.id not in ours and run.state_type != StateType.PENDING:
+            is_pending = run.state_type == StateType.PENDING
+            if (_host(run) not in (None, socket.gethostname())) if is_pending else (run.id not in noted):
                 elsewhere += 1
                 continue
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
@@ -74,25 +78,32 @@ def end_dead_runs(checkout: Path, home: Path) -> None:
         (checkout / started.NOTES).unlink(missing_ok=True)
 
 
+def _host(run: FlowRun) -> str | None:
+    """The host of the worker that started a run's process; None if it has not started one yet."""
+    return run.infrastructure_pid.rpartition(":")[0] if run.infrastructure_pid else None
+
+
 def _run(url: str, ending: ExitStack) -> None:
     """Start what isn't running, and wait until one of the processes ends."""
     home = get_current_settings().home
     log = home / "server.log"
     running = []
-    if not answers(url):
+    if own_server := not answers(url):
         home.mkdir(parents=True, exist_ok=True)
         address = urlsplit(url)
         where = ["--host", address.hostname or "127.0.0.1", "--port", str(address.port or 4200)]
         running.append(_start(ending, "server", "start", *where, log=ending.enter_context(log.open("ab"))))
         _wait(url, running[0], log)
     register(url)
-    if running:
+    if own_server:
         end_dead_runs(Path.cwd(), home)
     running.append(_start(ending, "worker", "start", "--pool", POOL))
     print(f"The flows: {url.removesuffix('/api')}", flush=True)
     while all(process.poll() is None for process in running):
         time.sleep(0.5)
-    raise ServerError(f"Prefect's server or its worker has ended: see above, and {log}")
+    if own_server:
+        raise ServerError(f"Prefect's server or its worker has ended: see above, and {log}")
+    raise ServerError("Prefect's worker has ended: see above")
 
 
 def _start(ending: ExitStack, *command: str, log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
@@ -109,7 +120,8 @@ def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
             if answers(url):
                 return
         time.sleep(0.25)
-    raise ServerError(f"Prefect's server didn't start at {url} within {START:.0f} s: see {log}")
+    what = f"didn't start at {url} within {START:.0f} s" if server.poll() is None else "ended while it started"
+    raise ServerError(f"Prefect's server {what}: see {log}")
 
 
 if __name__ == "__main__":

@@ -218,6 +218,10 @@ def test_make_flows_deploys_everything(flows: Flows) -> None:
     assert {limit["name"]: limit["limit"] for limit in limits}["gpu"] == 1
     automations = flows.api.post("/automations/filter", json={}).raise_for_status().json()
     assert len(automations) == 5
+    register = [sys.executable, "-c", "from flows.events import register_automations as r; r()"]
+    subprocess.run(register, cwd=flows.folder, env=flows.environment, check=True)
+    again = flows.api.post("/automations/filter", json={}).raise_for_status().json()
+    assert again == automations, "what is saved already is not saved again"
 
 
 def test_a_scheduled_run_starts(flows: Flows) -> None:

@@ -16,13 +16,13 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import get_current_settings
-from prefect.states import Running
+from prefect.states import Pending, Running, State
 
 from critic.release.lock import hold_lock
 from flows import started
 from flows.events import TAG
 from flows.pipeline import GPU
-from flows.register import PATIENCE, ServerError, answers, register
+from flows.register import ServerError, answers, register
 from flows.up import end_dead_runs
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,9 @@ def train() -> None:
     pass
 
 
-def begin(client: SyncPrefectClient) -> UUID:
-    """Create a run that the server believes to be running."""
-    return client.create_flow_run(train, tags=[TAG], state=Running()).id
+def begin(client: SyncPrefectClient, state: State | None = None) -> UUID:
+    """Create a run that the server believes to be running, or in another state."""
+    return client.create_flow_run(train, tags=[TAG], state=state or Running()).id
 
 
 def type_of(client: SyncPrefectClient, run: UUID) -> str:
@@ -78,6 +78,17 @@ def test_runs_of_this_checkout_are_ended_and_those_of_others_keep_what_they_hold
         assert client.read_global_concurrency_limit_by_name(GPU).active_slots == 0
 
 
+def test_runs_that_another_machine_starts_are_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with get_client(sync_client=True) as client:
+        taken, ours, theirs = (begin(client, Pending()) for _ in range(3))
+        client.update_flow_run(ours, infrastructure_pid=f"{socket.gethostname()}:7")
+        client.update_flow_run(theirs, infrastructure_pid="trainer-2:7")
+        end_dead_runs(tmp_path, tmp_path / "home")
+        assert [type_of(client, run) for run in (taken, ours, theirs)] == ["CRASHED", "CRASHED", "PENDING"]
+        client.delete_flow_run(theirs)
+
+
 @contextmanager
 def page(content: bytes, status: int = 200) -> Iterator[str]:
     """A web app that answers every request with the same page."""
@@ -111,6 +122,14 @@ def test_a_server_is_prefect_or_absent_or_an_error() -> None:
     with page(b"true") as url:
         assert answers(url)
     assert not answers(free_address())
+
+
+def test_a_blocked_server_is_not_taken_for_another_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.register.HEALTH", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        with pytest.raises(ServerError, match=f"no answer at {url} within 0.1 s.*kill the server"):
+            answers(url)
 
 
 @pytest.mark.parametrize(("content", "status"), [(b"<h1>Hello</h1>", 200), (b'"ok"', 200), (b"true", 404)])
@@ -178,10 +197,16 @@ def test_the_deployments_of_another_checkout_are_not_replaced(
 
 def test_a_server_that_stops_answering_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def block() -> list[str]:
-        assert get_current_settings().api.request_timeout == PATIENCE, "Prefect's client waits a minute, six times"
+        assert get_current_settings().client.max_retries == 2, "each takes a minute"
         raise httpx.ReadTimeout("timed out")
 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
     monkeypatch.setattr("flows.register.register_automations", block)
-    with pytest.raises(ServerError, match=r"at http://127.0.0.1:4200/api no longer answers.*issues/23055"):
+    with pytest.raises(ServerError, match=r"http://127.0.0.1:4200/api does not answer any more.*issues/23055"):
+        register("http://127.0.0.1:4200/api")
+
+
+def test_a_deployment_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(ServerError, match=r"took only a part: Command .*deploy.* Register again"):
         register("http://127.0.0.1:4200/api")
