@@ -35,7 +35,7 @@ from critic.scoring.inputs import read_pairs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from serve import give_cores, serve
+from serve import own_cores, serve
 
 
 def main() -> None:
@@ -51,8 +51,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Write all figures to this file.")
     given = parser.parse_args()
     edits = [edit for edit in read_pairs(given.pairs) if isinstance(edit, Edit)][: given.batch]
-    give_cores(given.copies)
-    with serve(given.model, given.max_tokens, given.copies) as address:
+    with own_cores(given.copies), serve(given.model, given.max_tokens, given.copies) as address:
         found = asyncio.run(check(address, edits, given))
     print("| | edits | seconds | edits/s |\n|---|---:|---:|---:|")
     for load, (number, seconds) in found.items():

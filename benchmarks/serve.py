@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import psutil
@@ -87,8 +88,8 @@ def main() -> None:
 
     found = {}
     for copies in given.copies:
-        give_cores(copies)
         with (
+            own_cores(copies),
             serve(given.model, given.max_tokens, copies) as service,
             vllm_server(given.model, dtype="float32", data_parallel_size=copies) as vllm,
         ):
@@ -108,11 +109,16 @@ def main() -> None:
         write_json(given.json, found)
 
 
-def give_cores(copies: int) -> None:
-    """Without a GPU, let vLLM bind each of several copies of the critic to a core of its own."""
-    os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
-    if copies > 1 and not torch.cuda.is_available():
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(copies)))
+@contextmanager
+def own_cores(copies: int) -> Iterator[None]:
+    """Without a GPU, let vLLM bind each of several copies of the critic to a core of its own, until the exit."""
+    if copies == 1 or torch.cuda.is_available():
+        yield
+        return
+    given = os.sched_getaffinity(0)
+    with patch.dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="|".join(map(str, range(copies)))):
+        yield
+    os.sched_setaffinity(0, given)
 
 
 def keep_off_the_workers(copies: int) -> None:
