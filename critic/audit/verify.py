@@ -391,4 +391,4 @@ def _at(values: Any, key: str) -> Any:
 
 
 def _show(values: dict[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
+    return "nothing" if values.get(key) is None else repr(values[key])

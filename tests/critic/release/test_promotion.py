@@ -4,6 +4,7 @@ BentoML's store and the Bento's service are fakes here; tests/test_flows.py has 
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -349,16 +350,16 @@ REFUSING = SimpleNamespace(
 
 
 @pytest.mark.parametrize(
-    ("mlflow", "said"),
+    ("mlflow", "said", "left_out"),
     [
-        (None, "MissingExtra: MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'"),
-        (REFUSING, "OSError: 507 Server Error"),
-        (EMPTY, "MlflowError: edit-critic has no v1.0.0, the champion: see why it is left out"),
+        (None, "MissingExtra: MLFLOW_TRACKING_URI needs mlflow: pip install 'edit-critic[trackers]'", None),
+        (REFUSING, "OSError: 507 Server Error", None),
+        (EMPTY, "MlflowError: edit-critic has no v1.0.0, the champion: see why it is left out", "params.yaml"),
     ],
     ids=["missing", "its store refuses a file", "the release has no params.yaml"],
 )
 def test_an_mlflow_that_fails_stops_no_promotion(
-    repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: Any, said: str
+    repository: Path, store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: Any, said: str, left_out: str | None
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
@@ -368,6 +369,7 @@ def test_an_mlflow_that_fails_stops_no_promotion(
     release = promote(repository, yes(repository), SETTINGS, logged.append)
     assert registry.champion(repository) == release
     assert logged[-1].startswith(f"MLflow doesn't have this yet, run `critic releases --mlflow`: {said}")
+    assert left_out is None or re.fullmatch(f"MLflow: v1.0.0 is left out: .* has no {left_out}", logged[-2])
 
 
 def test_a_rollback_needs_no_clean_checkout_and_builds_a_lost_bento_again(repository: Path, store: Store) -> None:
