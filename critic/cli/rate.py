@@ -14,10 +14,10 @@ Examples:
   critic rate study.csv --dry-run
   critic rate study.csv
   critic rate label-studio.json
-  critic rate --feedback sqlite:///feedback.db""",
+  critic rate --feedback sqlite:///~/edit-critic-feedback.db""",
 )
 @click.argument("study", required=False, type=FILE)
-@click.option("--feedback", "store", help="Read the feedback store at this URL (CRITIC_FEEDBACK_URL) instead.")
+@click.option("--feedback", "store", help="Read the service's feedback store instead: its CRITIC_FEEDBACK_URL.")
 @click.option("--dry-run", is_flag=True, help="Show the report and write nothing.")
 def command(study: Path | None, store: str | None, dry_run: bool) -> None:
     """Screen the raters of STUDY, pool their ratings into MOS, and make an increment for the next `dvc repro`.
@@ -34,6 +34,7 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
 
     from critic.ratings.collect import add, preview, render
     from critic.ratings.importers import read_store, read_study
+    from critic.ratings.store import require_file
     from critic.release.lock import hold_lock
     from critic.service.settings import Settings
 
@@ -41,6 +42,7 @@ def command(study: Path | None, store: str | None, dry_run: bool) -> None:
     if study is not None:
         batch = read_study(study, repository)
     else:
+        require_file(store or "")
         batch = read_store(store or "", repository, Settings.model_validate({}).keep_images)
     if batch.ratings.empty and batch.votes.empty:
         click.echo("The feedback store has no new ratings or votes: all are in an increment already.")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -124,6 +125,40 @@ class _Schema(_Table):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
+def require_file(url: str) -> None:
+    """Raise a `FeedbackError` if the URL's SQLite file doesn't exist: `Feedback` would make an empty one."""
+    parsed, shown = _parse(url)
+    name = parsed.database or ""
+    if _is_file(parsed) and not name.startswith("file:") and not (file := Path(name)).exists():
+        raise FeedbackError(
+            f"{shown}: there is no {file.absolute()}. Give the URL that the service has as CRITIC_FEEDBACK_URL, "
+            "sqlite:///~/edit-critic-feedback.db if you set none"
+        )
+
+
+def _parse(url: str) -> tuple[sa.URL, str]:
+    """The URL with ~ expanded, and a text of it without the password."""
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise FeedbackError(
+            "CRITIC_FEEDBACK_URL is not a database URL: give one like sqlite:///feedback.db or "
+            "postgresql+psycopg://user:password@host/database"
+        ) from None
+    shown = parsed.difference_update_query([*parsed.query]).render_as_string(hide_password=True)
+    if not _is_file(parsed):
+        return parsed, shown
+    if parsed.database in (None, "", ":memory:"):
+        raise FeedbackError(
+            f"{shown} is in memory and would lose the ratings: give a file, as sqlite:///feedback.db"
+        )
+    return parsed.set(database=os.path.expanduser(parsed.database or "")), shown
+
+
+def _is_file(url: sa.URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
 class Feedback:
     """The ratings in a database; several processes may add to it at a time.
 
@@ -138,21 +173,8 @@ class Feedback:
     """
 
     def __init__(self, url: str):
-        try:
-            parsed = sa.make_url(url)
-        except (ArgumentError, ValueError):
-            raise FeedbackError(
-                "CRITIC_FEEDBACK_URL is not a database URL: give one like sqlite:///feedback.db or "
-                "postgresql+psycopg://user:password@host/database"
-            ) from None
-        self._shown = parsed.difference_update_query([*parsed.query]).render_as_string(hide_password=True)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        if sqlite and parsed.database in (None, "", ":memory:"):
-            raise FeedbackError(
-                f"{self._shown} is in memory and would lose the ratings: give a file, as sqlite:///feedback.db"
-            )
-        if sqlite:
-            parsed = parsed.set(database=os.path.expanduser(parsed.database or ""))
+        parsed, self._shown = _parse(url)
+        sqlite = _is_file(parsed)
         options = {"connect_args": {"timeout": _TIMEOUT}} if sqlite else {}
         with self._named():
             self._engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **options)

@@ -428,6 +428,10 @@ def test_the_command_shows_the_report_and_writes_without_dry_run(project: Path) 
 def test_the_command_wants_a_file_or_a_store(project: Path, store: str) -> None:
     for arguments in ([], [str(study(project.parent)), "--feedback", store]):
         assert CliRunner().invoke(main, ["rate", *arguments]).exit_code == 2
+    missing = CliRunner().invoke(main, ["rate", "--feedback", store])
+    file = project.parent / "feedback.db"
+    assert missing.exit_code != 0 and f"there is no {file}. Give the URL" in missing.output and not file.exists()
+    Feedback(store).close()
     empty = CliRunner().invoke(main, ["rate", "--feedback", store])
     assert empty.exit_code == 0 and "no new ratings" in empty.output
 
