@@ -11,7 +11,6 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
@@ -58,15 +57,14 @@ def end_dead_runs(checkout: Path, home: Path) -> None:
     process works in the checkout. Runs of other checkouts and machines are left to their heartbeats. The slots of
     the GPU that they may hold expire within minutes. `home` is the server's own folder (prefect.toml).
 
-    A run that has not noted itself yet (PENDING) is of this machine unless its worker's host is another.
+    A run that a worker is about to start (PENDING) is marked wherever that is: nothing tells yet where.
     """
     states = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     of_ours = FlowRunFilter.model_validate({"tags": {"all_": [TAG]}, "state": {"type": {"any_": states}}})
     with suppress(CheckoutError), hold_lock(checkout, "flows.up"), get_client(sync_client=True) as client:
-        noted, elsewhere = started.noted(checkout), 0
+        ours, elsewhere = started.noted(checkout), 0
         for run in client.read_flow_runs(flow_run_filter=of_ours):
-            is_pending = run.state_type == StateType.PENDING
-            if (_host(run) not in (None, socket.gethostname())) if is_pending else (run.id not in noted):
+            if run.id not in ours and run.state_type != StateType.PENDING:
                 elsewhere += 1
                 continue
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
@@ -76,11 +74,6 @@ def end_dead_runs(checkout: Path, home: Path) -> None:
             shutil.rmtree(home / "concurrency_leases", ignore_errors=True)
             client.update_global_concurrency_limit(GPU, GlobalConcurrencyLimitUpdate(active_slots=0))
         (checkout / started.NOTES).unlink(missing_ok=True)
-
-
-def _host(run: FlowRun) -> str | None:
-    """The host of the worker that started a run's process; None if it has not started one yet."""
-    return run.infrastructure_pid.rpartition(":")[0] if run.infrastructure_pid else None
 
 
 def _run(url: str, ending: ExitStack) -> None:
