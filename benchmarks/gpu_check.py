@@ -224,9 +224,7 @@ def _steps(measured: dict[str, Any]) -> dict[str, float | str]:
 
 
 def parity(given: argparse.Namespace) -> Iterator[Row]:
-    """`critic parity` of the tiny base in bfloat16: it chooses its tokens clearly, and random weights don't."""
-    from shapes import TINY
-
+    """`critic parity` of the tiny critic in bfloat16: it chooses its tokens clearly, and random weights don't."""
     from critic.data.minibench import make_table
     from critic.edits import TYPES
     from critic.scoring.parity import compare_engines
@@ -234,7 +232,7 @@ def parity(given: argparse.Namespace) -> Iterator[Row]:
 
     pairs = RUN / "pairs.parquet"
     write_parquet(make_table("test", {"7b": 8, "tiny": 1}[given.shape], 112, 7), pairs, TYPES)
-    for result in compare_engines(TINY["tiny"], "tiny", pairs, "bfloat16", 48, 16, 80, print):
+    for result in compare_engines("assets/tiny-critic", None, pairs, "bfloat16", 48, 16, 80, print):
         gaps = [difference.gap for difference in result.differences]
         widest = max((gap for gap in gaps if gap is not None), default=0.0)
         unknown = sum(gap is None for gap in gaps)
@@ -257,8 +255,9 @@ def service(given: argparse.Namespace) -> Iterator[Row]:
     from accelerate import PartialState
 
     from critic.checkpoints import load_processor
+    from critic.data.trl_datasets import load_samples
+    from critic.pictures import png
     from critic.prompts import load_contract
-    from critic.tables import read_parquet
 
     profile = {"7b": PROFILE, "tiny": "tiny"}[given.shape]
     edits, clients, tokens = {"7b": (128, 32, 256), "tiny": (8, 4, 16)}[given.shape]
@@ -268,13 +267,14 @@ def service(given: argparse.Namespace) -> Iterator[Row]:
     model = train_7b.make_base(given.shape, params.load(params.Model, profile=profile), contract, params.seed())
     words = train_7b.one_token_words(load_processor(model, contract))
     train_7b.make_samples(RUN / "edits.parquet", edits, None, sides, contract, words)
-    pictures = read_parquet(RUN / "edits.parquet")["images"]
     forms: list[dict[str, Any]] = [
         {
             "data": {"instruction": "make it red"},
-            "files": {name: image["bytes"] for name, image in zip(("source", "edited"), pair, strict=True)},
+            "files": {
+                part: png(image) for part, image in zip(("source", "edited"), sample["images"], strict=True)
+            },
         }
-        for pair in pictures
+        for sample in load_samples(RUN / "edits.parquet", contract)
     ]
     gc.collect()
     torch.cuda.empty_cache()

@@ -21,6 +21,7 @@ count, nor does the pass that compares the trainer's probabilities with vLLM's.
 
 import argparse
 import json
+import os
 import resource
 import shlex
 import sys
@@ -426,7 +427,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             isn't that of `launch`.
         ParamsError: as `load_sections`.
     """
-    sections = load_sections(given.profile or PROFILES[given.shape], given.set)
+    started = [f"launch.nproc_per_node={os.environ.get('WORLD_SIZE', 1)}"] if given.shape in TINY else []
+    sections = load_sections(given.profile or PROFILES[given.shape], [*started, *given.set])
     launch, model, seed = sections[params.Launch], sections[params.Model], params.seed()
     peak = peak_flops(given, model.dtype)
     join_processes(launch)

@@ -58,6 +58,10 @@ MANY_TEST_SOURCES = 200
 STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
 
 
+BUSY = "Deployment concurrency limit reached."
+"""Prefect's message of a run that was cancelled because another one of its deployment was running."""
+
+
 class Patient(httpx.HTTPTransport):
     """Retries while SQLite is busy, as Prefect's own client does."""
 
@@ -160,7 +164,10 @@ class Flows:
         return self.wait(lambda: state if (state := self.state(run))["type"] in last else None, seconds)
 
     def run(self, flow: str, **parameters: Any) -> dict[str, Any]:
-        return self.ended(self.start_run(flow, **parameters))
+        """Start a run, again if a scheduled one of the same flow was just running, and give its final state."""
+        while (state := self.ended(self.start_run(flow, **parameters)))["message"] == BUSY:
+            pass
+        return state
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
         body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
