@@ -59,7 +59,7 @@ def test_a_real_servers_answers_are_all_accounted_for_and_none_is_made_up(
     running, address = server
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["build"] |= {"direct_fraction": 0.0}
-    content["profiles"]["tiny"]["build"] |= {"rationales": "teacher"}
+    content["profiles"]["tiny"]["build"] |= {"rationales": "teacher", "rationale_fraction": 1.0}
     content["profiles"]["tiny"]["build"]["samples_per_edit"] = 1
     content["teacher"] |= {"base_url": address, "model": str(BASE), "attempts": 2, "min_acceptance_rate": 0.0}
     content["teacher"]["sampling"] = {"temperature": 1.0, "max_tokens": 60}
