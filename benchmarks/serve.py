@@ -116,9 +116,11 @@ def own_cores(copies: int) -> Iterator[None]:
         yield
         return
     given = os.sched_getaffinity(0)
-    with patch.dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="|".join(map(str, range(copies)))):
-        yield
-    os.sched_setaffinity(0, given)
+    try:
+        with patch.dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="|".join(map(str, range(copies)))):
+            yield
+    finally:
+        os.sched_setaffinity(0, given)
 
 
 def keep_off_the_workers(copies: int) -> None:

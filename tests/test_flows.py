@@ -56,8 +56,6 @@ SOURCES = SIZES["download"]["minibench"]["train_sources"]
 MANY_TEST_SOURCES = 200
 """The whole story must tell a better critic from a worse one."""
 STAGES = ["download", "validate", "build", "sft", "grpo", "evaluate", "cards"]
-
-
 BUSY = "Deployment concurrency limit reached."
 """Prefect's message of a run that was cancelled because another one of its deployment was running."""
 
@@ -165,9 +163,9 @@ class Flows:
 
     def run(self, flow: str, **parameters: Any) -> dict[str, Any]:
         """Start a run, again if a scheduled one of the same flow was just running, and give its final state."""
-        while (state := self.ended(self.start_run(flow, **parameters)))["message"] == BUSY:
-            pass
-        return state
+        return self.wait(
+            lambda: state if (state := self.ended(self.start_run(flow, **parameters)))["message"] != BUSY else None
+        )
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
         body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
